@@ -1,0 +1,103 @@
+"""Parameters with logical axes, and the layers that are not attention: projection, norm, rotary positions.
+
+Every parameter of a block is created with a leading `layers` axis; `jax.lax.scan` hands over one layer at a time.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from cdjax import config
+from cdjax.model.spec import DecoderSpec
+
+
+def weight(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    *,
+    kind: type[nnx.Param] | type[nnx.LoRAParam] = nnx.Param,
+    init: jax.nn.initializers.Initializer = nnx.initializers.normal(0.02),
+) -> nnx.Variable:
+    """A float32 master weight that knows its logical axes."""
+    return kind(init(rngs.params(), shape, jnp.float32), axes=axes)
+
+
+class Projection(nnx.Module):
+    """x @ w (+ bias) (+ low-rank adapter), contracting the first `contract` axes of w; stacked over layers."""
+
+    def __init__(
+        self,
+        layers: int,
+        shape: tuple[int, ...],
+        axes: tuple[str, ...],
+        *,
+        rngs: nnx.Rngs,
+        contract: int = 1,
+        bias: bool = False,
+        adapter: config.Adapter = config.Adapter(),
+        dtype: jnp.dtype = jnp.dtype("float32"),
+    ) -> None:
+        self.contract = contract
+        self.dtype = dtype
+        self.scale = adapter.alpha / max(adapter.rank, 1)
+        into, out = shape[:contract], shape[contract:]
+        into_axes, out_axes = axes[:contract], axes[contract:]
+        self.w = weight(rngs, (layers, *shape), ("layers", *axes))
+        zeros = nnx.initializers.zeros
+        # Assigned once each: nnx fixes an attribute as static or as data at its first assignment.
+        self.bias = weight(rngs, (layers, *out), ("layers", *out_axes), init=zeros) if bias else None
+        low = functools.partial(weight, rngs, kind=nnx.LoRAParam)
+        down = nnx.initializers.normal(1.0 / math.sqrt(math.prod(into)))
+        rank = adapter.rank
+        self.a = low((layers, *into, rank), ("layers", *into_axes, "rank"), init=down) if rank else None
+        self.b = low((layers, rank, *out), ("layers", "rank", *out_axes), init=zeros) if rank else None
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        y = jnp.tensordot(x, self.w[...].astype(self.dtype), self.contract)
+        if self.bias is not None:
+            y = y + jnp.broadcast_to(self.bias[...].astype(self.dtype), y.shape)
+        if self.a is not None and self.b is not None:
+            low = jnp.tensordot(x, self.a[...].astype(self.dtype), self.contract)
+            y = y + self.scale * jnp.tensordot(low, self.b[...].astype(self.dtype), 1)
+        return y
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm over the last axis, computed in float32. `stack` is the leading layers axis, if any."""
+
+    def __init__(self, stack: tuple[int, ...], size: int, axis: str, eps: float, *, rngs: nnx.Rngs) -> None:
+        self.eps = eps
+        axes = ("layers", axis) if stack else (axis,)
+        self.scale = weight(rngs, (*stack, size), axes, init=nnx.initializers.ones)
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        wide = x.astype(jnp.float32)
+        normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + self.eps)
+        return (normed * jnp.broadcast_to(self.scale[...], x.shape)).astype(x.dtype)
+
+
+def rope(x: Float[Array, "B T M H"], positions: Int[Array, "B T"], spec: DecoderSpec) -> Float[Array, "B T M H"]:
+    """Rotates the halves of each head by its position (the Hugging Face convention), in float32."""
+    freq = jnp.asarray(frequencies(spec), jnp.float32)
+    angle = positions[..., None, None] * freq[None, None, None]
+    a, b = jnp.split(x.astype(jnp.float32), 2, -1)
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+
+
+def frequencies(spec: DecoderSpec) -> np.ndarray:
+    """Rotary frequencies, [H / 2]; with `rope_scaling`, Llama 3.1's smooth stretch of the long wavelengths."""
+    freq = spec.rope_theta ** -(np.arange(0, spec.head_dim, 2, dtype=np.float64) / spec.head_dim)
+    if spec.rope_scaling is None:
+        return freq
+    scaling = spec.rope_scaling
+    turns = scaling.original_max_positions * freq / (2 * np.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return keep * freq + (1 - keep) * freq / scaling.factor

@@ -1,0 +1,90 @@
+"""Mesh, logical axes, and the two functions that place arrays on it.
+
+In: `config.Mesh`. Out: a `jax.sharding.Mesh` with axes (data, fsdp, tensor); `constrain` for activations,
+`shardings` for parameters. Model code names logical axes only; `RULES` alone knows the mesh.
+"""
+
+import math
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from cdjax import config
+
+AXES = ("data", "fsdp", "tensor")
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "length": None,
+    "layers": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "rank": None,
+    "act_embed": None,
+}
+
+
+def make_mesh(cfg: config.Mesh) -> jax.sharding.Mesh:
+    """Raises ValueError if the axes ask for more devices than there are."""
+    available = jax.device_count()
+    data = cfg.data if cfg.data != -1 else max(1, available // (cfg.fsdp * cfg.tensor))
+    shape = (data, cfg.fsdp, cfg.tensor)
+    if min(shape) < 1:
+        raise ValueError(f"mesh axes must be positive (data may be -1), got {dict(zip(AXES, shape, strict=True))}")
+    if math.prod(shape) > available:
+        raise ValueError(
+            f"mesh data={shape[0]} fsdp={shape[1]} tensor={shape[2]} needs {math.prod(shape)} devices, "
+            f"this machine has {available}; make an axis of `mesh` smaller"
+        )
+    devices = jax.devices()[: math.prod(shape)]
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def spec(*axes: str) -> PartitionSpec:
+    """Logical axis names -> PartitionSpec. An unknown name is a KeyError, never "replicate"."""
+    return PartitionSpec(*(RULES[axis] for axis in axes))
+
+
+def constrain(x: jax.Array, *axes: str) -> jax.Array:
+    """Pins an activation to its place on the current mesh (`jax.set_mesh`); a dimension of one stays whole."""
+    split = (None if size == 1 else RULES[axis] for axis, size in zip(axes, x.shape, strict=True))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*split))
+
+
+def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """The NamedSharding of every leaf: parameters by their `axes`, anything else replicated.
+
+    Works for a model, its state and its optimizer state alike, since the axes travel with the Variables.
+    Raises ValueError naming the axis when a dimension does not divide by its mesh axes.
+    """
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, nnx.Variable):
+            return NamedSharding(mesh, PartitionSpec())
+        for axis, size in zip(leaf.axes, leaf.shape, strict=True):
+            parts = _parts(axis, mesh)
+            if size % parts:
+                raise ValueError(f"{axis}={size} cannot be split over {parts} devices; change mesh {RULES[axis]}")
+        return leaf.replace(NamedSharding(mesh, spec(*leaf.axes)))
+
+    return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def batch_parts(mesh: jax.sharding.Mesh) -> int:
+    """How many devices a batch is split over: a global batch is a multiple of this."""
+    return _parts("batch", mesh)
+
+
+def place_batch(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Host arrays with a leading batch axis -> device arrays split over (data, fsdp)."""
+    return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, spec("batch"))), tree)
+
+
+def _parts(axis: str, mesh: jax.sharding.Mesh) -> int:
+    names = RULES[axis] or ()
+    return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))

@@ -1,0 +1,30 @@
+"""What a task is: demonstrations, unlabelled inputs, test examples, and when an answer counts."""
+
+import dataclasses
+import random
+from collections.abc import Callable
+
+from cdjax.config import Demonstration
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One input and, where it is known, its answer."""
+
+    input: str
+    output: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Everything that does not depend on a model. The five lists of inputs are disjoint."""
+
+    name: str
+    metric: str  # what `grade` measures, as "accuracy" or "rougeL"
+    grade: Callable[[Example, str], float]  # an example and an answer -> 0.0 .. 1.0
+    demonstrations: tuple[Demonstration, ...] = ()
+    pool: tuple[str, ...] = ()
+    validation: tuple[Example, ...] = ()
+    test: tuple[Example, ...] = ()
+    held_out: tuple[str, ...] = ()  # unlabelled, for the held-out KL
+    rule: Callable[[random.Random], str] | None = None  # draws one input

@@ -1,0 +1,37 @@
+"""Installs cdjax on two Python lines: 3.11 with the last jax that supports it, 3.12+ with the newest."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="cdjax",
+    version="0.1.0",
+    description="Context distillation in JAX",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["cdjax", "cdjax.*"]),
+    package_data={"cdjax": ["tasks/data/*"]},
+    entry_points={"console_scripts": ["cdjax = cdjax.cli:main"]},
+    install_requires=[
+        "jax==0.10.2; python_version < '3.12'",
+        "flax==0.12.8; python_version < '3.12'",
+        "jax>=0.12,<0.13; python_version >= '3.12'",
+        "flax>=0.12.12,<0.13; python_version >= '3.12'",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "grain>=0.2.18",
+        "transformers>=5.23",
+        "jinja2",  # transformers' chat templates need it and do not declare it
+        "tensorflow-datasets>=4.9.10",
+        "importlib_resources",  # tensorflow-datasets needs it and does not declare it
+        "safetensors",
+        "gguf",  # reads .gguf files; kept by llama.cpp
+        "jaxtyping",
+        "numpy",
+        "rich",  # progress bars
+        "matplotlib",  # plots in report.html
+    ],
+    extras_require={
+        "dev": ["pytest", "beartype", "ruff", "mypy", "nbclient", "nbformat", "ipykernel"],
+        "parity": ["torch==2.13.0; python_version < '3.12'"],  # reference logits in tests; never a requirement
+    },
+)

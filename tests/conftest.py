@@ -1,0 +1,36 @@
+"""Eight simulated devices, rank promotion is an error, no network; tiny models that every test may share."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from cdjax import config, parallel
+from cdjax.model import decoder
+from cdjax.model.spec import DecoderSpec
+
+TINY = DecoderSpec(vocab=64, embed=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=64)
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    """One device."""
+    return parallel.make_mesh(config.Mesh())
+
+
+@pytest.fixture(scope="session")
+def mesh8():
+    """Eight simulated devices: 2 data x 2 fsdp x 2 tensor."""
+    return parallel.make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+
+
+@pytest.fixture(scope="session")
+def tiny(mesh):
+    """A random decoder of TINY's shape on one device."""
+    return decoder.create(TINY, mesh, seed=0)

@@ -1,0 +1,101 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdjax.model import cache, decoder
+from cdjax.model.spec import DecoderSpec
+from tests.conftest import TINY
+
+TOKENS = np.random.default_rng(0).integers(1, 64, (8, 9)).astype(np.int32)
+REAL = np.arange(9)[None] >= np.array([0, 1, 2, 3, 0, 0, 4, 1])[:, None]  # left-padded rows
+CONTEXT = np.arange(1, 8, dtype=np.int32)
+
+
+def forward(model, tokens, real, prefix=None):
+    tokens, real = jnp.asarray(tokens), jnp.asarray(real)
+    return model(tokens, decoder.row_positions(real, prefix), real, prefix=prefix)[0]
+
+
+def test_shared_prefix_equals_plain_concatenation(tiny, mesh):
+    @jax.jit
+    def split(model):
+        return forward(model, TOKENS, jnp.ones(TOKENS.shape, bool), decoder.read_prefix(model, jnp.asarray(CONTEXT)))
+
+    @jax.jit
+    def whole(model):
+        tokens = jnp.concatenate([jnp.broadcast_to(CONTEXT, (8, 7)), TOKENS], 1)
+        return forward(model, tokens, jnp.ones(tokens.shape, bool))[:, 7:]
+
+    with jax.set_mesh(mesh):
+        np.testing.assert_allclose(split(tiny), whole(tiny), atol=2e-5)
+
+
+def test_cached_decode_equals_whole_forward(tiny, mesh):
+    with jax.set_mesh(mesh):
+        whole = jax.jit(forward)(tiny, TOKENS, REAL)
+        positions = decoder.row_positions(jnp.asarray(REAL), None)
+        past = cache.new_cache(TINY, 8, 9, tiny.dtype)
+        step = jax.jit(lambda model, past, *row: model(*(jnp.asarray(x) for x in row), past=past))
+        hidden = []
+        for t in range(9):
+            out, past = step(tiny, past, TOKENS[:, t : t + 1], positions[:, t : t + 1], REAL[:, t : t + 1])
+            hidden.append(np.asarray(out))
+    np.testing.assert_allclose(np.concatenate(hidden, 1)[REAL], np.asarray(whole)[REAL], atol=2e-5)
+
+
+def test_padding_changes_nothing(tiny, mesh):
+    with jax.set_mesh(mesh):
+        padded = jax.jit(forward)(tiny, TOKENS, REAL)[3]
+        short = jax.jit(forward)(tiny, TOKENS[3:4, 3:], REAL[3:4, 3:])[0]
+    np.testing.assert_allclose(padded[3:], short, atol=2e-5)
+
+
+def test_causality(tiny, mesh):
+    """The hidden state at a position depends on the tokens at or before it, and on no others."""
+    real = jnp.ones((1, 6), bool)
+
+    def hidden(tokens, t):
+        return forward(tiny, tokens, real)[0, t]
+
+    with jax.set_mesh(mesh):
+        base = np.asarray(jax.jit(hidden, static_argnums=1)(jnp.asarray(TOKENS[:1, :6]), 2))
+        for changed, moves in ((4, False), (1, True)):
+            tokens = TOKENS[:1, :6].copy()
+            tokens[0, changed] = (tokens[0, changed] + 7) % 64
+            other = np.asarray(jax.jit(hidden, static_argnums=1)(jnp.asarray(tokens), 2))
+            assert bool(np.any(other != base)) == moves
+
+
+def test_one_device_equals_eight(mesh, mesh8, capfd):
+    outputs = []
+    for where in (mesh, mesh8):
+        model = decoder.create(TINY, where, seed=3)
+        with jax.set_mesh(where):
+            outputs.append(np.asarray(jax.jit(forward)(model, TOKENS, REAL))[REAL])
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=2e-5)
+    assert "rematerialization" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_changes_no_gradient(remat, mesh):
+    def loss(model):
+        return jnp.mean(jnp.square(forward(model, TOKENS, REAL)))
+
+    with jax.set_mesh(mesh):
+        plain = jax.jit(jax.grad(loss))(decoder.create(TINY, mesh, seed=0))
+        again = jax.jit(jax.grad(loss))(decoder.create(TINY, mesh, seed=0, remat=remat))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_sliding_window_limits_what_is_seen(mesh):
+    spec = DecoderSpec(**{**vars(TINY), "window": 3, "layers": 1})
+    model = decoder.create(spec, mesh, seed=0)
+    tokens, real = TOKENS[:1], np.ones((1, 9), bool)
+    changed = tokens.copy()
+    changed[0, 4] = (changed[0, 4] + 7) % 64
+    with jax.set_mesh(mesh):
+        a, b = jax.jit(forward)(model, tokens, real), jax.jit(forward)(model, changed, real)
+    moved = np.any(np.asarray(a != b), -1)[0]
+    assert moved.tolist() == [False] * 4 + [True] * 3 + [False] * 2
