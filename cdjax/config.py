@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+class UserError(ValueError):
+    """A mistake in what the user gave: says what was given, what was wanted, and what to do."""
+
+
 @dataclass(frozen=True)
 class Demonstration:
     """One solved input, shown in a prompt."""

@@ -30,14 +30,16 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def make_mesh(cfg: config.Mesh) -> jax.sharding.Mesh:
-    """Raises ValueError if the axes ask for more devices than there are."""
+    """Raises UserError if the axes ask for more devices than there are."""
     available = jax.device_count()
     data = cfg.data if cfg.data != -1 else max(1, available // (cfg.fsdp * cfg.tensor))
     shape = (data, cfg.fsdp, cfg.tensor)
     if min(shape) < 1:
-        raise ValueError(f"mesh axes must be positive (data may be -1), got {dict(zip(AXES, shape, strict=True))}")
+        raise config.UserError(
+            f"mesh axes must be positive (data may be -1), got {dict(zip(AXES, shape, strict=True))}"
+        )
     if math.prod(shape) > available:
-        raise ValueError(
+        raise config.UserError(
             f"mesh data={shape[0]} fsdp={shape[1]} tensor={shape[2]} needs {math.prod(shape)} devices, "
             f"this machine has {available}; make an axis of `mesh` smaller"
         )
@@ -60,7 +62,7 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """The NamedSharding of every leaf: parameters by their `axes`, anything else replicated.
 
     Works for a model, its state and its optimizer state alike, since the axes travel with the Variables.
-    Raises ValueError naming the axis when a dimension does not divide by its mesh axes.
+    Raises UserError naming the axis when a dimension does not divide by its mesh axes.
     """
 
     def one(leaf: Any) -> Any:
@@ -69,7 +71,7 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
         for axis, size in zip(leaf.axes, leaf.shape, strict=True):
             parts = _parts(axis, mesh)
             if size % parts:
-                raise ValueError(f"{axis}={size} cannot be split over {parts} devices; change mesh {RULES[axis]}")
+                raise config.UserError(f"{axis}={size} cannot be split over {parts} devices; change mesh {RULES[axis]}")
         return leaf.replace(NamedSharding(mesh, spec(*leaf.axes)))
 
     return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

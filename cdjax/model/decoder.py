@@ -126,9 +126,9 @@ class Decoder(nnx.Module):
 
         kv = None if past is None else (past.k, past.v)
         shared = None if prefix is None else (prefix.k, prefix.v)
-        x, written = jax.lax.scan(layer, x, (self.blocks, kv, shared))
-        if past is not None:
-            past = cache.Cache(*written, keys, keys_real, column + tokens.shape[1])
+        x, kv = jax.lax.scan(layer, x, (self.blocks, kv, shared))
+        if past is not None and kv is not None:
+            past = cache.Cache(kv[0], kv[1], keys, keys_real, column + tokens.shape[1])
         return self.final_norm(x), past
 
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
