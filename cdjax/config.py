@@ -4,12 +4,18 @@ In: a Python file from `configs/` with `get_config()`, and `a.b=c` overrides. Ou
 A field is here only if two experiments differ in it; everything else is an argument default where it is used.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import functools
+import json
+import re
+import runpy
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-
-class UserError(ValueError):
-    """A mistake in what the user gave: says what was given, what was wanted, and what to do."""
+from cdjax import overrides
+from cdjax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -215,3 +221,192 @@ class Experiment:
         """The plan's operations, or the experiment's own one."""
         own = Operation(self.name, self.task, self.inputs, self.context, self.student, self.keep)
         return self.plan.operations or (own,)
+
+
+def load_config(path: str | Path) -> Experiment:
+    """The Experiment of a Python file with `get_config()`, or of a run's `config.json`; its types are checked."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no config file {path}")
+    if path.suffix == ".json":
+        return from_json(path.read_text(encoding="utf-8"))
+    try:
+        made = runpy.run_path(str(path))["get_config"]()
+    except UserError:
+        raise
+    except KeyError as error:
+        if error.args != ("get_config",):
+            raise UserError(_blame(path, error)) from error
+        raise UserError(f"{path} has no get_config(); define one that returns a cdjax.Experiment") from None
+    except Exception as error:  # whatever a user's file does wrong is the user's to see, at the line where it happened
+        raise UserError(_blame(path, error)) from error
+    if not isinstance(made, Experiment):
+        raise UserError(f"get_config() in {path} must return a cdjax.Experiment, got a {type(made).__name__}")
+    return overrides.convert(Experiment, made, "")
+
+
+def override(cfg: Experiment, changes: Mapping[str, Any]) -> Experiment:
+    """A copy with `{"optim.lr": 3e-5, "plan.operations.0.name": "first"}` set, in that order.
+
+    A value may be text as on the command line. A dict stands for a whole part: what it leaves out takes its default.
+    """
+    for path, value in changes.items():
+        cfg = overrides.assign(Experiment, cfg, path.split("."), value)
+    return cfg
+
+
+def to_json(cfg: Experiment) -> str:
+    """Every field, defaults included, as indented JSON."""
+    return json.dumps(asdict(cfg), indent=2, ensure_ascii=False)
+
+
+def from_json(text: str) -> Experiment:
+    """The inverse of `to_json`; fields that are left out take their defaults."""
+    return overrides.convert(Experiment, text, "")
+
+
+def validate(cfg: Experiment) -> None:
+    """Raises one UserError that lists everything in the experiment that cannot work, before anything is compiled."""
+    problems = [*_numbers(cfg), *_whole(cfg), *_update(cfg)]
+    for index, operation in enumerate(cfg.operations()):
+        where = f"plan.operations.{index}." if cfg.plan.operations else ""
+        problems += (where + problem for problem in _operation(operation, cfg.sampling))
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def _blame(path: Path, error: Exception) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line, said = (
+        (error.lineno, error.msg) if isinstance(error, SyntaxError) else (lines[-1] if lines else 1, str(error))
+    )
+    return f"{path}, line {line}: {type(error).__name__}: {' '.join(said.split())}"
+
+
+# The least value of every number that has one.
+LEAST: dict[str, float] = {
+    "sampling.temperature": 0,
+    "sampling.top_k": 0,
+    "sampling.per_input": 1,
+    "sampling.batch": 1,
+    "objective.top_k": 1,
+    "objective.draws": 1,
+    "adapter.rank": 0,
+    "optim.warmup": 0,
+    "optim.weight_decay": 0,
+    "optim.clip": 0,
+    "update.epochs": 1,
+    "update.batch": 1,
+    "update.micro_batches": 1,
+    "update.checkpoint_every": 0,
+    "limits.teacher_prompt": 1,
+    "limits.student_prompt": 1,
+    "limits.completion": 1,
+    "score.examples": 1,
+    "score.validation": 0,
+    "score.held_out": 0,
+    "score.forgetting": 0,
+    "score.baseline.epochs": 1,
+    "score.baseline.every": 1,
+    "score.baseline.batch": 1,
+    "plan.repeat": 1,
+    "mesh.fsdp": 1,
+    "mesh.tensor": 1,
+}
+POSITIVE = ("optim.lr", "adapter.alpha", "objective.temperature", "sampling.top_p")
+FRACTIONS = ("objective.beta", "objective.alpha", "sampling.top_p")
+
+
+def _numbers(cfg: Experiment) -> Iterator[str]:
+    def at(path: str) -> Any:
+        return functools.reduce(getattr, path.split("."), cfg)
+
+    for path, least in LEAST.items():
+        if at(path) < least:
+            yield f"{path} must be at least {least:g}, got {at(path):g}"
+    for path in POSITIVE:
+        if at(path) <= 0:
+            yield f"{path} must be more than 0, got {at(path):g}"
+    for path in FRACTIONS:
+        if not 0 <= at(path) <= 1:
+            yield f"{path} must be between 0 and 1, got {at(path):g}"
+    if not cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds) or min(cfg.seeds) < 0:
+        yield f"seeds must be different numbers from 0 up, at least one; got {list(cfg.seeds)}"
+    if cfg.mesh.data < 1 and cfg.mesh.data != -1:
+        yield f"mesh.data must be at least 1, or -1 for the devices that are left; got {cfg.mesh.data}"
+
+
+def _whole(cfg: Experiment) -> Iterator[str]:
+    if not cfg.name or not cfg.model:
+        yield "name and model must not be empty"
+    if cfg.data_dir and not Path(cfg.data_dir).is_dir():
+        yield f"data_dir is {cfg.data_dir!r}, which is not a directory"
+    if (cfg.model.endswith(".gguf") or cfg.model.startswith((".", "/"))) and not Path(cfg.model).exists():
+        yield f"model is {cfg.model!r}, and there is no such file or directory"
+    objective, sampling, plain = cfg.objective, cfg.sampling, not cfg.template.chat
+    if objective.targets == "sampled" and objective.kind not in ("forward_kl", "cross_entropy"):
+        yield f"objective.targets='sampled' estimates forward_kl only, not {objective.kind}; use 'top_k' or 'full'"
+    if sampling.per_input > 1 and sampling.temperature == 0:
+        yield f"sampling.per_input={sampling.per_input} greedy samples are all the same; raise sampling.temperature"
+    if plain and ("{input}" not in cfg.template.question or "{output}" not in cfg.template.answer):
+        yield "template.question must contain {input} and template.answer {output}"
+    if plain and not cfg.template.stop:
+        yield "template.stop is empty: no answer would ever end"
+
+
+def _update(cfg: Experiment) -> Iterator[str]:
+    update, baseline = cfg.update, cfg.score.baseline
+    if update.micro_batches > 0 and update.batch % update.micro_batches:
+        yield f"update.batch={update.batch} cannot be cut into {update.micro_batches} micro-batches of one size"
+    if any(lr <= 0 for lr in baseline.lrs):
+        yield f"score.baseline.lrs must be more than 0, got {list(baseline.lrs)}"
+    if baseline.lrs and not cfg.score.validation:
+        yield "score.baseline needs score.validation examples to choose its learning rate on"
+    if baseline.lrs and baseline.every > baseline.epochs:
+        yield f"score.baseline.every={baseline.every} is more than its epochs, {baseline.epochs}: it is never scored"
+
+
+def _operation(operation: Operation, sampling: Sampling) -> Iterator[str]:
+    inputs, keep = operation.inputs, operation.keep
+    yield from (f"inputs.{problem}" for problem in _inputs(inputs, operation.task))
+    for name, context in (("context", operation.context), ("student", operation.student)):
+        yield from (f"{name}.{problem}" for problem in _context(context, operation.task))
+    if (keep.span == "all") == bool(keep.pattern):
+        yield f"keep.span={keep.span!r} {'takes no' if keep.pattern else 'needs a'} keep.pattern"
+    if keep.span == "regex" and (error := _regex_error(keep.pattern)):
+        yield f"keep.pattern={keep.pattern!r} is not a regular expression: {error}"
+    if "correct" in keep.filters and not operation.task:
+        yield "keep.filters has 'correct', which needs a task that grades answers"
+    if keep.majority and sampling.per_input < 2:
+        yield "keep.majority needs several answers an input; raise sampling.per_input"
+
+
+def _inputs(inputs: Inputs, task: str) -> Iterator[str]:
+    if inputs.file and not Path(inputs.file).is_file():
+        yield f"file is {inputs.file!r}, which does not exist"
+    if not task and not inputs.file:
+        yield "file is needed where there is no task"
+    if not (inputs.pool or inputs.file or inputs.rule or inputs.written):
+        yield "pool, inputs.file, inputs.rule and inputs.written are all off: choose where the inputs come from"
+    for name in ("rule", "written", "limit"):
+        if getattr(inputs, name) < 0:
+            yield f"{name} must be at least 0, got {getattr(inputs, name)}"
+    if inputs.written and inputs.written_shots < 1:
+        yield f"written_shots must be at least 1, got {inputs.written_shots}"
+
+
+def _context(context: Context, task: str) -> Iterator[str]:
+    if context.file and not Path(context.file).is_file():
+        yield f"file is {context.file!r}, which does not exist"
+    if context.file and context.instruction:
+        yield "file stands in the instruction's place: give one of the two"
+    if context.shots < 0 or (context.shots and not task):
+        yield f"shots={context.shots} must be a number of the task's own demonstrations, and task is {task!r}"
+
+
+def _regex_error(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return str(error)
+    return ""

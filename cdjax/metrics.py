@@ -1,0 +1,135 @@
+"""What a run tells while it runs: JSON lines on disk, a progress bar on the terminal.
+
+In: dicts of numbers from every stage. Out: `metrics.jsonl`, which `report.py` draws.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich import console
+from rich import progress as bars
+
+Advance = Callable[..., None]
+QUIET_SECONDS = 5.0  # between lines where there is no terminal
+
+
+class Metrics:
+    """Appends to a JSON-lines file that outlives kills: a line is whole or, as the last one, cut off at next start."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            _cut_torn_line(self.path)
+
+    def append(self, **fields: Any) -> None:
+        """One line, on disk when this returns; numpy and jax scalars become numbers."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(fields, default=float, ensure_ascii=False) + "\n")
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """The lines in order, one for each (seed, round, stage, step): a step that was run again after a kill counts once.
+
+    Lines without a step are all kept. A torn last line is left out.
+    """
+    path = Path(path)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    latest: dict[Any, dict[str, Any]] = {}
+    for number, line in enumerate(lines):
+        key = tuple(line.get(name) for name in ("seed", "round", "stage", "step")) if "step" in line else number
+        latest[key] = line
+    return list(latest.values())
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance]:
+    """Shows how far a stage is, its rate and the time left; yields `advance(count=1, **numbers_to_show)`.
+
+    A bar on a terminal; elsewhere a line to stderr every few seconds and one at the end. `done` is what an earlier
+    run did: it counts as progress but not towards the rate.
+    """
+    screen = console.Console(stderr=True)
+    with _bar(screen, description, total, done) if screen.is_terminal else _lines(description, total, done) as advance:
+        yield advance
+
+
+@contextlib.contextmanager
+def _bar(screen: console.Console, description: str, total: int, done: int) -> Iterator[Advance]:
+    columns = (
+        bars.TextColumn("{task.description:<24}"),
+        bars.BarColumn(bar_width=32),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[rate]}"),
+        bars.TimeRemainingColumn(compact=True),
+        bars.TextColumn("{task.fields[shown]}", style="dim"),
+    )
+    with bars.Progress(*columns, console=screen) as bar:
+        clock = Clock(total, done)
+        task = bar.add_task(description, total=total, completed=done, rate="", shown="")
+
+        def advance(count: int = 1, **numbers: float) -> None:
+            clock.advance(count)
+            bar.update(task, advance=count, rate=f"{clock.rate:.1f}/s", shown=_numbers(numbers))
+
+        yield advance
+
+
+@contextlib.contextmanager
+def _lines(description: str, total: int, done: int) -> Iterator[Advance]:
+    clock = Clock(total, done)
+    said = time.monotonic()
+
+    def advance(count: int = 1, **numbers: float) -> None:
+        nonlocal said
+        clock.advance(count)
+        if clock.done >= total or time.monotonic() - said >= QUIET_SECONDS:
+            said = time.monotonic()
+            sys.stderr.write(f"{description}: {clock} {_numbers(numbers)}".rstrip() + "\n")
+
+    yield advance
+
+
+class Clock:
+    """Counts work against time. The rate is of this run only."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total, self.done, self.before = total, done, done
+        self.started = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """`count` more are done."""
+        self.done += count
+
+    @property
+    def rate(self) -> float:
+        """Done a second."""
+        return (self.done - self.before) / max(time.monotonic() - self.started, 1e-9)
+
+    def __str__(self) -> str:
+        left = (self.total - self.done) / max(self.rate, 1e-9)
+        end = "" if self.done >= self.total else f", {_duration(left)} left"
+        return f"{self.done}/{self.total}, {self.rate:.1f}/s{end}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _numbers(numbers: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+
+
+def _cut_torn_line(path: Path) -> None:
+    with path.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+        os.fsync(file.fileno())

@@ -1,0 +1,134 @@
+"""Plain values (JSON, command-line text) -> typed frozen dataclasses, strictly: nothing unknown, no wrong type.
+
+In: a dataclass type and dicts, lists, numbers and text. Out: its instances, or a UserError with the dotted path.
+Text stands for the value it spells: "3e-5", "true", "0,1,2", "none", or JSON for anything nested.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from cdjax.errors import UserError
+
+WANTED = {str: "text", int: "an integer", float: "a number", bool: "true or false", types.NoneType: "none"}
+
+
+def convert(kind: Any, value: Any, where: str) -> Any:
+    """`value` as a `kind`: str, int, float, bool, Literal, tuple[X, ...], X | None, or a dataclass of these."""
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        return _record(kind, value, where)
+    if origin is tuple:
+        return _entries(kind, value, where)
+    if origin is typing.Literal:
+        if value in typing.get_args(kind):
+            return value
+        raise _mismatch(kind, value, where)
+    if origin in (typing.Union, types.UnionType):
+        return _optional(kind, value, where)
+    return _scalar(kind, value, where)
+
+
+def assign(kind: Any, old: Any, path: Sequence[str], value: Any, where: str = "") -> Any:
+    """A copy of `old` in which the value at `path` (field names and tuple indices) is `value`."""
+    if not path:
+        return convert(kind, value, where)
+    head, rest, below = path[0], path[1:], f"{where}.{path[0]}" if where else path[0]
+    if dataclasses.is_dataclass(kind):
+        inner = _fields(kind, [head], where)[head]
+        return dataclasses.replace(old, **{head: assign(inner, getattr(old, head), rest, value, below)})
+    if typing.get_origin(kind) is not tuple:
+        raise UserError(f"{where} is {describe(kind)}: it has no field {head!r}")
+    if not head.isdecimal() or int(head) >= len(old):
+        raise UserError(f"{where} has {len(old)} entries, there is no {head!r}; give the whole list as JSON")
+    index, inner = int(head), typing.get_args(kind)[0]
+    return (*old[:index], assign(inner, old[index], rest, value, below), *old[index + 1 :])
+
+
+def describe(kind: Any) -> str:
+    """What a value of this type is called in an error: "an integer", "one of 'none', 'dots', 'full'"."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(repr(part) for part in parts)
+    if origin is tuple:
+        return f"a list, each entry {describe(parts[0])}"
+    if origin is not None:
+        return " or ".join(describe(part) for part in parts)
+    return WANTED.get(kind, f"a {kind.__name__}")
+
+
+def _record(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, kind):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(kind)}
+    value = _json(value, kind, where) if isinstance(value, str) else value
+    if not isinstance(value, dict):
+        raise _mismatch(kind, value, where)
+    hints = _fields(kind, value, where)
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if name not in value]:
+        raise UserError(f"{where or kind.__name__} lacks {', '.join(missing)}")
+    prefix = f"{where}." if where else ""
+    return kind(**{name: convert(hints[name], part, prefix + name) for name, part in value.items()})
+
+
+def _fields(kind: Any, names: Any, where: str) -> dict[str, Any]:
+    """The field types of a dataclass, once it is clear that it has all of `names`."""
+    hints = typing.get_type_hints(kind)
+    for name in names:
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, 1)
+            guess = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(f"{where or kind.__name__} has no field {name!r}{guess}; it has {', '.join(sorted(hints))}")
+    return hints
+
+
+def _entries(kind: Any, value: Any, where: str) -> tuple[Any, ...]:
+    inner = typing.get_args(kind)[0]
+    if isinstance(value, str):
+        nested = value.strip().startswith("[") or dataclasses.is_dataclass(inner)
+        value = _json(value, kind, where) if nested else [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, list | tuple):
+        raise _mismatch(kind, value, where)
+    return tuple(convert(inner, part, f"{where}.{index}") for index, part in enumerate(value))
+
+
+def _optional(kind: Any, value: Any, where: str) -> Any:
+    if value is None or (isinstance(value, str) and value.lower() == "none"):
+        return None
+    (inner,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
+    return convert(inner, value, where)
+
+
+def _scalar(kind: Any, value: Any, where: str) -> Any:
+    read = _spelled(kind, value) if isinstance(value, str) else value
+    if kind is float and type(read) is int:
+        read = float(read)
+    if type(read) is not kind or (isinstance(read, float) and not math.isfinite(read)):
+        raise _mismatch(kind, value, where)
+    return read
+
+
+def _spelled(kind: Any, text: str) -> Any:
+    """What the text spells, or the text itself."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def _json(text: str, kind: Any, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} must be {describe(kind)}, as JSON; {text!r} is not: {error}") from None
+
+
+def _mismatch(kind: Any, value: Any, where: str) -> UserError:
+    return UserError(f"{where or 'the value'} must be {describe(kind)}, got {value!r}")

@@ -1,0 +1,196 @@
+"""Config files, overrides and checks: what is right survives, what is wrong is named."""
+
+import dataclasses
+import json
+
+import pytest
+
+from cdjax import config, overrides
+from cdjax.config import Experiment, UserError
+
+CFG = Experiment(name="one", model="tiny:0", task="plural", inputs=config.Inputs(pool=True))
+TWO = dataclasses.replace(CFG, plan=config.Plan(operations=(config.Operation("a"), config.Operation("b"))))
+
+GOOD = [
+    ("name", "3", "3"),
+    ("optim.lr", "3e-5", 3e-5),
+    ("optim.lr", 1, 1.0),
+    ("update.batch", "8", 8),
+    ("template.chat", "true", True),
+    ("template.chat", False, False),
+    ("remat", "dots", "dots"),
+    ("seeds", "0,1,2", (0, 1, 2)),
+    ("seeds", "[4]", (4,)),
+    ("seeds", [7, 8], (7, 8)),
+    ("score.baseline.lrs", "1e-4, 3e-4", (1e-4, 3e-4)),
+    ("score.baseline.lrs", "", ()),
+    ("keep.filters", "finished,correct", ("finished", "correct")),
+    ("context", '{"shots": 4}', config.Context(shots=4)),
+    ("context", {"shots": 4}, config.Context(shots=4)),
+    ("context", config.Context(shots=4), config.Context(shots=4)),
+    ("context.demonstrations", '[{"input": "a", "output": "b"}]', (config.Demonstration("a", "b"),)),
+    ("plan.operations.1.context.shots", "2", 2),
+]
+
+BAD = [
+    ("optim.lrr", "1", "optim has no field 'lrr' (did you mean 'lr'?); it has clip, lr, schedule, warmup"),
+    ("lr", "1", "Experiment has no field 'lr'"),
+    ("name.first", "x", "name is text: it has no field 'first'"),
+    ("name", 3, "name must be text, got 3"),
+    ("optim.lr", "fast", "optim.lr must be a number, got 'fast'"),
+    ("optim.lr", "nan", "optim.lr must be a number"),
+    ("optim.lr", True, "optim.lr must be a number"),
+    ("update.batch", "1.5", "update.batch must be an integer, got '1.5'"),
+    ("update.batch", 8.0, "update.batch must be an integer"),
+    ("update.batch", True, "update.batch must be an integer"),
+    ("template.chat", "1", "template.chat must be true or false, got '1'"),
+    ("template.chat", 1, "template.chat must be true or false"),
+    ("remat", "some", "remat must be one of 'none', 'dots', 'full', got 'some'"),
+    ("seeds", "0,x", "seeds.1 must be an integer, got 'x'"),
+    ("seeds", 3, "seeds must be a list, each entry an integer"),
+    ("keep.filters", "finished,tidy", "keep.filters.1 must be one of"),
+    ("context", "4 shots", "context must be a Context, as JSON"),
+    ("context", "[4]", "context must be a Context, got [4]"),
+    ("context.demonstrations", '[{"input": "a"}]', "context.demonstrations.0 lacks output"),
+    ("plan.operations.2.name", "x", "plan.operations has 2 entries, there is no '2'"),
+    ("plan.operations.-1.name", "x", "there is no '-1'"),
+]
+
+
+def at(record, path):
+    """The value at a dotted path."""
+    for name in path.split("."):
+        record = record[int(name)] if name.isdecimal() else getattr(record, name)
+    return record
+
+
+@pytest.mark.parametrize("path, value, wanted", GOOD)
+def test_an_override_sets_one_field_to_what_it_spells(path, value, wanted):
+    changed = config.override(TWO, {path: value})
+    assert at(changed, path) == wanted and type(at(changed, path)) is type(wanted)
+    assert config.override(changed, {path: at(TWO, path)}) == TWO
+
+
+@pytest.mark.parametrize("path, value, message", BAD)
+def test_a_bad_override_says_what_is_wanted(path, value, message):
+    with pytest.raises(UserError) as error:
+        config.override(TWO, {path: value})
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_optional_fields_take_none():
+    assert overrides.convert(int | None, "none", "limit") is None
+    assert overrides.convert(int | None, None, "limit") is None
+    assert overrides.convert(int | None, "3", "limit") == 3
+    with pytest.raises(UserError, match="limit must be an integer, got 'x'"):
+        overrides.convert(int | None, "x", "limit")
+
+
+def test_json_round_trip_is_exact():
+    cfg = config.override(TWO, {"context.demonstrations": [{"input": "é\n", "output": '"'}], "optim.lr": 0.1 + 0.2})
+    assert config.from_json(config.to_json(cfg)) == cfg
+    assert set(json.loads(config.to_json(cfg))) == {field.name for field in dataclasses.fields(Experiment)}
+
+
+def test_json_of_another_shape_is_refused():
+    with pytest.raises(UserError, match="Experiment lacks model"):
+        config.from_json('{"name": "x"}')
+    with pytest.raises(UserError, match="has no field 'colour'"):
+        config.from_json('{"name": "x", "model": "y", "colour": 1}')
+    with pytest.raises(UserError, match="as JSON"):
+        config.from_json('{"name": ')
+
+
+def write(path, body):
+    """A config file with this text after its imports."""
+    path.write_text("from cdjax import config\n" + body)
+    return path
+
+
+# Set behind the back of the type checker that runs under pytest and in no run.
+SLIP = """def get_config():
+    made = config.Experiment("a", "m")
+    object.__setattr__({}, {!r}, {!r})
+    return made
+"""
+
+
+def test_a_config_file_gives_its_experiment(tmp_path):
+    path = write(tmp_path / "a.py", SLIP.format("made", "seeds", [0, 1]))
+    cfg = config.load_config(path)
+    assert cfg == Experiment("a", "m", seeds=(0, 1))
+    saved = tmp_path / "config.json"
+    saved.write_text(config.to_json(cfg))
+    assert config.load_config(saved) == cfg
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("x = 1\n", "no get_config()"),
+        ("def get_config(): return 3\n", "must return a cdjax.Experiment, got a int"),
+        ("def get_config(): return config.Experiment('a')\n", r"a.py, line 2: TypeError.*model"),
+        ("\ndef get_config(): return {}['b']\n", r"a.py, line 3: KeyError: 'b'"),
+        ("def get_config(:\n", r"a.py, line 2: SyntaxError: invalid syntax$"),
+        ("def get_config(): raise OSError('one\\ntwo')\n", "a.py, line 2: OSError: one two"),
+        (SLIP.format("made", "dtype", "int8"), "dtype must be one of 'float32', 'bfloat16', got 'int8'"),
+        (SLIP.format("made", "seeds", [0, "1x"]), "seeds.1 must be an integer, got '1x'"),
+        ("def get_config(): raise config.UserError('no data here')\n", "^no data here$"),
+    ],
+)
+def test_a_broken_config_file_is_named_with_its_line(tmp_path, body, message):
+    with pytest.raises(UserError, match=message):
+        config.load_config(write(tmp_path / "a.py", body))
+
+
+def test_a_missing_config_file_is_named():
+    with pytest.raises(UserError, match="no config file nowhere.py"):
+        config.load_config("nowhere.py")
+
+
+WRONG = [
+    ({"adapter.rank": -1}, "adapter.rank must be at least 0, got -1"),
+    ({"optim.lr": 0}, "optim.lr must be more than 0"),
+    ({"objective.beta": 1.5}, "objective.beta must be between 0 and 1"),
+    ({"seeds": [1, 1]}, "seeds must be different"),
+    ({"seeds": []}, "at least one"),
+    ({"mesh.data": 0}, "mesh.data must be at least 1, or -1"),
+    ({"model": ""}, "name and model must not be empty"),
+    ({"model": "./nowhere.gguf"}, "no such file"),
+    ({"data_dir": "/nowhere"}, "data_dir is '/nowhere'"),
+    ({"objective.targets": "sampled", "objective.kind": "reverse_kl"}, "estimates forward_kl only, not reverse_kl"),
+    ({"sampling.per_input": 4, "sampling.temperature": 0}, "greedy samples are all the same"),
+    ({"template.question": "Q:"}, "template.question must contain {input}"),
+    ({"template.stop": ""}, "no answer would ever end"),
+    ({"update.batch": 10, "update.micro_batches": 4}, "cannot be cut into 4 micro-batches"),
+    ({"score.baseline.lrs": [1e-4], "score.validation": 0}, "needs score.validation"),
+    ({"score.baseline.lrs": [-1.0]}, "score.baseline.lrs must be more than 0"),
+    ({"score.baseline.lrs": [1e-4], "score.baseline.every": 21}, "it is never scored"),
+    ({"inputs.pool": False}, "choose where the inputs come from"),
+    ({"inputs.file": "nowhere.jsonl"}, "inputs.file is 'nowhere.jsonl'"),
+    ({"inputs.limit": -1}, "inputs.limit must be at least 0"),
+    ({"inputs.written": 9, "inputs.written_shots": 0}, "inputs.written_shots must be at least 1"),
+    ({"task": ""}, "inputs.file is needed where there is no task"),
+    ({"task": "", "keep.filters": ["correct"]}, "needs a task that grades"),
+    ({"task": "", "context.shots": 2}, "context.shots=2"),
+    ({"context.file": "nowhere.md"}, "context.file is 'nowhere.md'"),
+    ({"student.instruction": "a", "student.file": "b"}, "student.file stands in the instruction's place"),
+    ({"keep.span": "regex"}, "needs a keep.pattern"),
+    ({"keep.pattern": "x"}, "takes no keep.pattern"),
+    ({"keep.span": "regex", "keep.pattern": "("}, "is not a regular expression"),
+    ({"keep.majority": True}, "raise sampling.per_input"),
+    ({"plan.operations": [{"task": "plural"}]}, "plan.operations.0.inputs.pool"),
+]
+
+
+@pytest.mark.parametrize("changes, message", WRONG)
+def test_what_cannot_work_is_refused_before_anything_is_compiled(changes, message):
+    config.validate(CFG)
+    with pytest.raises(UserError) as error:
+        config.validate(config.override(CFG, changes))
+    assert message in str(error.value)
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(UserError, match="adapter.rank.*optim.lr.*seeds"):
+        config.validate(config.override(CFG, {"adapter.rank": -1, "optim.lr": 0, "seeds": []}))
