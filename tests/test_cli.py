@@ -1,0 +1,154 @@
+"""Every command calls one function; a mistake is one line and exit code 2, long before jax is imported."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+import cdjax
+from cdjax import cli, config, distill
+
+CONFIG = """
+from cdjax import config
+
+def get_config():
+    return config.Experiment("try", "tiny:0", "plural", inputs=config.Inputs(pool=True))
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A config file that is right."""
+    (tmp_path / "try.py").write_text(CONFIG)
+    return tmp_path / "try.py"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls that commands make, in the place of the library."""
+    made = []
+
+    def module(name, parent, **functions):
+        stub = types.SimpleNamespace(**functions)
+        monkeypatch.setitem(sys.modules, f"{parent.__name__}.{name}", stub)
+        monkeypatch.setattr(parent, name, stub, raising=False)
+
+    def record(name, answer=None):
+        return lambda *args, **kwargs: made.append((name, *args, kwargs) if kwargs else (name, *args)) or answer
+
+    model = types.SimpleNamespace(generate=record("generate", ["one", "two"]))
+    module("rounds", distill, run=record("run"), evaluate=record("evaluate"), export=record("export"))
+    module("update", distill, Diverged=type("Diverged", (RuntimeError,), {}))
+    module("language_model", cdjax, load_model=record("load_model", model))
+    module("report", cdjax, write=record("write", "page.html"), table=record("table", "| a table |"))
+    return made
+
+
+def test_run_hands_over_the_changed_config(path, calls, tmp_path, capsys):
+    code = cli.main(["run", str(path), "--set", "optim.lr=3e-5", "--set", "name=a=b", "--workdir", str(tmp_path)])
+    wanted = config.override(config.load_config(path), {"optim.lr": 3e-5, "name": "a=b"})
+    assert code == 0 and calls == [("run", wanted, tmp_path), ("write", tmp_path), ("table", [tmp_path])]
+    assert capsys.readouterr().out == "| a table |\npage.html\n"
+
+
+def test_a_run_goes_to_a_directory_of_its_name(path, calls):
+    assert cli.main(["run", str(path), "--set", "name=other"]) == 0
+    assert str(calls[0][2]) == "runs/other"
+
+
+def test_eval_scores_a_run_directory(path, calls, tmp_path):
+    assert cli.main(["eval", str(path), "--workdir", str(tmp_path)]) == 0
+    assert calls[0] == ("evaluate", config.load_config(path), tmp_path)
+
+
+def test_generate_hands_over_context_and_sampling(calls, tmp_path, capsys):
+    (tmp_path / "context.md").write_text("Say é.\n")
+    flags = ["--max-new-tokens", "3", "--temperature", "0.5", "--seed", "7", "--context", str(tmp_path / "context.md")]
+    assert cli.main(["generate", "tiny:0", "a", "b", *flags]) == 0
+    sampling = {"context": "Say é.\n", "max_new_tokens": 3, "temperature": 0.5, "seed": 7}
+    assert calls == [("load_model", "tiny:0"), ("generate", ["a", "b"], sampling)]
+    assert capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_export_names_the_seed(calls, tmp_path, capsys):
+    (tmp_path / "config.json").touch()
+    assert cli.main(["export", str(tmp_path), "out", "--seed", "2"]) == 0
+    assert [*map(str, calls[0])] == ["export", str(tmp_path), "out", "2"]
+    assert capsys.readouterr().out == "wrote out\n"
+
+
+def test_report_takes_several_runs(calls, tmp_path, capsys):
+    assert cli.main(["report", str(tmp_path), "other"]) == 0
+    assert [call[0] for call in calls] == ["write", "write", "table"]
+    assert capsys.readouterr().out == "| a table |\npage.html\npage.html\n"
+
+
+def test_divergence_is_one_line_and_exit_code_1(path, calls, monkeypatch):
+    def fail(cfg, workdir):
+        raise distill.update.Diverged("loss is NaN at step 3; lower optim.lr")
+
+    monkeypatch.setattr(distill.rounds, "run", fail)
+    with pytest.raises(SystemExit, match="^cdjax: loss is NaN at step 3; lower optim.lr$"):
+        cli.main(["run", str(path)])
+    assert calls == []
+
+
+def test_an_interrupted_run_says_how_to_go_on(path, calls, monkeypatch, capsys):
+    def stop(cfg, workdir):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distill.rounds, "run", stop)
+    assert cli.main(["run", str(path)]) == 130
+    assert capsys.readouterr().err == "cdjax: stopped; the same command continues from here\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["run", "nowhere.py"], "there is no config file nowhere.py"),
+        (["run", "CONFIG", "--set", "optim.lrr=1"], "optim has no field 'lrr'"),
+        (["run", "CONFIG", "--set", "optim.lr=x"], "optim.lr must be a number, got 'x'"),
+        (["run", "CONFIG", "--set", "update.micro_batches=3"], "cannot be cut into 3 micro-batches"),
+        (["eval", "CONFIG", "--set", "context.file=a.md"], "context.file is 'a.md', which does not exist"),
+        (["generate", "tiny:0", "a", "--context", "nowhere.md"], "there is no context file nowhere.md"),
+        (["export", "nowhere", "out"], "nowhere is not a run directory"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, path, calls, capsys):
+    assert cli.main([str(path) if word == "CONFIG" else word for word in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("cdjax: ") and err.count("\n") == 1 and message in err
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["run", "a.py", "--set", "optim.lr"], "'optim.lr' is not of the form a.b=c"),
+        (["generate", "tiny:0"], "the following arguments are required: PROMPT"),
+        (["generate", "tiny:0", "a", "--seed", "x"], "invalid int value: 'x'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_help_and_mistakes_are_answered_before_anything_heavy_is_imported(path):
+    program = """
+import sys
+from cdjax import cli
+for arguments in (["--help"], ["run", "--help"], ["run", "nowhere.py"], ["run", sys.argv[1], "--set", "optim.lr=x"]):
+    try:
+        cli.main(arguments)
+    except SystemExit:
+        pass
+heavy = {"jax", "flax", "numpy", "transformers", "tokenizers", "matplotlib", "rich", "grain", "orbax", "optax"}
+sys.exit(sorted(heavy & set(sys.modules)) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("cdjax: ")) == (0, 2), done.stderr
