@@ -1,0 +1,122 @@
+"""Logits of one column -> the next token of every row.
+
+In: [B, V] logits and one key a row. Out: [B] ids. The vocabulary is searched in two steps, first among blocks of it and
+then inside the few blocks that matter: exact, and much cheaper than a sort, a cumulative sum or noise over all of it.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from cdjax import config
+
+BLOCK = 64  # vocabulary entries in a block: between the smallest total work for k = 32 and for k = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How the next token is chosen. `top_k` cuts first, `top_p` then keeps the smallest set with that share of the rest.
+
+    Hashable, so that a compiled sampler is built once for it. Raises UserError for a value out of range.
+    """
+
+    temperature: float = 1.0  # 0 is greedy
+    top_k: int = 0  # 0 keeps the whole vocabulary
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise config.UserError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
+        if self.top_k < 0:
+            raise config.UserError(f"top_k must be 0 (the whole vocabulary) or more, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise config.UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+    def __call__(self, logits: Float[Array, "B V"], keys: Key[Array, "B"]) -> Int[Array, "B"]:
+        """One id a row, from one uniform a row."""
+        if self.temperature == 0:
+            return largest(logits, 1)[1][:, 0]
+        uniforms = jax.vmap(jax.random.uniform)(keys)[:, None]
+        if not 0 < self.top_k < logits.shape[1]:
+            return draw(self._weights(logits), uniforms)[:, 0]
+        values, ids = largest(logits, self.top_k)
+        return jnp.take_along_axis(ids, draw(self._weights(values), uniforms), 1)[:, 0]
+
+    def _weights(self, logits):
+        weights = softmax_weights(logits, self.temperature)
+        return weights if self.top_p == 1 else nucleus(weights, self.top_p)
+
+
+def softmax_weights(logits: Float[Array, "B V"], temperature: float) -> Float[Array, "B V"]:
+    """The softmax before its division: the largest weight of a row is 1."""
+    return jnp.exp((logits - logits.max(-1, keepdims=True)) / temperature)
+
+
+def logprobs(logits: Float[Array, "B V"], ids: Int[Array, "B n"], temperature: float) -> Float[Array, "B n"]:
+    """log_softmax(logits / temperature) at the ids, without the other entries."""
+    total = jnp.log(softmax_weights(logits, temperature).sum(-1, keepdims=True))
+    return (jnp.take_along_axis(logits, ids, 1) - logits.max(-1, keepdims=True)) / temperature - total
+
+
+def largest(logits: Float[Array, "B V"], k: int) -> tuple[Float[Array, "B k"], Int[Array, "B k"]]:
+    """The k largest of each row and their ids, largest first; among equals the smaller id is first.
+
+    All of them lie in the k blocks whose maxima are largest.
+    """
+    if -(-logits.shape[1] // BLOCK) <= k:
+        return jax.lax.top_k(logits, k)
+    blocks = _blocks(logits, -jnp.inf)
+    _, chosen = jax.lax.top_k(blocks.max(-1), k)
+    chosen = jnp.sort(chosen, -1)  # so that equals keep the order of their ids
+    candidates = jnp.take_along_axis(blocks, chosen[..., None], 1).reshape(len(logits), k * BLOCK)
+    values, at = jax.lax.top_k(candidates, k)
+    return values, jnp.take_along_axis(chosen, at // BLOCK, 1) * BLOCK + at % BLOCK
+
+
+def nucleus(weights: Float[Array, "B V"], share: float) -> Float[Array, "B V"]:
+    """Sets to zero all but the smallest set of largest weights with this share of the total. Equals stay together.
+
+    Weights lie in [0, 1], where the bits of a float are ordered as the float is: the threshold is found by bisection
+    on its bits, which is exact and needs no sort.
+    """
+    bits = jax.lax.bitcast_convert_type(weights, jnp.int32)
+    wanted = share * weights.sum(-1)
+
+    def halve(_, interval):
+        low, high = interval
+        middle = (low + high) // 2
+        enough = jnp.where(bits >= middle[:, None], weights, 0).sum(-1) >= wanted
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    above_one = jax.lax.bitcast_convert_type(jnp.float32(1), jnp.int32) + 1
+    zeros = jnp.zeros(len(weights), jnp.int32)
+    threshold, _ = jax.lax.fori_loop(0, 31, halve, (zeros, jnp.full_like(zeros, above_one)))
+    return jnp.where(bits >= threshold[:, None], weights, 0)
+
+
+def draw(weights: Float[Array, "B V"], uniforms: Float[Array, "B n"]) -> Int[Array, "B n"]:
+    """Ids with probability proportional to their weight, by the inverse of the cumulative sum. Never one of weight 0."""
+    blocks = _blocks(weights, 0)
+    chosen, uniforms = _invert(blocks.sum(-1)[:, None], uniforms)
+    inside = jnp.take_along_axis(blocks, chosen[..., None], 1)
+    return chosen * BLOCK + _invert(inside, uniforms)[0]
+
+
+def _invert(weights: Float[Array, "B #n M"], uniforms: Float[Array, "B n"]) -> tuple[Int[Array, "B n"], Array]:
+    """Where the cumulative sum passes uniform x total, and how far into that entry that is, again in [0, 1)."""
+    reached = jnp.cumsum(weights, -1)
+    goal = uniforms[..., None] * reached[..., -1:]
+    # A parallel sum may rise by a rounding error at an entry of weight 0: such entries are passed over, and if rounding
+    # left no entry beyond the goal, the last one with weight is taken.
+    last = jnp.where(weights > 0, jnp.arange(weights.shape[-1])[None, None], 0).max(-1)
+    beyond = (weights > 0) & (reached > goal)
+    entry = jnp.where(beyond.any(-1), jnp.argmax(beyond, -1), last)
+    size = jnp.take_along_axis(weights, entry[..., None], -1)
+    into = 1 - (jnp.take_along_axis(reached, entry[..., None], -1) - goal) / size
+    return entry, jnp.clip(into[..., 0], 0, jnp.float32(1 - 2**-24))
+
+
+def _blocks(x: Float[Array, "B V"], fill: float) -> Float[Array, "B M block"]:
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % BLOCK)), constant_values=fill).reshape(len(x), -1, BLOCK)

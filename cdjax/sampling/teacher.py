@@ -1,0 +1,184 @@
+"""The teacher's answers to all inputs, a batch at a time, each batch kept on disk as soon as it is done.
+
+In: `Prompts` (views/) and a model. Out: `Rollout`s in input order, the same whatever the batch size or the mesh, and
+however often the stage was interrupted.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Int32, Key, UInt32
+
+from cdjax import config, parallel
+from cdjax.model import decoder
+from cdjax.rollouts import RAGGED, Rollout, Store
+from cdjax.sampling.choose import Choice
+from cdjax.sampling.generate import Record, Samples, generate
+from cdjax.views.prompts import Prompts
+
+Row = tuple[int, int]  # which prompt, and which of its samples
+
+
+def sample(
+    model: decoder.Decoder,
+    mesh: jax.sharding.Mesh,
+    prompts: Prompts,
+    *,
+    stops: Int32[np.ndarray, "_"],
+    sampling: config.Sampling,
+    record: Record,
+    steps: int,
+    seed: int,
+    store: Store | None = None,
+    progress: Callable[[int], object] = lambda done: None,
+) -> list[Rollout]:
+    """`sampling.per_input` answers to each prompt, each at most `steps` tokens long and ended by one of the `stops`.
+
+    A batch that `store` has is read, not sampled again. `progress` is told how many answers each batch added.
+    Raises UserError if the store holds something else, or if a prompt does not fit the model.
+    """
+    choice = Choice(sampling.temperature, sampling.top_k, sampling.top_p)
+    shards = _shards(prompts, sampling)
+    check(model, prompts, steps)
+    if store is not None:
+        asked = {"sampling": dataclasses.asdict(sampling), "record": dataclasses.asdict(record)}
+        asked |= {"steps": steps, "seed": seed, "prompts": _digest(prompts.inputs, prompts.context, *prompts.own)}
+        store.open(asked | {"stops": _digest(stops), "model": identity(model)})
+    missing = {number for number in range(len(shards)) if store is None or not store.has(number)}
+    answers: dict[Row, Rollout] = {}
+    with jax.set_mesh(mesh):
+        prefix = _read_prefix(model, jnp.asarray(prompts.context)) if missing and len(prompts.context) else None
+        ends = jnp.zeros(model.spec.vocab, bool).at[stops].set(True)
+        for number, rows in enumerate(shards):
+            if number in missing:
+                batch = _batch(prompts, rows, size=_rows_on(mesh, len(shards[0])), seed=seed)
+                placed = parallel.place_batch(batch, mesh)
+                samples = generate(model, *placed, ends, prefix, choice=choice, record=record, steps=steps)
+                rollouts = list(_rollouts(jax.device_get(samples), prompts, rows))
+                if store is not None:
+                    store.write(number, rollouts)
+            else:
+                assert store is not None
+                rollouts = store.read(number)
+            answers |= dict(zip(rows, rollouts, strict=True))
+            progress(len(rows))
+    return [answers[row] for row in sorted(answers)]
+
+
+def answer(
+    model: decoder.Decoder,
+    mesh: jax.sharding.Mesh,
+    prompts: Prompts,
+    *,
+    stops: Int32[np.ndarray, "_"],
+    steps: int,
+    batch: int = 64,
+    progress: Callable[[int], object] = lambda done: None,
+) -> list[Int32[np.ndarray, "_"]]:
+    """The most likely answer to each prompt, token by token: its ids, stop token included."""
+    greedy = config.Sampling(temperature=0.0, batch=batch)
+    rollouts = sample(
+        model, mesh, prompts, stops=stops, sampling=greedy, record=Record(), steps=steps, seed=0, progress=progress
+    )
+    return [rollout.ids for rollout in rollouts]
+
+
+def identity(model: decoder.Decoder) -> str:
+    """A digest of a model's shape, dtype and weights: the same on every mesh, another after any training step."""
+    sums = np.asarray(_bit_sums(model))
+    return _digest((repr(model.spec), str(model.dtype)), sums)
+
+
+def check(model: decoder.Decoder, prompts: Prompts, steps: int) -> None:
+    """Raises UserError naming the first prompt that the model cannot read or cannot answer within its positions."""
+    spec = model.spec
+    if steps < 1:
+        raise config.UserError(f"an answer needs at least 1 token, got a limit of {steps}")
+    for text, ids in zip(prompts.inputs, prompts.whole, strict=True):
+        if len(ids) + steps > spec.max_positions:
+            raise config.UserError(
+                f"the prompt of {text[:60]!r} has {len(ids)} tokens, with {steps} more for the answer that is over "
+                f"the model's {spec.max_positions}; shorten the context or the answer"
+            )
+        if ids.min() < 0 or ids.max() >= spec.vocab:
+            raise config.UserError(
+                f"the prompt of {text[:60]!r} has token {ids.max()}, the model's vocabulary ends at {spec.vocab - 1}; "
+                "use the tokenizer that belongs to the model"
+            )
+
+
+def width(length: int) -> int:
+    """Columns for prompts of this length: 8, 16, 24, 32, 48, 64, 96, ... so that few shapes are compiled."""
+    if length <= 16:
+        return -(-length // 8) * 8
+    power = 1 << (length - 1).bit_length()
+    return power * 3 // 4 if length <= power * 3 // 4 else power
+
+
+def _shards(prompts: Prompts, sampling: config.Sampling) -> list[list[Row]]:
+    """Batches of rows of like length, the longest first, so that a machine that is too small fails at once."""
+    if sampling.batch < 1 or sampling.per_input < 1:
+        raise config.UserError(
+            f"sampling needs a batch and samples per input of 1 or more, got {sampling.batch} and {sampling.per_input}"
+        )
+    rows = [(index, number) for index in range(len(prompts.own)) for number in range(sampling.per_input)]
+    rows.sort(key=lambda row: -len(prompts.own[row[0]]))
+    return [rows[start : start + sampling.batch] for start in range(0, len(rows), sampling.batch)]
+
+
+def _rows_on(mesh: jax.sharding.Mesh, rows: int) -> int:
+    parts = parallel.batch_parts(mesh)
+    return -(-rows // parts) * parts
+
+
+def _batch(prompts: Prompts, rows: Sequence[Row], *, size: int, seed: int) -> tuple[np.ndarray, np.ndarray, jax.Array]:
+    """Left-padded prompts, which tokens are real, and a key a row; filled with empty rows up to `size`."""
+    columns = width(len(prompts.own[rows[0][0]]))
+    ids, real = np.zeros((size, columns), np.int32), np.zeros((size, columns), bool)
+    for row, (index, _) in enumerate(rows):
+        own = prompts.own[index]
+        ids[row, columns - len(own) :], real[row, columns - len(own) :] = own, True
+    which = np.zeros((size, 2), np.int32)
+    which[: len(rows)] = rows
+    return ids, real, _row_keys(jax.random.key(seed), jnp.asarray(which))
+
+
+def _rollouts(samples: Samples, prompts: Prompts, rows: Sequence[Row]) -> Iterator[Rollout]:
+    for row, (index, number) in enumerate(rows):
+        length = int(samples.real[row].sum())
+        kept: dict[str, Any] = {name: np.array(getattr(samples, name)[row, :length]) for name in RAGGED}
+        yield Rollout(prompts.inputs[index], number, stopped=bool(samples.stopped[row]), **kept)
+
+
+@jax.jit
+def _row_keys(key: Key[Array, ""], rows: Int[Array, "B 2"]) -> Key[Array, "B"]:
+    """A key for each prompt and sample number: it does not depend on where in which batch the row lies."""
+    return jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row[0]), row[1]))(rows)
+
+
+@jax.jit
+def _bit_sums(model: decoder.Decoder) -> UInt32[Array, "leaves"]:
+    """Each weight array's bits, summed as integers: exact, so that the order of summing does not matter."""
+
+    def one(leaf: Array) -> Array:
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+        return bits.astype(jnp.uint32).sum(dtype=jnp.uint32)
+
+    return jnp.stack([one(leaf) for leaf in jax.tree.leaves(model)])
+
+
+_read_prefix = jax.jit(decoder.read_prefix)
+
+
+def _digest(texts: Sequence[str] | np.ndarray, *arrays: np.ndarray) -> str:
+    """SHA-256 of texts and arrays, each with its length, shortened to 16 hex digits."""
+    total = hashlib.sha256()
+    for part in (texts, *arrays):
+        data = part.tobytes() if isinstance(part, np.ndarray) else "\0".join(part).encode()
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()[:16]
