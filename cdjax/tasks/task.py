@@ -28,3 +28,14 @@ class Task:
     test: tuple[Example, ...] = ()
     held_out: tuple[str, ...] = ()  # unlabelled, for the held-out KL
     rule: Callable[[random.Random], str] | None = None  # draws one input
+    solve: Callable[[str], str | None] | None = None  # an input -> its answer where known; only a filter may ask
+
+
+def exact_match(example: Example, answer: str) -> float:
+    """1.0 if the answer is the example's output, letter case and surrounding space aside."""
+    return float(answer.strip().casefold() == example.output.strip().casefold())
+
+
+def normalized(text: str) -> str:
+    """The form in which two inputs count as one: letter case and runs of space aside."""
+    return " ".join(text.casefold().split())

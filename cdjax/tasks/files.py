@@ -1,0 +1,72 @@
+"""A user's own file -> examples, and a task made of them.
+
+In: JSONL with "input" and perhaps "output", or text with one input a line. Out: Example, Task.
+"""
+
+import json
+from pathlib import Path
+
+from cdjax.config import UserError
+from cdjax.tasks.task import Example, Task, exact_match, normalized
+
+HELD_OUT = 64  # of each kind at most
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+
+
+def read(path: str | Path) -> list[Example]:
+    """Every input of the file, in order; blank lines are skipped."""
+    path = Path(path)
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"cannot read the inputs file {str(path)!r}: {reason}") from None
+    parse = _parse_json if path.suffix in JSON_LINES else lambda line, where: Example(line.strip())
+    examples = [parse(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    if not examples:
+        raise UserError(f"the inputs file {str(path)!r} has no inputs; write one a line")
+    return examples
+
+
+def load(path: str | Path, name: str = "") -> Task:
+    """A task of the file's inputs: the last tenths are its test, validation (if labelled) and held-out inputs.
+
+    Without outputs the metric is "agreement": the answer to match is the teacher's, filled in by who grades.
+    """
+    distinct: dict[str, Example] = {}
+    for example in read(path):
+        distinct.setdefault(normalized(example.input), example)
+    examples = list(distinct.values())
+    labelled = all(example.output for example in examples)
+    if not labelled and any(example.output for example in examples):
+        bare = next(example.input for example in examples if not example.output)
+        raise UserError(f"{path}: some inputs have an output and {bare!r} has none; give one to all or to none")
+    parts = 3 if labelled else 2
+    if len(examples) <= parts:
+        raise UserError(
+            f"{path} has {len(examples)} different inputs; at least {parts + 1} are needed to hold some out"
+        )
+    tenth = min(HELD_OUT, max(1, len(examples) // 10))
+    pool, *rest = (examples[: -parts * tenth], *(examples[-i * tenth :][:tenth] for i in range(1, parts + 1)))
+    return Task(
+        name=name or Path(path).stem,
+        metric="accuracy" if labelled else "agreement",
+        grade=exact_match,
+        pool=tuple(example.input for example in pool),
+        held_out=tuple(example.input for example in rest[0]),
+        test=tuple(rest[1]),
+        validation=tuple(rest[2]) if labelled else (),
+        solve={example.input: example.output for example in examples}.get if labelled else None,
+    )
+
+
+def _parse_json(line: str, where: str) -> Example:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg}): {line[:80]}") from None
+    if not isinstance(row, dict) or not isinstance(row.get("input"), str) or not row["input"].strip():
+        raise UserError(f'{where}: wanted an object with a text "input", got {line[:80]}')
+    if not isinstance(row.get("output", ""), str):
+        raise UserError(f'{where}: "output" must be text, got {line[:80]}')
+    return Example(row["input"], row.get("output", ""))

@@ -1,0 +1,96 @@
+"""D, the task inputs to distil on: a pool, a file, a rule, or written by the model, joined and without repeats.
+
+In: Task, Inputs, texts written by the model. Out: Collected (views/encode.py).
+"""
+
+import dataclasses
+import random
+import re
+from collections.abc import Sequence
+
+from cdjax.config import Inputs, UserError
+from cdjax.tasks import files
+from cdjax.tasks.task import Task, normalized
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """Inputs to distil on, and how many came from where and went for which reason.
+
+    pool + file + rule + written == kept + unreadable + reserved + duplicate + over_limit.
+    """
+
+    inputs: tuple[str, ...]
+    counts: dict[str, int]
+
+
+def collect(task: Task, cfg: Inputs, *, seed: int, written: Sequence[str] = ()) -> Collected:
+    """All inputs that `cfg` asks for; demonstrations, test, validation and held-out inputs are never among them.
+
+    `written` is what the model wrote. Raises UserError when nothing is left.
+    """
+    sources = {
+        "pool": list(_pool(task, cfg)),
+        "file": [example.input for example in files.read(cfg.file)] if cfg.file else [],
+        "rule": _drawn(task, cfg, seed),
+        "written": list(written),
+    }
+    counts = {source: len(texts) for source, texts in sources.items()}
+    counts |= {"unreadable": 0, "reserved": 0, "duplicate": 0, "over_limit": 0}
+    readable = [parse_written(text) for text in written]
+    counts["unreadable"] = readable.count(None)
+    sources["written"] = [text for text in readable if text]
+    reserved, chosen = _reserved(task), {}
+    for text in (text for texts in sources.values() for text in texts):
+        key = normalized(text)
+        if key in reserved or key in chosen:
+            counts["reserved" if key in reserved else "duplicate"] += 1
+        else:
+            chosen[key] = text
+    inputs = list(chosen.values())
+    if cfg.limit and len(inputs) > cfg.limit:
+        counts["over_limit"] = len(inputs) - cfg.limit
+        picked = sorted(random.Random(f"limit {seed}").sample(range(len(inputs)), cfg.limit))
+        inputs = [inputs[i] for i in picked]
+    counts["kept"] = len(inputs)
+    if not inputs:
+        raise UserError(
+            f"task {task.name!r} has no input to distil on: {_told(counts)}; see inputs.pool, file, rule, written"
+        )
+    return Collected(tuple(inputs), counts)
+
+
+def parse_written(text: str) -> str | None:
+    """The first line that says something, without a list's bullet or number; None if there is none."""
+    for line in text.splitlines():
+        said = re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", line).strip()
+        if said:
+            return said
+    return None
+
+
+def _pool(task: Task, cfg: Inputs) -> Sequence[str]:
+    if cfg.pool and not task.pool:
+        raise UserError(f"inputs.pool is on, but task {task.name!r} has no pool; see inputs.file, rule and written")
+    return task.pool if cfg.pool else ()
+
+
+def _drawn(task: Task, cfg: Inputs, seed: int) -> list[str]:
+    if not cfg.rule:
+        return []
+    if task.rule is None:
+        raise UserError(
+            f"inputs.rule is {cfg.rule}, but task {task.name!r} has no rule; see inputs.pool, file and written"
+        )
+    rng = random.Random(f"rule {seed}")
+    return [task.rule(rng) for _ in range(cfg.rule)]
+
+
+def _reserved(task: Task) -> set[str]:
+    texts = [demonstration.input for demonstration in task.demonstrations]
+    texts += [example.input for example in task.validation + task.test]
+    return {normalized(text) for text in (*texts, *task.held_out)}
+
+
+def _told(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())

@@ -1,0 +1,33 @@
+"""A word list -> a task: the past tense of verbs, the plural of nouns.
+
+In: `data/NAME.txt`, one `word answer` a line, demonstrations first. Out: Task.
+"""
+
+import hashlib
+import importlib.resources
+
+from cdjax.config import Demonstration
+from cdjax.tasks.task import Example, Task, exact_match
+
+DEMONSTRATIONS = 10
+TEST, VALIDATION, HELD_OUT = 200, 80, 64
+
+
+def load(name: str) -> Task:
+    """The task of one word list; the split hashes each word, so that every part has the same mix of words."""
+    lines = (importlib.resources.files("cdjax.tasks") / "data" / f"{name}.txt").read_text("utf-8").splitlines()
+    pairs = [line.split() for line in lines if not line.startswith("#")]
+    shown = [Demonstration(word, answer) for word, answer in pairs[:DEMONSTRATIONS]]
+    rest = [Example(word, answer) for word, answer in pairs[DEMONSTRATIONS:]]
+    rest.sort(key=lambda example: hashlib.sha256(f"{name} {example.input}".encode()).digest())
+    return Task(
+        name=name,
+        metric="accuracy",
+        grade=exact_match,
+        demonstrations=tuple(shown),
+        test=tuple(rest[:TEST]),
+        validation=tuple(rest[TEST : TEST + VALIDATION]),
+        held_out=tuple(example.input for example in rest[TEST + VALIDATION :][:HELD_OUT]),
+        pool=tuple(example.input for example in rest[TEST + VALIDATION + HELD_OUT :]),
+        solve={word: answer for word, answer in pairs}.get,
+    )

@@ -1,0 +1,121 @@
+"""The only place that tokenises: views of task inputs -> token ids, and ids -> text.
+
+In: Task, Context, Template, inputs. Out: Prompts (sampling/, distill/pairs.py), stop ids, decoded text.
+"""
+
+import os.path
+import random
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from cdjax.config import Context, Inputs, Template, UserError
+from cdjax.tasks.task import Task
+from cdjax.views import render
+from cdjax.views.prompts import Prompts
+from cdjax.views.render import Tokenizer
+
+
+def prompts(
+    tokenizer: Tokenizer,
+    template: Template,
+    context: Context,
+    task: Task,
+    inputs: Sequence[str],
+    *,
+    budget: int,
+    overflow: Literal["error", "drop"],
+) -> tuple[Prompts, list[str]]:
+    """The view of every input, at most `budget` tokens each, and the inputs dropped because theirs is longer.
+
+    Raises UserError naming the input that is over budget (overflow "error") or that renders to no token at all.
+    """
+    context = render.complete(context, task)
+    if template.chat:
+        texts = [render.chat(tokenizer, render.messages(template, context, text)) for text in inputs]
+    else:
+        texts = [render.plain(template, context, text) for text in inputs]
+    return _fit(inputs, _encode(tokenizer, texts, chat=template.chat), budget=budget, overflow=overflow)
+
+
+def stop_ids(tokenizer: Tokenizer, template: Template, end_ids: Iterable[int]) -> Int32[np.ndarray, "_"]:
+    """The ids that end an answer: the model's own, and in plain text every token that contains `template.stop`."""
+    ids = {int(i) for i in end_ids}
+    if not template.chat and template.stop:
+        pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
+        found = {i for i, piece in enumerate(pieces) if template.stop in piece}
+        if not found:
+            raise UserError(f"no token of the model contains template.stop {template.stop!r}; choose a shorter one")
+        ids |= found
+    if not ids:
+        raise UserError("nothing would end an answer: the model has no end token and template.stop is empty")
+    return np.array(sorted(ids), np.int32)
+
+
+def input_writer(tokenizer: Tokenizer, template: Template, task: Task, cfg: Inputs, seed: int) -> Prompts:
+    """`cfg.written` prompts, each a list of known inputs in a new order, that the model continues with one more.
+
+    The paper's input generator: every sample sees its own permutation. An example's name is its number.
+    """
+    known = [d.input for d in task.demonstrations] or list(task.pool)
+    stop = template.stop or "\n"
+    known = [text for text in known if stop not in text]
+    if not known:
+        raise UserError(f"task {task.name!r} has no input to show for inputs.written; give it demonstrations or a pool")
+    rng = random.Random(f"written {seed}")
+    lists = [rng.sample(known, min(cfg.written_shots, len(known))) for _ in range(cfg.written)]
+    if template.chat:
+        asked = "Here are inputs of a task, one a line. Write one more, different from all of them, and nothing else."
+        texts = [
+            render.chat(tokenizer, [{"role": "user", "content": "\n".join([asked, "", *shown])}]) for shown in lists
+        ]
+    else:
+        texts = ["".join(text + stop for text in shown) for shown in lists]
+    encoded = _encode(tokenizer, texts, chat=template.chat)
+    return _fit(
+        [str(i) for i in range(len(texts))], encoded, budget=max(map(len, encoded), default=0), overflow="error"
+    )[0]
+
+
+def decode(tokenizer: Tokenizer, ids: Int[np.ndarray, "_"]) -> str:
+    """The text of some ids, special tokens included, nothing tidied up."""
+    return tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str], *, chat: bool) -> list[list[int]]:
+    """Whole texts as ids. BOS comes once: from the chat template's own text, in plain text by the tokenizer's rule."""
+    if not texts:
+        return []
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    if chat or bos is None or tokenizer("")["input_ids"][:1] != [bos]:
+        return rows
+    return [row if row[:1] == [bos] else [bos, *row] for row in rows]
+
+
+def _fit(inputs: Sequence[str], rows: list[list[int]], *, budget: int, overflow: str) -> tuple[Prompts, list[str]]:
+    dropped = [text for text, row in zip(inputs, rows, strict=True) if len(row) > budget]
+    for text, row in zip(inputs, rows, strict=True):
+        if not row:
+            raise UserError(f"the prompt of input {text!r} has no token; give the template or the context some text")
+        if len(row) > budget and (overflow == "error" or len(dropped) == len(rows)):
+            every = (
+                "every prompt is over its budget; the first, "
+                if overflow == "drop"
+                else "a prompt is over its budget: "
+            )
+            raise UserError(
+                f"{every}input {text[:80]!r}, is {len(row)} tokens of {budget} allowed; "
+                "raise the limit, shorten the context, or set limits.overflow=drop"
+            )
+    kept = [(text, row) for text, row in zip(inputs, rows, strict=True) if len(row) <= budget]
+    shared = len(os.path.commonprefix([row for _, row in kept]))
+    # The last token stays the row's own, also when all prompts are equal: the answer is predicted from it.
+    shared = min([shared, *(len(row) - 1 for _, row in kept)])
+    return Prompts(
+        inputs=tuple(text for text, _ in kept),
+        context=np.array(kept[0][1][:shared] if kept else [], np.int32),
+        own=tuple(np.array(row[shared:], np.int32) for _, row in kept),
+    ), dropped
