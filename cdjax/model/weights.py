@@ -1,0 +1,186 @@
+"""Named checkpoint tensors <-> the decoder's stacked parameters on a mesh.
+
+In: a function from a tensor's Hugging Face name to its array. Out: a `Decoder`, and the same names back from one.
+`TABLE` is the only place where the two layouts meet; it is read in both directions.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cdjax import config, parallel
+from cdjax.model.decoder import Decoder
+from cdjax.model.spec import DecoderSpec
+
+Fetch = Callable[[str], np.ndarray]
+Path = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One row of the table: a parameter of ours, and the tensors that it is stacked from.
+
+    Checkpoints store a projection as [out, in] and merge heads with head_dim; ours is [*in, *out]. `contract` counts
+    our input axes; 0 means that the tensor is not a projection and keeps its order.
+    """
+
+    name: str  # with {} for the layer
+    contract: int = 0
+
+    @property
+    def per_layer(self) -> bool:
+        return "{}" in self.name
+
+    def names(self, layers: int) -> list[str]:
+        """The checkpoint's tensors, in the order of our layers axis."""
+        return [self.name.format(layer) for layer in range(layers)] if self.per_layer else [self.name]
+
+    def outer_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Our shape of one layer -> the checkpoint's."""
+        if self.contract:
+            return math.prod(shape[self.contract :]), math.prod(shape[: self.contract])
+        return shape if self.name.endswith("embed_tokens.weight") else (math.prod(shape),)
+
+    def read(self, outer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The checkpoint's array of one layer -> ours."""
+        return (outer.T if self.contract else outer).reshape(shape)
+
+    def write(self, ours: np.ndarray) -> np.ndarray:
+        """Our array of one layer -> the checkpoint's."""
+        if self.contract:
+            rows, columns = self.outer_shape(ours.shape)
+            return ours.reshape(columns, rows).T
+        return ours.reshape(self.outer_shape(ours.shape))
+
+
+TABLE: dict[Path, Tensor] = {
+    ("embedding",): Tensor("model.embed_tokens.weight"),
+    ("blocks", "attention_norm", "scale"): Tensor("model.layers.{}.input_layernorm.weight"),
+    ("blocks", "attention", "q", "w"): Tensor("model.layers.{}.self_attn.q_proj.weight", contract=1),
+    ("blocks", "attention", "k", "w"): Tensor("model.layers.{}.self_attn.k_proj.weight", contract=1),
+    ("blocks", "attention", "v", "w"): Tensor("model.layers.{}.self_attn.v_proj.weight", contract=1),
+    ("blocks", "attention", "q", "bias"): Tensor("model.layers.{}.self_attn.q_proj.bias"),
+    ("blocks", "attention", "k", "bias"): Tensor("model.layers.{}.self_attn.k_proj.bias"),
+    ("blocks", "attention", "v", "bias"): Tensor("model.layers.{}.self_attn.v_proj.bias"),
+    ("blocks", "attention", "q_norm", "scale"): Tensor("model.layers.{}.self_attn.q_norm.weight"),
+    ("blocks", "attention", "k_norm", "scale"): Tensor("model.layers.{}.self_attn.k_norm.weight"),
+    ("blocks", "attention", "o", "w"): Tensor("model.layers.{}.self_attn.o_proj.weight", contract=2),
+    ("blocks", "mlp_norm", "scale"): Tensor("model.layers.{}.post_attention_layernorm.weight"),
+    ("blocks", "gate", "w"): Tensor("model.layers.{}.mlp.gate_proj.weight", contract=1),
+    ("blocks", "up", "w"): Tensor("model.layers.{}.mlp.up_proj.weight", contract=1),
+    ("blocks", "down", "w"): Tensor("model.layers.{}.mlp.down_proj.weight", contract=1),
+    ("final_norm", "scale"): Tensor("model.norm.weight"),
+    ("head",): Tensor("lm_head.weight", contract=1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """How a decoder is made around the weights that are read."""
+
+    mesh: jax.sharding.Mesh
+    dtype: str = "float32"  # of the computation; weights stay float32
+    remat: str = "none"
+    adapter: config.Adapter = config.Adapter()
+
+    def fresh(self, spec: DecoderSpec, key: jax.Array) -> Decoder:
+        """A randomly initialised decoder; under `jax.eval_shape` only its shapes."""
+        rngs = nnx.Rngs(params=key)
+        return Decoder(spec, rngs=rngs, adapter=self.adapter, dtype=jnp.dtype(self.dtype), remat=self.remat)
+
+
+def expected(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a checkpoint of this spec holds, with its shape there."""
+    abstract = jax.eval_shape(lambda key: Decoder(spec, rngs=nnx.Rngs(params=key)), jax.random.key(0))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, variable in _variables(abstract):
+        tensor = TABLE[path]
+        shape = variable.shape[1:] if tensor.per_layer else variable.shape
+        shapes |= dict.fromkeys(tensor.names(spec.layers), tensor.outer_shape(shape))
+    return shapes
+
+
+def check(spec: DecoderSpec, found: dict[str, tuple[int, ...]], where: Any) -> None:
+    """Raises UserError naming every tensor of a checkpoint that is missing, unknown, or of another shape."""
+    wanted = expected(spec)
+    missing = [f"{name} is missing" for name in wanted if name not in found]
+    wrong = [
+        f"{name} has shape {list(found[name])}, wanted {list(shape)}"
+        for name, shape in wanted.items()
+        if name in found and tuple(found[name]) != shape
+    ]
+    unknown = [f"{name} is unknown to this architecture" for name in found if name not in wanted]
+    if mistakes := [*missing, *wrong, *unknown]:
+        raise config.UserError(f"{where} does not hold the model that it describes: " + "; ".join(mistakes))
+
+
+def assemble(spec: DecoderSpec, fetch: Fetch, build: Build) -> Decoder:
+    """Reads every tensor once and places it on the mesh; a device and the host hold only their own parts.
+
+    Adapter weights, which no checkpoint has, start as a fresh adapter does: without effect.
+    """
+    key = jax.random.key(0)
+    abstract = jax.eval_shape(functools.partial(build.fresh, spec), key)
+    graph, *states = nnx.split(abstract, nnx.LoRAParam, ...)
+    fresh, base = states
+    where = parallel.shardings(base, build.mesh)
+
+    def read(path: Any, variable: nnx.Variable, sharding: nnx.Variable) -> nnx.Variable:
+        tensor = TABLE[_keys(path)]
+        stack = _stack(tensor, tensor.names(spec.layers), variable.shape, sharding.get_value(), fetch)
+        return variable.replace(stack)
+
+    loaded = jax.tree_util.tree_map_with_path(read, base, where, is_leaf=_is_variable)
+    if build.adapter.rank:
+        make = jax.jit(
+            lambda key: nnx.state(build.fresh(spec, key), nnx.LoRAParam),
+            out_shardings=parallel.shardings(fresh, build.mesh),
+        )
+        with jax.set_mesh(build.mesh):
+            fresh = make(key)
+    return nnx.merge(graph, fresh, loaded)
+
+
+def named(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
+    """The decoder's weights under their checkpoint names and layout, one parameter on the host at a time."""
+    for path, variable in _variables(decoder):
+        tensor, whole = TABLE[path], np.asarray(variable.get_value())
+        layers = whole if tensor.per_layer else whole[None]
+        for name, ours in zip(tensor.names(decoder.spec.layers), layers, strict=True):
+            yield name, np.ascontiguousarray(tensor.write(ours))
+
+
+def _stack(
+    tensor: Tensor, names: list[str], shape: tuple[int, ...], sharding: jax.sharding.Sharding, fetch: Fetch
+) -> jax.Array:
+    """Cuts each layer's tensor into the parts that this host's devices hold."""
+    cuts = {str(cut): cut for cut in sharding.addressable_devices_indices_map(shape).values() if cut is not None}
+    parts = {at: np.empty(np.broadcast_to(False, shape)[cut].shape, np.float32) for at, cut in cuts.items()}
+    for layer, name in enumerate(names):
+        whole = tensor.read(fetch(name), shape[1:] if tensor.per_layer else shape)
+        for at, cut in cuts.items():
+            if tensor.per_layer:
+                parts[at][layer] = whole[cut[1:]]
+            else:
+                parts[at][...] = whole[cut]
+    return jax.make_array_from_callback(shape, sharding, lambda cut: parts[str(cut)])
+
+
+def _variables(tree: Any) -> list[tuple[Path, nnx.Variable]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(nnx.state(tree, nnx.Param), is_leaf=_is_variable)
+    return [(_keys(path), leaf) for path, leaf in leaves]
+
+
+def _keys(path: Any) -> Path:
+    return tuple(str(part.key) for part in path)
+
+
+def _is_variable(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Variable)
