@@ -1,10 +1,17 @@
-"""The same completion under the teacher's prompt and under the student's."""
+"""The same completion under the teacher's prompt and under the student's.
+
+In: `Kept` (keep.py) and the prompts of both views. Out: `Pair`, which `batches.py` puts side by side as `PairBatch`.
+"""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+
+from cdjax.distill.keep import Kept
+from cdjax.views.prompts import Prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,3 +44,34 @@ class PairBatch:
     top_ids: Int[Array, "B C k"]
     top_logprobs: Float[Array, "B C k"]
     draws: Int[Array, "B C n"]
+
+
+def pair(kept: Sequence[Kept], teacher: Prompts, student: Prompts, *, completion_budget: int) -> list[Pair]:
+    """Joins what was kept with both prompts of its input; soft targets are gathered at the kept tokens.
+
+    Raises ValueError for an input without a prompt, and for more kept tokens than the budget: neither may happen
+    in silence, since both would change what is learned.
+    """
+    own, whole = (
+        dict(zip(teacher.inputs, teacher.own, strict=True)),
+        dict(zip(student.inputs, student.whole, strict=True)),
+    )
+    return [_pair(one, own, whole, completion_budget) for one in kept]
+
+
+def _pair(one: Kept, teacher: dict[str, np.ndarray], student: dict[str, np.ndarray], budget: int) -> Pair:
+    rollout, at = one.rollout, one.kept
+    for view, prompts in (("teacher", teacher), ("student", student)):
+        if rollout.input not in prompts:
+            raise ValueError(f"input {rollout.input!r} has an answer but no {view} prompt")
+    if len(at) > budget:
+        raise ValueError(f"input {rollout.input!r}: {len(at)} kept tokens, over limits.completion={budget}")
+    return Pair(
+        teacher_prompt=teacher[rollout.input],
+        student_prompt=student[rollout.input],
+        rollout=rollout.ids,
+        kept=at,
+        top_ids=rollout.top_ids[at],
+        top_logprobs=rollout.top_logprobs[at],
+        draws=rollout.draws[at],
+    )

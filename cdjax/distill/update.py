@@ -1,0 +1,180 @@
+"""Batches of pairs -> a trained student: one compiled step, and the loop around it.
+
+In: `TrainState`, `PairBatch`. Out: the next `TrainState` and metrics as (sum, count).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from cdjax import config, parallel
+from cdjax.distill import losses
+from cdjax.distill.pairs import PairBatch
+from cdjax.model.cache import Prefix
+from cdjax.model.decoder import Decoder
+from cdjax.sampling.score import completion_hidden
+
+Metrics: TypeAlias = dict[str, tuple[Array, Array]]
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient is not finite."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that an update changes. `update` donates it: the arrays of the state that went in are gone afterwards."""
+
+    params: Any  # nnx.State of the trainable leaves
+    opt_state: Any
+    step: Int[Array, ""]  # updates done, which is also the data cursor
+
+
+def start(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+    """A fresh state on the mesh, with a copy of `params`: the model that they came from outlives the training."""
+
+    def make(params: nnx.State) -> TrainState:
+        return TrainState(jax.tree.map(jnp.copy, params), tx.init(params), jnp.int32(0))
+
+    with jax.set_mesh(mesh):
+        return jax.jit(make, out_shardings=parallel.shardings(jax.eval_shape(make, params), mesh))(params)
+
+
+def make_update(
+    graph: nnx.GraphDef,
+    tx: optax.GradientTransformation,
+    objective: config.Objective,
+    *,
+    micro_batches: int,
+    mesh: jax.sharding.Mesh,
+) -> Callable[[TrainState, nnx.State, Decoder | None, Prefix | None, PairBatch], tuple[TrainState, Metrics]]:
+    """The compiled step `update(state, frozen, teacher, prefix, batch) -> (state, metrics)`; `state` is donated.
+
+    `teacher` (with its shared context in `prefix`) is for full targets only, otherwise None. The gradient is that of
+    the sum over the global batch divided by its number of real tokens, however it is split over devices and pieces.
+    Raises UserError for an objective that cannot be computed.
+    """
+    losses.check(objective)
+    pieces = micro_batches * parallel.batch_parts(mesh)
+
+    @functools.partial(jax.jit, donate_argnames="state")
+    def update(state, frozen, teacher, prefix, batch):
+        chunk = losses.chunk_size(batch.completion.shape[0] // pieces, batch.completion.shape[1])
+
+        def loss(params: nnx.State, part: PairBatch) -> tuple[Array, dict[str, Array]]:
+            student = nnx.merge(graph, params, frozen)
+            sums = batch_sums(student, teacher, prefix, part, objective=objective, chunk=chunk)
+            return sums["loss"], sums
+
+        place = functools.partial(_place, mesh=mesh)
+        grads, sums = _accumulate(jax.grad(loss, has_aux=True), state.params, _pieces(batch, micro_batches), place)
+        count = jnp.maximum(sums.pop("count"), 1)
+        grads = jax.tree.map(lambda g: g / count, grads)
+        changes, opt_state = tx.update(grads, state.opt_state, state.params)
+        metrics = {name: (total, count) for name, total in sums.items()}
+        metrics["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
+        return place(TrainState(optax.apply_updates(state.params, changes), opt_state, state.step + 1)), metrics
+
+    return update
+
+
+def batch_sums(
+    student: Decoder,
+    teacher: Decoder | None,
+    prefix: Prefix | None,
+    batch: PairBatch,
+    *,
+    objective: config.Objective,
+    chunk: int,
+) -> dict[str, Float[Array, ""]]:
+    """`losses.fused` of one batch: the student reads its own prompt, the teacher (full targets) prefix and its own."""
+    hidden = completion_hidden(
+        student, batch.student_prompt, batch.student_prompt_real, batch.completion, batch.completion_real, None
+    )
+    wanted = None
+    if teacher is not None and objective.targets == "full":
+        whole = completion_hidden(
+            teacher, batch.teacher_prompt, batch.teacher_prompt_real, batch.rollout, batch.rollout_real, prefix
+        )
+        wanted = jax.lax.stop_gradient(jnp.take_along_axis(whole, batch.kept[..., None], 1))
+    positions = losses.Positions(
+        hidden, wanted, batch.completion, batch.completion_real, batch.top_ids, batch.top_logprobs, batch.draws
+    )
+    return losses.fused(student, teacher, positions, objective=objective, chunk=chunk)
+
+
+def train(
+    update: Callable[[TrainState, PairBatch], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Sequence[PairBatch],
+    *,
+    on_step: Callable[[int, dict[str, float]], None],
+    save: Callable[[TrainState, int], None] | None = None,
+    every: int = 0,
+) -> TrainState:
+    """Runs the steps from `state.step` to the end of `batches`, counting from 1 in `on_step` and `save`.
+
+    One step is in flight: a step's metrics are read after the next one is dispatched. `save` is called every so many
+    steps (0: never, and not after the last), only for a state whose metrics have been seen to be finite.
+    Raises Diverged otherwise.
+    """
+    waiting: list[tuple[int, Metrics]] = []
+    for step in range(int(state.step) + 1, len(batches) + 1):
+        state, metrics = update(state, batches[step - 1])
+        waiting.append((step, metrics))
+        due = save is not None and every > 0 and step % every == 0 and step < len(batches)
+        while len(waiting) > (not due):
+            _report(*waiting.pop(0), on_step)
+        if due and save is not None:
+            save(state, step)
+    for step, metrics in waiting:
+        _report(step, metrics, on_step)
+    return state
+
+
+def _report(step: int, metrics: Metrics, on_step: Callable[[int, dict[str, float]], None]) -> None:
+    values = {name: float(total) / float(count) for name, (total, count) in jax.device_get(metrics).items()}
+    if not all(math.isfinite(values[name]) for name in ("loss", "grad_norm")):
+        raise Diverged(
+            f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; lower optim.lr, "
+            "raise optim.warmup, or set optim.clip. Checkpoints from before this step are untouched."
+        )
+    on_step(step, values)
+
+
+def _accumulate(gradient: Callable, params: nnx.State, parts: PairBatch, place: Callable) -> tuple[nnx.State, dict]:
+    """Sums gradients and metrics over the leading axis of `parts`."""
+    if parts.completion.shape[0] == 1:
+        return gradient(params, jax.tree.map(lambda x: x[0], parts))
+
+    def add(total: Any, part: PairBatch) -> tuple[Any, None]:
+        grads, sums = jax.tree.map(jnp.add, total, gradient(params, part))
+        return (place(grads), sums), None
+
+    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts))
+    total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)
+    return total
+
+
+def _pieces(batch: PairBatch, count: int) -> PairBatch:
+    """[B, ...] -> [count, B / count, ...], every count-th row together, so that no row changes its device."""
+
+    def one(x: Array) -> Array:
+        apart = jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
+        return parallel.constrain(apart, "length", "batch", *("length",) * (x.ndim - 1))
+
+    return jax.tree.map(one, batch)
+
+
+def _place(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Pins every leaf to where its axes ask for it, so that states of all steps lie alike."""
+    return jax.lax.with_sharding_constraint(tree, parallel.shardings(tree, mesh))

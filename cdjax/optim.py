@@ -1,0 +1,56 @@
+"""config.Optim -> an optax transformation: clip, AdamW, schedule.
+
+In: the configuration and the number of steps. Out: a `GradientTransformation` over nnx parameter states.
+"""
+
+import math
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+from cdjax import config
+
+# Axes that do not make a weight a matrix: a bias over heads x head_dim is still a vector.
+NOT_A_SIDE = {"layers", "head_dim"}
+
+
+def make(cfg: config.Optim, steps: int) -> optax.GradientTransformation:
+    """AdamW (0.9, 0.999, 1e-8) under `schedule(cfg, steps)`, after clipping by global norm if `cfg.clip` > 0."""
+    adamw = optax.adamw(
+        schedule(cfg, steps), b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay, mask=decay_mask
+    )
+    return optax.chain(optax.clip_by_global_norm(cfg.clip), adamw) if cfg.clip else adamw
+
+
+def schedule(cfg: config.Optim, steps: int) -> optax.Schedule:
+    """Learning rate of step 0 .. steps - 1: linear warm-up that never is 0, then constant or down to 0 at `steps`.
+
+    Raises UserError for a learning rate, warm-up, decay or clip that is negative or not finite.
+    """
+    for name, value in (
+        ("lr", cfg.lr), ("warmup", cfg.warmup), ("weight_decay", cfg.weight_decay), ("clip", cfg.clip),
+    ):  # fmt: skip
+        if not (math.isfinite(value) and value >= 0):
+            raise config.UserError(f"optim.{name}={value} must be a finite number that is not negative")
+    left = max(steps - cfg.warmup, 1)
+    after = {
+        "constant": optax.constant_schedule(cfg.lr),
+        "linear": optax.linear_schedule(cfg.lr, 0.0, left),
+        "cosine": optax.cosine_decay_schedule(cfg.lr, left),
+    }[cfg.schedule]
+    if not cfg.warmup:
+        return after
+    warmup = optax.linear_schedule(cfg.lr / cfg.warmup, cfg.lr, max(cfg.warmup - 1, 1))
+    return optax.join_schedules([warmup, after], [cfg.warmup])
+
+
+def decay_mask(params: Any) -> Any:
+    """True for matrices, False for norms, biases and the embedding, told by each parameter's logical axes."""
+
+    def one(variable: nnx.Variable) -> nnx.Variable:
+        sides = [axis for axis in variable.axes if axis not in NOT_A_SIDE]
+        return variable.replace(len(sides) > 1 and sides[0] != "vocab")
+
+    return jax.tree.map(one, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
