@@ -1,0 +1,123 @@
+"""Who may import whom. A room is a folder of the package or a file beside them; the data path only looks back."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "cdjax"
+HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
+
+PLAIN = {
+    "config",
+    "errors",
+    "journal",
+    "metrics",
+    "overrides",
+    "plots",
+    "report",
+    "rollouts",
+    "tasks",
+    "views",
+    "distill.keep",
+}
+
+TEXT = {"config", "errors", "tasks", "views"}
+CORE = {"config", "errors", "parallel"}
+FLOW = {"rollouts", "views", "metrics"}
+LEARN = CORE | FLOW | {"batches", "checkpoint", "distill", "model", "optim", "sampling", "students"}
+
+MAY_IMPORT = {
+    "errors": set(),
+    "overrides": {"errors"},
+    "config": {"errors", "overrides"},
+    "metrics": {"config", "errors"},
+    "tasks": TEXT - {"views"},
+    "views": TEXT,
+    "rollouts": {"config", "errors"},
+    "parallel": CORE,
+    "model": CORE | {"model"},
+    "students": CORE | {"model", "students"},
+    "sampling": CORE | FLOW | {"model", "sampling"},
+    "optim": CORE,
+    "checkpoint": CORE,
+    "batches": CORE | {"distill"},
+    "distill": LEARN,
+    "language_model": CORE | {"model", "sampling", "views"},
+    "evaluate": LEARN | {"tasks"},
+    "journal": {"config", "errors"},
+    "plots": set(),
+    "report": {"config", "errors", "metrics", "plots"},
+}
+WHOLE = {"cli", "distill.rounds", "__init__"}  # these see every room; nothing imports them
+
+
+def name_of(path: Path) -> str:
+    """`distill/keep.py` -> "distill.keep", `distill/__init__.py` -> "distill"."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def imports(source: str) -> set[str]:
+    """Every module that the source imports anywhere, late imports included; `from a import b` may be `a` or `a.b`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def inside(name: str) -> set[str]:
+    """The modules of this package that a module imports."""
+    found = imports(MODULES[name].read_text(encoding="utf-8"))
+    return {one.removeprefix("cdjax.") for one in found} & set(MODULES) - {name}
+
+
+def closure(name: str) -> set[str]:
+    """A module and everything of this package that importing it imports."""
+    seen, waiting = set(), [name]
+    while waiting:
+        one = waiting.pop()
+        if one not in seen:
+            seen.add(one)
+            waiting += inside(one) | ({one.rpartition(".")[0]} - {""})
+    return seen
+
+
+def test_the_walker_sees_every_kind_of_import():
+    source = (
+        "import jax.numpy as jnp\nfrom cdjax import batches as b\ndef f():\n    from cdjax.model.spec import Spec\n"
+    )
+    found = {"jax.numpy", "cdjax", "cdjax.batches", "cdjax.model.spec", "cdjax.model.spec.Spec"}
+    assert imports(source) == found
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - WHOLE))
+def test_a_room_imports_only_what_it_may(name):
+    allowed = MAY_IMPORT[name.split(".")[0]]
+    assert {one for one in inside(name) if one.split(".")[0] not in allowed} == set()
+
+
+def test_nothing_imports_what_sees_the_whole():
+    assert {name for name in set(MODULES) - WHOLE if inside(name) & WHOLE} == set()
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if PLAIN & {name, name.split(".")[0]}))
+def test_plain_rooms_never_import_jax(name):
+    reached = set().union(*(imports(MODULES[one].read_text(encoding="utf-8")) for one in closure(name)))
+    assert {one for one in reached if one.split(".")[0] in HEAVY} == set()
+
+
+def test_python_agrees_that_plain_rooms_are_plain():
+    names = [f"cdjax.{name}" for name in MODULES if PLAIN & {name, name.split(".")[0]}]
+    program = f"import sys, {', '.join(names)}; sys.exit(sorted({HEAVY} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
