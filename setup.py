@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["cdjax", "cdjax.*"]),
-    package_data={"cdjax": ["tasks/data/*", "model/data/tiny/*"]},
+    package_data={"cdjax": ["report.jinja", "tasks/data/*", "model/data/*/*"]},
     entry_points={"console_scripts": ["cdjax = cdjax.cli:main"]},
     install_requires=[
         "jax==0.10.2; python_version < '3.12'",
@@ -20,7 +20,7 @@ setup(
         "orbax-checkpoint>=0.12.8",
         "grain>=0.2.18",
         "transformers>=5.23",
-        "jinja2",  # transformers' chat templates need it and do not declare it
+        "jinja2",  # report.html, and transformers' chat templates, which need it and do not declare it
         "tensorflow-datasets>=4.9.10",
         "importlib_resources",  # tensorflow-datasets needs it and does not declare it
         "safetensors",
@@ -31,7 +31,7 @@ setup(
         "matplotlib",  # plots in report.html
     ],
     extras_require={
-        "dev": ["pytest", "beartype", "ruff", "mypy", "nbclient", "nbformat", "ipykernel"],
+        "dev": ["pytest", "beartype", "ruff>=0.17,<0.18", "mypy>=2.4,<2.5"],
         "parity": ["torch==2.13.0; python_version < '3.12'"],  # reference logits in tests; never a requirement
     },
 )
