@@ -163,6 +163,7 @@ WRONG = [
     ({"template.question": "Q:"}, "template.question must contain {input}"),
     ({"template.stop": ""}, "no answer would ever end"),
     ({"update.batch": 10, "update.micro_batches": 4}, "cannot be cut into 4 micro-batches"),
+    ({"update.batch": 8, "update.micro_batches": 4, "mesh.data": 2, "mesh.fsdp": 2}, "over 4 devices"),
     ({"score.baseline.lrs": [1e-4], "score.validation": 0}, "needs score.validation"),
     ({"score.baseline.lrs": [-1.0]}, "score.baseline.lrs must be more than 0"),
     ({"score.baseline.lrs": [1e-4], "score.baseline.every": 21}, "it is never scored"),
