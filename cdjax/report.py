@@ -173,11 +173,12 @@ def _curves(run: Run) -> Markup:
 
 def _cards(results: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Small tables: a title, and names with their numbers."""
-    seconds = results.get("seconds") or {}
+    seconds, forgetting = results.get("seconds") or {}, dict(results.get("forgetting") or {})
+    measure = forgetting.pop("metric", "on unrelated prompts")
     kinds = {
         "Tokens a request": (results.get("tokens_per_request"), "{:,.1f}"),
         "Held-out KL to the teacher, nats a token": (results.get("held_out_kl"), "{:.4f}"),
-        "Forgetting, on unrelated prompts": (results.get("forgetting"), "{:.4f}"),
+        f"Forgetting: {measure}": (forgetting, "{:.4f}"),
         f"Seconds, {sum(seconds.values()):,.0f} in all": (seconds, "{:,.1f}"),
     }
     for title, (values, form) in kinds.items():

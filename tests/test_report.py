@@ -31,7 +31,7 @@ RESULTS = {
     "tokens_per_request": {"teacher": 100.0, "student": 10.0},
     "rollouts": {"sampled": 2000, "kept": 1900, "dropped": {"not_finished": 90, "empty": 10, "duplicate": 0}},
     "held_out_kl": {"before": 1.75, "after": 0.125},
-    "forgetting": {"kl": 0.03125, "perplexity": {"before": 2.5, "after": 2.75}},
+    "forgetting": {"metric": "KL on other text", "mean": 0.03125, "perplexity": {"before": 2.5, "after": 2.75}},
     "seconds": {"sample": 61.5, "update": 60.0},
 }
 EXAMPLES = [
@@ -108,7 +108,7 @@ def test_the_page_says_what_the_run_found(workdir):
         "dropped: not finished 90 4.5 %",
         "dropped: empty 10 0.5 %",
         "before 1.7500 after 0.1250",
-        "perplexity, before 2.5000",
+        "Forgetting: KL on other text mean 0.0312 perplexity, before 2.5000",
         "Seconds, 122 in all",
         "commit 0123456789ab",
         "jax 9.8.7",
