@@ -11,15 +11,16 @@ from cdjax.tasks.task import Example, Task, exact_match
 
 DEMONSTRATIONS = 10
 TEST, VALIDATION, HELD_OUT = 200, 80, 64
+SALT = 91  # of those tried, the one whose parts are most alike in their share of irregular words, in both lists
 
 
 def load(name: str) -> Task:
-    """The task of one word list; the split hashes each word, so that every part has the same mix of words."""
+    """The task of one word list; a word's hash says which part it is in, whatever the order of the file."""
     lines = (importlib.resources.files("cdjax.tasks") / "data" / f"{name}.txt").read_text("utf-8").splitlines()
     pairs = [line.split() for line in lines if not line.startswith("#")]
     shown = [Demonstration(word, answer) for word, answer in pairs[:DEMONSTRATIONS]]
     rest = [Example(word, answer) for word, answer in pairs[DEMONSTRATIONS:]]
-    rest.sort(key=lambda example: hashlib.sha256(f"{name} {example.input}".encode()).digest())
+    rest.sort(key=lambda example: hashlib.sha256(f"{SALT} {example.input}".encode()).digest())
     return Task(
         name=name,
         metric="accuracy",
