@@ -3,6 +3,7 @@
 In: a file as llama.cpp writes it. Out: its metadata, the spec and the weights. The tokenizer is in `tokenizer.py`.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 from cdjax import config
 from cdjax.model import weights
 from cdjax.model.decoder import Decoder
-from cdjax.model.spec import DecoderSpec
+from cdjax.model.layers import frequencies
+from cdjax.model.spec import DecoderSpec, RopeScaling
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 PERMUTED = ("llama", "mistral")  # llama.cpp interleaves the halves of each query and key head for these
@@ -34,6 +36,7 @@ NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 ROPE_FACTORS = "rope_freqs.weight"
+LLAMA_3: dict[str, Any] = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positions": 8192}
 
 
 class _Reader(gguf.GGUFReader):
@@ -74,7 +77,12 @@ class File:
     def array(self, name: str) -> np.ndarray:
         """One tensor in float32."""
         tensor = self.tensors[name]
-        return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        try:
+            return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as error:
+            raise config.UserError(
+                f"{self.path}: {name} has type {tensor.tensor_type.name}, which is not read"
+            ) from error
 
 
 def read(file: File, build: weights.Build) -> Decoder:
@@ -88,7 +96,7 @@ def read(file: File, build: weights.Build) -> Decoder:
 
 
 def read_spec(file: File) -> DecoderSpec:
-    """Metadata -> spec."""
+    """Metadata -> spec. Raises UserError for an architecture or a setting that we do not compute."""
     architecture = file["general.architecture"]
     if architecture not in ARCHITECTURES:
         raise config.UserError(
@@ -97,14 +105,13 @@ def read_spec(file: File) -> DecoderSpec:
     own = functools.partial(_own, file, architecture)
     shapes = file.shapes()
     embed, heads = own("embedding_length"), own("attention.head_count")
-    head_dim = own("attention.key_length", embed // heads)
     spec = DecoderSpec(
-        vocab=shapes["model.embed_tokens.weight"][0],
+        vocab=shapes.get("model.embed_tokens.weight", (0,))[0],
         embed=embed,
         layers=own("block_count"),
         heads=heads,
         kv_heads=own("attention.head_count_kv", heads),
-        head_dim=head_dim,
+        head_dim=own("attention.key_length", embed // heads),
         mlp=own("feed_forward_length"),
         max_positions=own("context_length"),
         norm_eps=own("attention.layer_norm_rms_epsilon"),
@@ -112,9 +119,28 @@ def read_spec(file: File) -> DecoderSpec:
         qkv_bias="model.layers.0.self_attn.q_proj.bias" in shapes,
         qk_norm="model.layers.0.self_attn.q_norm.weight" in shapes,
         tied="lm_head.weight" not in shapes,
-        window=own("attention.sliding_window", None) or None,
+        window=own("attention.sliding_window", 0) or None,
     )
-    return spec
+    refused = {
+        "scaled rotary positions": own("rope.scaling.type", "none") != "none",
+        "partial rotary positions": own("rope.dimension_count", spec.head_dim) != spec.head_dim,
+        "values of another size than keys": own("attention.value_length", spec.head_dim) != spec.head_dim,
+        "experts": own("expert_count", 0) > 0,
+    }
+    if unsupported := [what for what, asked in refused.items() if asked]:
+        raise config.UserError(f"{file.path} asks for what cdjax does not compute: {', '.join(unsupported)}")
+    return _stretched(file, spec)
+
+
+def _stretched(file: File, spec: DecoderSpec) -> DecoderSpec:
+    """Llama 3.x files hold the quotient of each rotary frequency instead of the numbers that it follows from."""
+    if ROPE_FACTORS not in file.tensors:
+        return spec
+    factors = file.array(ROPE_FACTORS)
+    scaled = dataclasses.replace(spec, rope_scaling=RopeScaling(float(factors.max()), **LLAMA_3))
+    if not np.allclose(frequencies(spec) / factors, frequencies(scaled), rtol=1e-3, atol=0):
+        raise config.UserError(f"{file.path} stretches rotary positions in another way than Llama 3.1 ({ROPE_FACTORS})")
+    return scaled
 
 
 def hugging_face_name(name: str) -> str:
@@ -128,8 +154,11 @@ def hugging_face_name(name: str) -> str:
 
 
 def _own(file: File, architecture: str, key: str, *default: Any) -> Any:
-    """A metadata value of the architecture; without a default it must be there."""
-    return file.get(f"{architecture}.{key}", *default) if default else file[f"{architecture}.{key}"]
+    """A number or name of the architecture; without a default it must be there."""
+    value = file.get(f"{architecture}.{key}", *default) if default else file[f"{architecture}.{key}"]
+    if isinstance(value, list):
+        raise config.UserError(f"{file.path} has another {key} in every layer; cdjax wants one for all")
+    return float(str(np.float32(value))) if isinstance(value, float) else value  # 1e-05, not 9.999999747e-06
 
 
 def _fetch(file: File, spec: DecoderSpec, permuted: bool, name: str) -> np.ndarray:

@@ -53,9 +53,10 @@ def load(
         model, words, stops = _from_gguf(Path(source), build)
     else:
         model, words, stops = _from_directory(directory(source), build)
-    if len(words) > model.spec.vocab:
+    pieces = 1 + max(words.get_vocab().values())
+    if pieces > model.spec.vocab:
         raise config.UserError(
-            f"{source}: the tokenizer has {len(words)} pieces, the model only {model.spec.vocab}; they are not a pair"
+            f"{source}: the tokenizer has {pieces} pieces, the model only {model.spec.vocab}; they are not a pair"
         )
     return model, words, {"source": source, "stop_ids": stops}
 
