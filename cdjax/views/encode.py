@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Int32
 
-from cdjax.config import Context, Inputs, Template, UserError
+from cdjax.config import Context, Demonstration, Inputs, Template, UserError
 from cdjax.tasks.task import Task
 from cdjax.views import render
 from cdjax.views.prompts import Prompts
@@ -33,11 +33,32 @@ def prompts(
     Raises UserError naming the input that is over budget (overflow "error") or that renders to no token at all.
     """
     context = render.complete(context, task)
-    if template.chat:
-        texts = [render.chat(tokenizer, render.messages(template, context, text)) for text in inputs]
-    else:
-        texts = [render.plain(template, context, text) for text in inputs]
+    texts = [render.prompt(tokenizer, template, context, text) for text in inputs]
     return _fit(inputs, _encode(tokenizer, texts, chat=template.chat), budget=budget, overflow=overflow)
+
+
+def answers(
+    tokenizer: Tokenizer,
+    template: Template,
+    context: Context,
+    task: Task,
+    demonstrations: Sequence[Demonstration],
+) -> list[Int32[np.ndarray, "_"]]:
+    """The ids that follow each demonstration's input under a view when its answer is the written one, stop included.
+
+    Raises UserError if the tokenizer joins the end of the prompt with the answer: the view could not produce it.
+    """
+    context = render.complete(context, task)
+    found = []
+    for one in demonstrations:
+        prompt = render.prompt(tokenizer, template, context, one.input)
+        answer = template.answer.replace("{output}", one.output)
+        answer = answer.strip() + (tokenizer.eos_token or "") if template.chat else answer
+        head, whole = _encode(tokenizer, [prompt, prompt + answer], chat=template.chat)
+        if whole[: len(head)] != head or len(whole) == len(head):
+            raise UserError(f"the answer {one.output!r} to {one.input!r} does not begin at a token; change the template")
+        found.append(np.array(whole[len(head) :], np.int32))
+    return found
 
 
 def stop_ids(tokenizer: Tokenizer, template: Template, end_ids: Iterable[int]) -> Int32[np.ndarray, "_"]:

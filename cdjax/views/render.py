@@ -32,8 +32,15 @@ def complete(context: Context, task: Task) -> Context:
     return dataclasses.replace(context, instruction=instruction, file="", demonstrations=demonstrations, shots=0)
 
 
+def prompt(tokenizer: Tokenizer, template: Template, context: Context, text: str) -> str:
+    """The input under a complete context, as the template asks: ends where the answer begins."""
+    if template.chat:
+        return chat(tokenizer, messages(template, context, text))
+    return plain(template, context, text)
+
+
 def plain(template: Template, context: Context, text: str) -> str:
-    """The input under a complete context as plain text: ends where the answer begins."""
+    """The input under a complete context as plain text."""
     parts = [template.system.replace("{instruction}", context.instruction)] if context.instruction else []
     for demonstration in context.demonstrations:
         parts += [_question(template, demonstration.input), _answer(template, context, demonstration)]

@@ -1,0 +1,148 @@
+import random
+
+import numpy as np
+import pytest
+
+from cdjax import config
+from cdjax.distill.keep import answer_text, extract, keep
+from cdjax.rollouts import Rollout
+from cdjax.views import encode
+from tests import small_tokenizer
+
+TOKENIZER = small_tokenizer.make()
+END = TOKENIZER.eos_token_id
+STOPS = encode.stop_ids(TOKENIZER, config.Template(), [END])
+
+
+def rollout(text, *, given="x", sample=0, stop="\n", tokenizer=TOKENIZER):
+    """An answer of the teacher; stop "" is one that ran into the length limit."""
+    ids = np.array(tokenizer(text + stop)["input_ids"], np.int32)
+    nothing = np.zeros((len(ids), 0), np.int32)
+    logprobs = np.zeros(len(ids), np.float32)
+    return Rollout(given, sample, ids, logprobs, bool(stop), nothing, nothing.astype(np.float32), nothing)
+
+
+def said(kept):
+    return encode.decode(TOKENIZER, kept.rollout.ids[kept.kept])
+
+
+def test_all_keeps_every_token_and_the_stop():
+    (kept,), dropped = keep([rollout(" walked")], TOKENIZER, config.Keep(), STOPS)
+    assert kept.kept.tolist() == list(range(len(kept.rollout.ids)))
+    assert (said(kept), kept.text, dropped) == (" walked\n", "walked", {})
+
+
+@pytest.mark.parametrize("stop", ["\n", "<|im_end|>", ""])
+@pytest.mark.parametrize(
+    ("span", "pattern", "text"),
+    [
+        ("after", "answer:", "7 + 5 = 12. Final answer: 1. Final answer: 12"),
+        ("regex", "#([^#]+)#", "7 + 5, #12# and #13#"),
+        ("regex", r"\d+(?=#)", "7 + 5, #12#"),
+    ],
+)
+def test_a_span_keeps_its_tokens_and_the_stop(stop, span, pattern, text):
+    """A scratch-pad is left out; the student learns to stop where the teacher stopped, and only then."""
+    cfg = config.Keep(span=span, pattern=pattern, filters=())
+    (kept,), _ = keep([rollout(text, stop=stop)], TOKENIZER, cfg, STOPS)
+    assert kept.text == "12" and said(kept).strip(" ") == "12" + stop
+    assert extract(cfg, text) == "12"
+
+
+def test_a_span_is_the_fewest_tokens_that_say_it():
+    """Whatever the text: also where one character is several tokens."""
+    rng = random.Random(0)
+    alphabet = "ab 12é漢🙂.->#"
+    for _ in range(200):
+        before, inside, after = ("".join(rng.choices(alphabet, k=rng.randint(1, 6))) for _ in range(3))
+        text = before + "<" + inside + ">" + after
+        cfg = config.Keep(span="regex", pattern="<(.+?)>", filters=())
+        expected = extract(cfg, text)
+        if not expected or ">" in inside:
+            continue
+        try:
+            (kept,), _ = keep([rollout(text)], TOKENIZER, cfg, STOPS)
+        except config.UserError as error:
+            assert "split_token 1" in str(error)
+            continue
+        *tokens, stop = kept.kept.tolist()
+        assert tokens == list(range(tokens[0], tokens[-1] + 1)) and stop == len(kept.rollout.ids) - 1
+        says = [encode.decode(TOKENIZER, kept.rollout.ids[part]) for part in (tokens, tokens[1:], tokens[:-1])]
+        assert says[0].strip() == expected == kept.text
+        assert says[1].strip() != expected or says[0][0] == " "
+        assert says[2].strip() != expected or says[0][-1] == " "
+
+
+def test_a_span_that_ends_inside_a_token_is_dropped():
+    tokenizer = small_tokenizer.make(across_words=True)
+    assert tokenizer.tokenize("Final answer: 12.") == tokenizer.tokenize("Final answer: 12") + ["."]
+    rollouts = [rollout("Final answer: 12", tokenizer=tokenizer), rollout("Final answer: 77", tokenizer=tokenizer)]
+    kept, dropped = keep(rollouts, tokenizer, config.Keep("after", "answer:"), STOPS)
+    assert [one.text for one in kept] == ["77"] and dropped == {"split_token": 1}
+
+
+def test_what_a_stop_token_says_before_the_stop_counts():
+    tokenizer = small_tokenizer.make(across_words=True)
+    stops = encode.stop_ids(tokenizer, config.Template(), [END])
+    ids = np.array(tokenizer("f(x)\n")["input_ids"], np.int32)
+    assert tokenizer.decode(ids[-1:].tolist()) == ")\n"
+    assert answer_text(tokenizer, ids, stops) == "f(x)"
+    (kept,), _ = keep([rollout("f(x)", tokenizer=tokenizer)], tokenizer, config.Keep("regex", r"\(.\)"), stops)
+    assert kept.text == "(x)" and kept.kept.tolist() == list(range(1, len(ids)))
+    for text, stop in ((" 12", "\n"), (" 12", "<|im_end|>"), ("12 ", "")):
+        assert answer_text(TOKENIZER, rollout(text, stop=stop).ids, STOPS) == "12"
+
+
+MANY = [
+    rollout("12", given="a"),
+    rollout("12", given="a", sample=1),
+    rollout("13", given="a", sample=2),
+    rollout("12", given="b"),
+    rollout("12", given="b", sample=1, stop=""),
+    rollout(" ", given="c"),
+    rollout("twelve", given="d"),
+    rollout("14", given="e"),
+    rollout("15", given="e", sample=1),
+]
+
+
+@pytest.mark.parametrize(
+    ("cfg", "reasons"),
+    [
+        (config.Keep(), {"unfinished": 1, "empty": 1}),
+        (config.Keep(filters=()), {}),
+        (config.Keep(filters=("non_empty",)), {"empty": 1}),
+        (config.Keep(filters=("correct",)), {"wrong": 5}),
+        (config.Keep(filters=("duplicate",)), {"duplicate": 2}),
+        (config.Keep(filters=(), majority=True), {"minority": 2}),
+        (config.Keep(filters=("duplicate",), majority=True), {"minority": 2, "duplicate": 2}),
+        (config.Keep("regex", r"\d+"), {"no_span": 2, "unfinished": 1}),
+    ],
+)
+def test_drop_reasons_sum_to_the_input(cfg, reasons):
+    kept, dropped = keep(MANY, TOKENIZER, cfg, STOPS, grade=lambda given, answer: answer == "12")
+    assert dropped == reasons
+    assert sum(dropped.values()) + len(kept) == len(MANY)
+    assert [one.rollout for one in kept] == [one for one in MANY if any(one is k.rollout for k in kept)]
+
+
+def test_the_majority_wins_and_a_tie_goes_to_the_first():
+    kept, _ = keep(MANY, TOKENIZER, config.Keep(filters=(), majority=True), STOPS)
+    assert {(one.rollout.input, one.text) for one in kept} == set(
+        zip("abcde", ["12", "12", "", "twelve", "14"], strict=True)
+    )
+
+
+def test_votes_count_only_answers_that_passed():
+    votes = [rollout("13", sample=i, stop="") for i in range(3)] + [rollout("12", sample=3)]
+    kept, dropped = keep(votes, TOKENIZER, config.Keep(majority=True), STOPS)
+    assert [one.text for one in kept] == ["12"] and dropped == {"unfinished": 3}
+
+
+def test_nothing_kept_is_an_error_with_the_counts():
+    with pytest.raises(config.UserError, match=r"none of 2 teacher answers was kept \(unfinished 1, empty 1\)"):
+        keep([rollout("12", stop=""), rollout("")], TOKENIZER, config.Keep(), STOPS)
+    with pytest.raises(config.UserError, match="there were none"):
+        keep([], TOKENIZER, config.Keep(), STOPS)
+    with pytest.raises(config.UserError, match='"correct" needs a task whose answers are known'):
+        keep(MANY, TOKENIZER, config.Keep(filters=("correct",)), STOPS)
