@@ -60,6 +60,7 @@ class Inputs:
     rule: int = 0  # so many drawn from the task's rule
     written: int = 0  # so many samples written by the model from a few-shot prompt of inputs
     written_shots: int = 8  # inputs shown in that prompt
+    written_tokens: int = 32  # longer ones are dropped
     limit: int = 0  # keep at most so many, chosen at random; 0 keeps all
 
 

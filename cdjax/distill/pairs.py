@@ -75,3 +75,18 @@ def _pair(one: Kept, teacher: dict[str, np.ndarray], student: dict[str, np.ndarr
         top_logprobs=rollout.top_logprobs[at],
         draws=rollout.draws[at],
     )
+
+
+def hard(teacher_prompt: np.ndarray, student_prompt: np.ndarray, completion: np.ndarray) -> Pair:
+    """A completion without recorded targets: for cross-entropy, or for targets that are computed when needed."""
+    ids = completion.astype(np.int32)
+    none = (len(ids), 0)
+    return Pair(
+        teacher_prompt=teacher_prompt,
+        student_prompt=student_prompt,
+        rollout=ids,
+        kept=np.arange(len(ids), dtype=np.int32),
+        top_ids=np.zeros(none, np.int32),
+        top_logprobs=np.zeros(none, np.float32),
+        draws=np.zeros(none, np.int32),
+    )

@@ -1,0 +1,77 @@
+"""The paper's baseline: gradient descent on the demonstrations themselves, instead of distilling them.
+
+In: a `Setting`. Out: test grades of the grid point (learning rate, epochs) that did best on validation examples; those
+are labelled, and distillation never sees them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cdjax import batches, config, evaluate, metrics, optim
+from cdjax.distill import pairs, update
+from cdjax.setting import Setting
+from cdjax.views import encode, render
+
+HARD = config.Objective(kind="cross_entropy")
+
+
+def gradient_descent(here: Setting, seed: int) -> dict[str, Any]:
+    """Graded test answers of the tuned baseline, `chosen`, and the `grid` that it was chosen from."""
+    validation = [list(task.validation[: here.cfg.score.validation]) for task in here.tasks]
+    grid: list[dict[str, float]] = []
+    best: tuple[float, nnx.State | None] = (-1.0, None)
+
+    def score(lr: float, epochs: int, params: nnx.State) -> None:
+        nonlocal best
+        title = f"baseline, lr {lr:g}, epoch {epochs}"
+        graded = evaluate.grade(here, here.model(params), "student", validation, title=title)
+        accuracy = float(np.mean(graded["grades"]))
+        grid.append({"lr": lr, "epochs": epochs, "validation": accuracy})
+        if accuracy > best[0]:
+            best = accuracy, jax.tree.map(jnp.copy, params)  # the next step takes the state's own arrays
+
+    for lr in here.cfg.score.baseline.lrs:
+        descend(here, seed, lr, score)
+    assert best[1] is not None
+    graded = evaluate.grade(here, here.model(best[1]), "student", evaluate.examples(here), title="baseline")
+    return graded | {"grid": grid, "chosen": max(grid, key=lambda point: point["validation"])}
+
+
+def descend(here: Setting, seed: int, lr: float, score: Callable[[float, int, nnx.State], None]) -> None:
+    """Fine-tunes on the demonstrations at one learning rate, and calls `score` every few epochs and at the end."""
+    cfg = here.cfg.score.baseline
+    steps = batches.Batches(solved(here), config.Update(epochs=cfg.epochs, batch=cfg.batch), seed, here.mesh)
+    an_epoch = len(steps) // cfg.epochs
+    tx = optim.make(config.Optim(lr=lr), len(steps))
+    step = update.make_update(here.graph, tx, HARD, micro_batches=1, mesh=here.mesh)
+    with metrics.progress(f"baseline, lr {lr:g}", len(steps)) as advance:
+        state = update.train(
+            lambda state, batch: step(state, here.frozen, None, None, batch),
+            update.start(here.start(seed), tx, here.mesh),
+            steps,
+            on_step=lambda _, values: advance(1, loss=values["loss"]),
+            save=lambda state, at: score(lr, at // an_epoch, state.params),
+            every=an_epoch * cfg.every,
+        )
+    score(lr, cfg.epochs, state.params)
+
+
+def solved(here: Setting) -> list[pairs.Pair]:
+    """The demonstrations of every operation's context under the student's view, with their written answers."""
+    found = []
+    for number, (operation, task) in enumerate(zip(here.cfg.operations(), here.tasks, strict=True)):
+        shown = render.complete(operation.context, task).demonstrations
+        if not shown:
+            raise config.UserError(
+                f"score.baseline learns from demonstrations, and the context of {operation.name!r} has none; "
+                "set score.baseline.lrs=()"
+            )
+        student = here.views(number, [one.input for one in shown]).student
+        answers = encode.answers(here.tokenizer, here.cfg.template, operation.student, task, shown)
+        found += [pairs.hard(prompt, prompt, ids) for prompt, ids in zip(student.whole, answers, strict=True)]
+    return found

@@ -1,0 +1,97 @@
+"""The paper's algorithm, whole: the teacher answers, f keeps, the student learns, and rounds combine operations.
+
+Every stage is written down when it ends (`journal.json`), samples shard by shard (`rollouts/`), training by Orbax
+(`checkpoints/`): a run that is killed anywhere and started again ends as if it had never been killed.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+
+from cdjax import baseline, config, report, results, setting
+from cdjax.distill import stages
+from cdjax.distill.stages import Round
+from cdjax.evaluate import score_original, score_student
+from cdjax.model import huggingface
+from cdjax.setting import Setting
+from cdjax.students import trainable
+
+
+def run(cfg: config.Experiment, workdir: str | Path) -> dict[str, Any]:
+    """Runs an experiment, or continues it in the same directory; returns what `results.json` holds."""
+    here = setting.open(cfg, Path(workdir))
+    with jax.set_mesh(here.mesh):
+        score_original(here)
+        for seed in cfg.seeds:
+            distil(here, seed)
+            if cfg.score.baseline.lrs:
+                descend = functools.partial(baseline.gradient_descent, here, seed)
+                here.journal.once(f"seed {seed}/gradient_descent", descend)
+    return _finish(here)
+
+
+def evaluate(cfg: config.Experiment, workdir: str | Path) -> dict[str, Any]:
+    """Scores without training: the teacher, the model before, and what the directory has of the rest.
+
+    A later `run` in the same directory continues from here.
+    """
+    here = setting.open(cfg, Path(workdir))
+    with jax.set_mesh(here.mesh):
+        score_original(here)
+    return _finish(here)
+
+
+def distil(here: Setting, seed: int) -> None:
+    """All rounds of the plan for one seed, from the first that has not been scored."""
+    every = rounds(here.cfg, seed)
+    left = [at for at in every if not here.journal.done(at.stage("score"))]
+    if not left:
+        return
+    done = every[: -len(left)]
+    student = stages.restore(here, done[-1]) if done else here.start(seed)
+    recursive = here.cfg.plan.order == "recursive"
+    teacher = student if recursive or not done else here.start(seed)
+    for at in left:
+        lessons = [stages.teach(here, at, operation, teacher) for operation in at.operations]
+        student = stages.learn(here, at, student, teacher, lessons)
+        here.journal.once(at.stage("score"), functools.partial(score_student, here, student))
+        teacher = student if recursive else teacher
+
+
+def rounds(cfg: config.Experiment, seed: int) -> list[Round]:
+    """Which operations each round distils: all at once, or one after the other (paper, section 2.3)."""
+    every = tuple(range(len(cfg.operations())))
+    once = [every] if cfg.plan.order == "simultaneous" else [(operation,) for operation in every]
+    return [Round(seed, number, operations) for number, operations in enumerate(once * cfg.plan.repeat)]
+
+
+def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
+    """Writes a seed's last student as a Hugging Face directory. Raises UserError if that seed has not been trained."""
+    here = reopen(workdir)
+    with jax.set_mesh(here.mesh):
+        model = trainable.merge_adapter(here.model(last_student(here, seed)))
+    huggingface.write(model, here.tokenizer, directory)
+
+
+def reopen(workdir: str | Path) -> Setting:
+    """The setting of a run directory, from its own config.json."""
+    return setting.open(config.load_config(Path(workdir) / "config.json"), Path(workdir))
+
+
+def last_student(here: Setting, seed: int) -> nnx.State:
+    """The trainable state at the end of the last round of a seed that has been run."""
+    at = rounds(here.cfg, seed)[-1]
+    if seed not in here.cfg.seeds or not here.journal.done(at.stage("update")):
+        raise config.UserError(
+            f"{here.workdir} has no trained student of seed {seed} (seeds: {list(here.cfg.seeds)}); run it to its end"
+        )
+    return stages.restore(here, at)
+
+
+def _finish(here: Setting) -> dict[str, Any]:
+    found = results.write(here.cfg, here.tasks[0].metric, here.journal, here.workdir)
+    report.write(here.workdir)
+    return found

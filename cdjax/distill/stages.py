@@ -1,0 +1,237 @@
+"""The stages of one round, each a function that is run once and found done by the next run.
+
+In: `Setting`, `Round`, and what the stage before gave. Out: rollouts, pairs, trained weights. All randomness is a
+function of seed, round, operation and step: progress is a matter of counting.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Int32
+
+from cdjax import batches, config, metrics, optim
+from cdjax.checkpoint import Checkpoints
+from cdjax.distill import keep, pairs, update
+from cdjax.model.cache import Prefix
+from cdjax.model.decoder import Decoder, read_prefix
+from cdjax.rollouts import Rollout, Store
+from cdjax.sampling import teacher
+from cdjax.sampling.generate import Record
+from cdjax.setting import Setting, Views
+from cdjax.tasks import Example, inputs
+from cdjax.views import encode
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """Where a run is: which seed, which round, and which operations it distils."""
+
+    seed: int
+    number: int
+    operations: tuple[int, ...]
+
+    def stage(self, name: str, *operation: int) -> str:
+        """The stage's name in the journal."""
+        return "/".join([f"seed {self.seed}", f"round {self.number}", *(f"operation {op}" for op in operation), name])
+
+    def directory(self, root: Path, *operation: int) -> Path:
+        return root.joinpath(f"seed_{self.seed}", f"round_{self.number}", *(f"operation_{op}" for op in operation))
+
+    def fold(self, *more: int) -> int:
+        """A number for this place in the run, to seed what is random there."""
+        return int(np.random.SeedSequence([self.seed, self.number, *more]).generate_state(1)[0] >> 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """What one operation gives a round to learn from; the teacher's prompts all begin with `context`."""
+
+    pairs: list[pairs.Pair]
+    context: Int32[np.ndarray, "P"]
+
+
+def teach(here: Setting, at: Round, op: int, params: nnx.State) -> Lesson:
+    """One operation: inputs from D, the teacher's answers, the part that f keeps, and both views of it."""
+    texts = collect_inputs(here, at, op)
+    views = here.views(op, texts)
+    rollouts = sample_teacher(here, at, op, params, views)
+    kept = keep_answers(here, at, op, rollouts)
+    budget = here.cfg.limits.completion
+    return Lesson(pairs.pair(kept, views.teacher, views.student, completion_budget=budget), views.teacher.context)
+
+
+def collect_inputs(here: Setting, at: Round, op: int) -> Sequence[str]:
+    """D: the pool, the file, the rule's draws and what the model wrote, joined."""
+    written = write_inputs(here, at, op)
+    collected = inputs.collect(here.tasks[op], here.cfg.operations()[op].inputs, seed=at.fold(op), written=written)
+    here.journal.once(at.stage("inputs", op), lambda: collected.counts)
+    return collected.inputs
+
+
+def write_inputs(here: Setting, at: Round, op: int) -> list[str]:
+    """Inputs that the original model writes when shown a few others (paper, section 2.1: D sampled from a model)."""
+    cfg = here.cfg.operations()[op].inputs
+    if not cfg.written:
+        return []
+
+    def write() -> list[str]:
+        prompts = encode.input_writer(here.tokenizer, here.cfg.template, here.tasks[op], cfg, at.fold(op))
+        with metrics.progress("inputs by the model", cfg.written) as advance:
+            rollouts = teacher.sample(
+                here.model(here.original),
+                here.mesh,
+                prompts,
+                stops=here.stops,
+                sampling=config.Sampling(batch=here.cfg.sampling.batch),
+                record=Record(),
+                steps=cfg.written_tokens,
+                seed=at.fold(op),
+                progress=advance,
+            )
+        stop = here.cfg.template.stop
+        return [keep.answer_text(here.tokenizer, one.ids, here.stops, stop) for one in rollouts if one.stopped]
+
+    return here.journal.once(at.stage("write", op), write)
+
+
+def sample_teacher(here: Setting, at: Round, op: int, params: nnx.State, views: Views) -> list[Rollout]:
+    """The teacher's answers with their soft targets, shard by shard into `rollouts/`."""
+    cfg = here.cfg
+    store = Store(at.directory(here.workdir / "rollouts", op))
+
+    def sample() -> list[Rollout]:
+        with metrics.progress("teacher's answers", len(views.teacher.inputs) * cfg.sampling.per_input) as advance:
+            return teacher.sample(
+                here.model(params),
+                here.mesh,
+                views.teacher,
+                stops=here.stops,
+                sampling=cfg.sampling,
+                record=record(cfg.objective),
+                steps=cfg.limits.completion,
+                seed=at.fold(op),
+                store=store,
+                progress=advance,
+            )
+
+    def once() -> dict[str, int]:
+        rollouts = sample()
+        store.write_text(rollouts, lambda ids: encode.decode(here.tokenizer, ids))
+        return {"sampled": len(rollouts), "over_budget": views.dropped}
+
+    here.journal.once(at.stage("sample", op), once)
+    return sample()
+
+
+def keep_answers(here: Setting, at: Round, op: int, rollouts: Sequence[Rollout]) -> list[keep.Kept]:
+    """f and the filters."""
+    operation, task = here.cfg.operations()[op], here.tasks[op]
+
+    def correct(text: str, answer: str) -> bool:
+        known = task.solve(text) if task.solve else None
+        return known is not None and task.grade(Example(text, known), answer) == 1.0
+
+    grade = correct if task.solve else None
+    kept, dropped = keep.keep(rollouts, here.tokenizer, operation.keep, here.stops, grade, stop=here.cfg.template.stop)
+    here.journal.once(at.stage("keep", op), lambda: {"kept": len(kept), "dropped": dropped})
+    return kept
+
+
+def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.State, lessons: list[Lesson]) -> nnx.State:
+    """The round's updates, from its last checkpoint if there is one; returns the new trainable state."""
+    if here.journal.done(at.stage("update")):
+        return restore(here, at)
+    examples = _together(here.cfg, lessons)
+    steps = batches.Batches(examples, here.cfg.update, at.fold(), here.mesh)
+    tx = optim.make(here.cfg.optim, len(steps))
+    checkpoints = _checkpoints(here, at)
+    state = update.start(student, tx, here.mesh)
+    latest = checkpoints.latest()
+    if latest is not None:
+        state = checkpoints.load(latest, state)
+    about = {"seed": at.seed, "round": at.number, "teacher": teacher.identity(here.model(teacher_params))}
+
+    def save(state: update.TrainState, step: int) -> None:
+        checkpoints.save(step, state, about | {"step": step, "steps": len(steps)})
+
+    def train() -> dict[str, int]:
+        nonlocal state
+        step = _step(here, tx, _full_teacher(here, teacher_params, lessons))
+        schedule = optim.schedule(here.cfg.optim, len(steps))
+        with metrics.progress(f"student, seed {at.seed}", len(steps), done=int(state.step)) as advance:
+
+            def on_step(number: int, values: dict[str, float]) -> None:
+                line = {"seed": at.seed, "round": at.number, "stage": "update", "step": number}
+                here.metrics.append(**line, lr=float(schedule(number - 1)), **values)
+                advance(1, loss=values["loss"])
+
+            every = here.cfg.update.checkpoint_every
+            state = update.train(step, state, steps, on_step=on_step, save=save, every=every)
+        save(state, len(steps))
+        return {"steps": len(steps), "pairs": len(examples)}
+
+    here.journal.once(at.stage("update"), train)
+    if at.number > 1:  # the round before may be this one's teacher
+        old = dataclasses.replace(at, number=at.number - 2)
+        shutil.rmtree(old.directory(here.workdir / "checkpoints"), ignore_errors=True)
+    return state.params
+
+
+def restore(here: Setting, at: Round) -> nnx.State:
+    """The trainable state that a finished round left."""
+    checkpoints = _checkpoints(here, at)
+    steps = here.journal.results()[at.stage("update")]["steps"]
+    like = update.start(here.original, optim.make(here.cfg.optim, steps), here.mesh)
+    return checkpoints.load(steps, like).params
+
+
+def record(objective: config.Objective) -> Record:
+    """What the decode step must write down for this objective."""
+    if objective.kind == "cross_entropy" or objective.targets == "full":
+        return Record()
+    if objective.targets == "sampled":
+        return Record(draws=objective.draws, temperature=objective.temperature)
+    return Record(top_k=objective.top_k, temperature=objective.temperature)
+
+
+def _checkpoints(here: Setting, at: Round) -> Checkpoints:
+    return Checkpoints(at.directory(here.workdir / "checkpoints"))
+
+
+def _step(here: Setting, tx: optax.GradientTransformation, full: tuple[Decoder | None, Prefix | None]):
+    """The compiled update with what does not change in a round filled in."""
+    cfg, (model, prefix) = here.cfg, full
+    step = update.make_update(here.graph, tx, cfg.objective, micro_batches=cfg.update.micro_batches, mesh=here.mesh)
+    return lambda state, batch: step(state, here.frozen, model, prefix, batch)
+
+
+_read_prefix = jax.jit(read_prefix)
+
+
+def _needs_teacher(objective: config.Objective) -> bool:
+    return objective.targets == "full" and objective.kind != "cross_entropy"
+
+
+def _full_teacher(here: Setting, params: nnx.State, lessons: list[Lesson]) -> tuple[Decoder | None, Prefix | None]:
+    """For full targets the teacher itself, and its context read once where all pairs share one."""
+    if not _needs_teacher(here.cfg.objective):
+        return None, None
+    model, context = here.model(params), lessons[0].context
+    return model, _read_prefix(model, context) if len(lessons) == 1 and len(context) else None
+
+
+def _together(cfg: config.Experiment, lessons: list[Lesson]) -> list[pairs.Pair]:
+    """All pairs of a round. Where a teacher must read several contexts, each stands in its own rows."""
+    if len(lessons) == 1 or not _needs_teacher(cfg.objective):
+        return [pair for lesson in lessons for pair in lesson.pairs]
+    return [
+        dataclasses.replace(pair, teacher_prompt=np.concatenate([lesson.context, pair.teacher_prompt]))
+        for lesson in lessons
+        for pair in lesson.pairs
+    ]

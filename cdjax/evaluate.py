@@ -1,0 +1,172 @@
+"""Scores: teacher, before, after and baselines, all through one code path.
+
+In: a `Setting` and a student. Out: graded answers, a mean with its interval, and divergences on text that was never
+distilled on.
+"""
+
+import importlib.resources
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+
+from cdjax import batches, config, metrics
+from cdjax.distill import keep, losses, pairs, update
+from cdjax.model.decoder import Decoder, read_prefix
+from cdjax.rollouts import Rollout, Store
+from cdjax.sampling import teacher
+from cdjax.sampling.generate import Record
+from cdjax.setting import Setting
+from cdjax.tasks import Example
+from cdjax.views.prompts import Prompts
+
+FULL_KL = config.Objective(kind="forward_kl", targets="full")
+UNRELATED_TOKENS = 24  # of each continuation on which forgetting is measured
+Graded = dict[str, Any]  # inputs, expected, answers, grades: a list each; tokens: mean of prompt and answer
+
+
+def score_original(here: Setting) -> None:
+    """Stages "teacher" and "before": the model that the run began with, with its context and without."""
+    model = here.model(here.original)
+    here.journal.once("teacher", lambda: grade(here, model, "teacher", examples(here), title="teacher"))
+
+    def before() -> Graded:
+        graded = grade(here, model, "student", expected(here), title="before")
+        return graded | {"held_out_kl": divergence(here, model, model, held_out(here, model))}
+
+    here.journal.once("before", before)
+
+
+def score_student(here: Setting, params: nnx.State) -> Graded:
+    """The student's graded answers without the context, `held_out_kl` and `forgetting`."""
+    original, student = here.model(here.original), here.model(params)
+    graded = grade(here, student, "student", expected(here), title="after")
+    graded["held_out_kl"] = divergence(here, original, student, held_out(here, original))
+    graded["forgetting"] = divergence(here, original, student, unrelated(here, original))
+    return graded
+
+
+def examples(here: Setting) -> list[list[Example]]:
+    """Each operation's test examples."""
+    return [list(task.test[: here.cfg.score.examples]) for task in here.tasks]
+
+
+def expected(here: Setting) -> list[list[Example]]:
+    """The test examples; where a task knows no answers, the teacher's are what a student should agree with."""
+    said = dict(zip(*(here.journal.results()["teacher"][name] for name in ("inputs", "answers")), strict=True))
+    return [
+        [one if one.output else Example(one.input, said.get(one.input, "")) for one in many] for many in examples(here)
+    ]
+
+
+def grade(
+    here: Setting, model: Decoder, side: Literal["teacher", "student"], wanted: list[list[Example]], *, title: str
+) -> Graded:
+    """Greedy answers to every operation's examples under one side's view; the teacher's go through f."""
+    graded: Graded = {"inputs": [], "expected": [], "answers": [], "grades": [], "tokens": 0.0}
+    lengths = []
+    for number, (operation, task, many) in enumerate(zip(here.cfg.operations(), here.tasks, wanted, strict=True)):
+        prompts = getattr(here.views(number, [one.input for one in many]), side)
+        known = {one.input: one for one in many}
+        for rollout, prompt in zip(greedy(here, model, prompts, title=title), prompts.whole, strict=True):
+            said = keep.answer_text(here.tokenizer, rollout.ids, here.stops, here.cfg.template.stop)
+            if side == "teacher":
+                said = keep.extract(operation.keep, said) or ""
+            example = known[rollout.input]
+            graded["inputs"].append(example.input)
+            graded["expected"].append(example.output or said)
+            graded["answers"].append(said)
+            graded["grades"].append(float(task.grade(Example(example.input, example.output or said), said)))
+            lengths.append(len(prompt) + len(rollout.ids))
+    return graded | {"tokens": float(np.mean(lengths))}
+
+
+def held_out(here: Setting, original: Decoder) -> Iterator[tuple[np.ndarray, list[pairs.Pair]]]:
+    """For each operation its context, and the original teacher's answers to inputs never distilled on, cut by f."""
+    for number, (operation, task) in enumerate(zip(here.cfg.operations(), here.tasks, strict=True)):
+        views = here.views(number, task.held_out[: here.cfg.score.held_out])
+        store = Store(here.workdir / "rollouts" / "held_out" / f"operation_{number}")
+        rollouts = greedy(here, original, views.teacher, title="held-out answers", store=store)
+        f = config.Keep(operation.keep.span, operation.keep.pattern, filters=())
+        kept, _ = keep.keep(rollouts, here.tokenizer, f, here.stops, stop=here.cfg.template.stop)
+        budget = here.cfg.limits.completion
+        yield views.teacher.context, pairs.pair(kept, views.teacher, views.student, completion_budget=budget)
+
+
+def unrelated(here: Setting, original: Decoder) -> Iterator[tuple[np.ndarray, list[pairs.Pair]]]:
+    """The original model's continuations of sentences unrelated to any task; both sides see the same."""
+    lines = (importlib.resources.files("cdjax.tasks") / "data" / "unrelated.txt").read_text("utf-8").splitlines()
+    lines = lines[: here.cfg.score.forgetting]
+    none = np.zeros(0, np.int32)
+    own = tuple(np.array(here.tokenizer(line)["input_ids"], np.int32) for line in lines)
+    rollouts = teacher.sample(
+        original,
+        here.mesh,
+        Prompts(tuple(lines), none, own),
+        stops=none,
+        sampling=config.Sampling(temperature=0.0),
+        record=Record(),
+        steps=UNRELATED_TOKENS,
+        seed=0,
+        store=Store(here.workdir / "rollouts" / "unrelated"),
+    )
+    yield none, [pairs.hard(prompt, prompt, one.ids) for prompt, one in zip(own, rollouts, strict=True)]
+
+
+def greedy(here: Setting, model: Decoder, prompts: Prompts, *, title: str, store: Store | None = None) -> list[Rollout]:
+    """The most likely answer to each prompt, token by token."""
+    with metrics.progress(title, len(prompts.inputs)) as advance:
+        return teacher.sample(
+            model,
+            here.mesh,
+            prompts,
+            stops=here.stops,
+            sampling=config.Sampling(temperature=0.0, batch=here.cfg.sampling.batch),
+            record=Record(),
+            steps=here.cfg.limits.completion,
+            seed=0,
+            store=store,
+            progress=advance,
+        )
+
+
+def divergence(
+    here: Setting, original: Decoder, student: Decoder, parts: Iterator[tuple[np.ndarray, list[pairs.Pair]]]
+) -> float:
+    """Mean KL(original under the teacher's view || student) in nats a token, full vocabulary."""
+    total = count = 0.0
+    for context, found in parts:
+        prefix = _read_prefix(original, context) if len(context) else None
+        for batch in batches.Batches(found, config.Update(batch=here.cfg.update.batch), 0, here.mesh):
+            sums = _sums(student, original, prefix, batch)
+            total, count = total + float(sums["kl"]), count + float(sums["count"])
+    return total / count
+
+
+def summary(metric: str, grades: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """One entry of `scores` in results.json; `grades` is [seeds][examples]."""
+    per_seed = [float(np.mean(seed)) for seed in grades]
+    mean, n = float(np.mean(per_seed)), len(grades[0])
+    return {"metric": metric, "mean": mean, "ci95": list(wilson(mean, n)), "n": n, "per_seed": per_seed}
+
+
+def wilson(mean: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95 % score interval for the mean of n grades in 0 .. 1; for grades between 0 and 1 never too narrow.
+
+    n counts distinct examples: further seeds answer the same ones, so they do not narrow it.
+    """
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+_read_prefix = jax.jit(read_prefix)
+
+
+@jax.jit
+def _sums(student, original, prefix, batch):
+    chunk = losses.chunk_size(*batch.completion.shape)
+    return update.batch_sums(student, original, prefix, batch, objective=FULL_KL, chunk=chunk)

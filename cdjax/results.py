@@ -1,0 +1,104 @@
+"""The journal of a finished run -> results.json and examples.json, with what made them: commit and versions."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdjax import config
+from cdjax.evaluate import summary
+from cdjax.journal import Journal
+
+SHOWN = 20  # examples side by side in the report
+LIBRARIES = ("cdjax", "jax", "flax", "optax", "orbax-checkpoint", "transformers")
+
+
+def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) -> dict[str, Any]:
+    """Writes both files and returns what is in results.json."""
+    found = journal.results()
+    graded = {"teacher": [found["teacher"]], "before": [found["before"]]}
+    last = (by_round(found) or [[]])[-1]
+    if last:
+        graded["after"] = last
+    descended = [found[name] for seed in cfg.seeds if (name := f"seed {seed}/gradient_descent") in found]
+    if descended:
+        graded["gradient_descent"] = descended
+    results = {
+        "experiment": cfg.name,
+        "commit": commit(),
+        "versions": versions(),
+        "seeds": list(cfg.seeds),
+        "scores": {name: summary(metric, [one["grades"] for one in many]) for name, many in graded.items()},
+        "tokens_per_request": {
+            "teacher": found["teacher"]["tokens"],
+            "student": mean(last or graded["before"], "tokens"),
+        },
+        "rollouts": rollouts(found),
+        "held_out_kl": {"before": found["before"]["held_out_kl"], "after": mean(last, "held_out_kl")},
+        "forgetting": {"metric": "KL(before || after), nats a token", "mean": mean(last, "forgetting")},
+        "rounds": [summary(metric, [one["grades"] for one in many]) for many in by_round(found)],
+        "seconds": seconds(journal),
+    }
+    columns = {"input": found["teacher"]["inputs"], "expected": found["teacher"]["expected"]}
+    columns |= {name: graded[name][0]["answers"] for name in ("teacher", "before", "after") if name in graded}
+    examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    _save(workdir / "examples.json", examples[:SHOWN])
+    _save(workdir / "results.json", results)
+    return results
+
+
+def by_round(found: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The scored students of every round, over seeds."""
+    rounds: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for name, result in found.items():
+        if name.endswith("/score"):
+            rounds[name.split("/")[1]].append(result)
+    return list(rounds.values())
+
+
+def rollouts(found: dict[str, Any]) -> dict[str, Any]:
+    """Teacher's samples over all seeds, rounds and operations: sampled == kept + the sum of dropped."""
+    kept = [result for name, result in found.items() if name.endswith("/keep")]
+    return {
+        "sampled": sum(result["sampled"] for name, result in found.items() if name.endswith("/sample")),
+        "kept": sum(result["kept"] for result in kept),
+        "dropped": dict(sum((Counter(result["dropped"]) for result in kept), Counter())),
+    }
+
+
+def seconds(journal: Journal) -> dict[str, float]:
+    """Wall-clock seconds of each kind of stage, over all seeds, rounds and operations."""
+    total: dict[str, float] = defaultdict(float)
+    for name, spent in journal.seconds().items():
+        total[name.rpartition("/")[2]] += spent
+    return {name: round(spent, 2) for name, spent in total.items()}
+
+
+def mean(results: list[dict[str, Any]], name: str) -> float | None:
+    """Over seeds; None where no seed has been scored."""
+    return float(np.mean([result[name] for result in results])) if results else None
+
+
+def commit() -> str:
+    """The checkout's commit, with "+" if it has changes; empty where the package is not in a checkout."""
+    run = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*run, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*run, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries that numbers depend on."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def _save(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

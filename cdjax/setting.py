@@ -1,0 +1,130 @@
+"""What stays the same through a run: its experiment, tasks, tokenizer, mesh, and the model that it began with.
+
+In: an `Experiment` and a directory. Out: `Setting`, which everything after reads and nothing changes.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Int32
+
+from cdjax import config, parallel
+from cdjax.journal import Journal
+from cdjax.metrics import Metrics
+from cdjax.model import source
+from cdjax.model.decoder import Decoder
+from cdjax.students import trainable
+from cdjax.tasks import Task, load
+from cdjax.views import encode
+from cdjax.views.prompts import Prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The same inputs as both sides see them, in the same order."""
+
+    teacher: Prompts
+    student: Prompts
+    dropped: int  # inputs left out because a view was over its budget
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A run's fixed parts. `original` is the trainable state at the start, `frozen` all the rest."""
+
+    cfg: config.Experiment
+    workdir: Path
+    mesh: jax.sharding.Mesh
+    tokenizer: Any
+    stops: Int32[np.ndarray, "_"]
+    tasks: tuple[Task, ...]  # one for each of `cfg.operations()`
+    graph: nnx.GraphDef
+    original: nnx.State
+    frozen: nnx.State
+    journal: Journal
+    metrics: Metrics
+
+    def model(self, params: nnx.State) -> Decoder:
+        """The decoder with these trainable weights."""
+        return nnx.merge(self.graph, params, self.frozen)
+
+    def start(self, seed: int) -> nnx.State:
+        """The trainable state that a seed starts from: the model's weights, or a fresh adapter that adds nothing."""
+        if not self.cfg.adapter.rank:
+            return self.original
+        model = trainable.without_adapter(self.model(self.original))
+        return trainable.split(trainable.add_adapter(model, self.cfg.adapter, seed), self.cfg.adapter)[1]
+
+    def views(self, number: int, inputs: Sequence[str]) -> Views:
+        """Teacher's and student's prompts of operation `number`; raises or drops what is over a budget."""
+        operation, task = self.cfg.operations()[number], self.tasks[number]
+
+        def view(context: config.Context, inputs: Sequence[str], budget: int) -> tuple[Prompts, list[str]]:
+            return encode.prompts(
+                self.tokenizer,
+                self.cfg.template,
+                context,
+                task,
+                inputs,
+                budget=budget,
+                overflow=self.cfg.limits.overflow,
+            )
+
+        teacher, long = view(operation.context, inputs, self.cfg.limits.teacher_prompt)
+        student, long_too = view(operation.student, teacher.inputs, self.cfg.limits.student_prompt)
+        if long_too:
+            teacher, _ = view(operation.context, student.inputs, self.cfg.limits.teacher_prompt)
+        return Views(teacher, student, len(long) + len(long_too))
+
+
+def open(cfg: config.Experiment, workdir: Path) -> Setting:
+    """Starts a run's directory, or continues the one that is there.
+
+    Everything that can be wrong with the user's files is found here, before anything is compiled. Raises UserError,
+    also if the directory holds a run of another experiment.
+    """
+    config.validate(cfg)
+    tasks = tuple(
+        load(operation.task, data_dir=cfg.data_dir, inputs_file=operation.inputs.file) for operation in cfg.operations()
+    )
+    mesh = parallel.make_mesh(cfg.mesh)
+    _check_same(cfg, workdir)
+    model, tokenizer, info = source.load(cfg.model, mesh, dtype=cfg.dtype, remat=cfg.remat)
+    graph, original, frozen = trainable.split(trainable.add_adapter(model, cfg.adapter, 0), cfg.adapter)
+    setting = Setting(
+        cfg=cfg,
+        workdir=workdir,
+        mesh=mesh,
+        tokenizer=tokenizer,
+        stops=encode.stop_ids(tokenizer, cfg.template, info["stop_ids"]),
+        tasks=tasks,
+        graph=graph,
+        original=original,
+        frozen=frozen,
+        journal=Journal(workdir / "journal.json"),
+        metrics=Metrics(workdir / "metrics.jsonl"),
+    )
+    for number, task in enumerate(tasks):
+        setting.views(number, [example.input for example in task.test])
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(config.to_json(cfg), encoding="utf-8")
+    return setting
+
+
+def _check_same(cfg: config.Experiment, workdir: Path) -> None:
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(config.to_json(cfg))
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if changed:
+        raise config.UserError(
+            f"{workdir} holds a run of another experiment: {', '.join(changed)} differ from its config.json; "
+            "give another --workdir, or delete that directory"
+        )
