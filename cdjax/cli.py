@@ -71,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> None:
         rounds.run(cfg, workdir)
     except update.Diverged as error:
         sys.exit(f"cdjax: {error}")
-    _show([workdir])
+    _tell([workdir])
 
 
 def _eval(arguments: argparse.Namespace) -> None:
@@ -79,7 +79,7 @@ def _eval(arguments: argparse.Namespace) -> None:
     from cdjax.distill import rounds
 
     rounds.evaluate(cfg, workdir)
-    _show([workdir])
+    _tell([workdir])
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -106,16 +106,19 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    _show(arguments.workdirs)
-
-
-def _show(workdirs: list[Path]) -> None:
-    """The report of every run, and the table of all."""
     from cdjax import report
 
-    pages = [report.write(workdir) for workdir in workdirs]
+    for workdir in arguments.workdirs:
+        report.write(workdir)
+    _tell(arguments.workdirs)
+
+
+def _tell(workdirs: list[Path]) -> None:
+    """One table of all runs, and where the page of each is."""
+    from cdjax import report
+
     _say(report.table(workdirs))
-    _say("\n".join(str(page) for page in pages))
+    _say("\n".join(str(workdir / report.PAGE) for workdir in workdirs))
 
 
 def _experiment(arguments: argparse.Namespace) -> tuple[config.Experiment, Path]:

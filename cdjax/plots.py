@@ -43,7 +43,7 @@ def scores(entries: Mapping[str, Mapping[str, Any]]) -> str:
         axes = figure.subplots()
         for row, (name, entry) in enumerate(entries.items()):
             mean, (low, high) = entry["mean"], entry["ci95"]
-            axes.barh(row, mean, height=0.62, color=COLOURS.get(name, FAINT))
+            axes.barh(row, mean, height=0.62, color=COLOURS.get(name, COLOURS["after"]))
             spread = [[max(mean - low, 0)], [max(high - mean, 0)]]
             axes.errorbar(mean, row, xerr=spread, color=INK, capsize=4, lw=1.3)
             if len(entry["per_seed"]) > 1:
@@ -77,16 +77,16 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> str:
 def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], name: str) -> None:
     for number, seed in enumerate(sorted({line.get("seed", 0) for line in lines})):
         own = [line for line in lines if line.get("seed", 0) == seed and name in line]
-        xs, ys, colour = list(_steps(own)), [line[name] for line in own], SEEDS[number % len(SEEDS)]
+        xs, ys, colour = list(steps(own)), [line[name] for line in own], SEEDS[number % len(SEEDS)]
         axes.plot(xs, ys, color=colour, lw=0.9, alpha=0.3)
-        axes.plot(xs, list(_smooth(ys)), color=colour, lw=1.8, label=f"seed {seed}")
+        axes.plot(xs, list(smooth(ys)), color=colour, lw=1.8, label=f"seed {seed}")
     axes.set_title(CURVES[name], loc="left", fontsize=10)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.margins(x=0.01)
     axes.grid(axis="y")
 
 
-def _steps(lines: Sequence[Mapping[str, Any]]) -> Iterator[int]:
+def steps(lines: Sequence[Mapping[str, Any]]) -> Iterator[int]:
     """Steps counted on over rounds, each of which counts from its own start."""
     before, at, last_round = 0, 0, None
     for line in lines:
@@ -96,7 +96,7 @@ def _steps(lines: Sequence[Mapping[str, Any]]) -> Iterator[int]:
         yield at
 
 
-def _smooth(values: Sequence[float]) -> Iterator[float]:
+def smooth(values: Sequence[float]) -> Iterator[float]:
     """Mean over a window around each value, at most a twentieth of the whole to either side, less at the ends."""
     for index in range(len(values)):
         reach = min(index, len(values) - 1 - index, len(values) // 20)

@@ -17,6 +17,7 @@ from cdjax import config, metrics, plots
 from cdjax.errors import UserError
 
 ORDER = ("teacher", "before", "after", "gradient_descent")
+PAGE = "report.html"
 COLUMNS = ("input", "expected", "teacher", "before", "after")
 
 
@@ -75,6 +76,7 @@ def write(workdir: str | Path) -> Path:
         tiles=list(_tiles(run)),
         sentences=list(_sentences(run.scores)),
         scores=Markup(plots.scores(run.scores)) if run.scores else "",
+        rounds=_rounds(run.results.get("rounds") or []),
         scores_note=_scores_note(run.scores),
         curves=_curves(run),
         share=lambda count: round(100 * count / max(run.results["rollouts"]["sampled"], 1), 1),
@@ -83,7 +85,7 @@ def write(workdir: str | Path) -> Path:
         changed=_changed(run.cfg),
         whole=json.dumps(run.cfg, indent=2, ensure_ascii=False),
     )
-    path = run.directory / "report.html"
+    path = run.directory / PAGE
     path.write_text(page, encoding="utf-8")
     return path
 
@@ -129,7 +131,7 @@ def _facts(run: Run) -> dict[str, str]:
         "model": run.cfg["model"],
         "task": run.cfg.get("task", ""),
         "seeds": ", ".join(map(str, run.cfg.get("seeds", ()))),
-        "commit": str(run.results.get("commit") or "")[:12],
+        "commit": run.results.get("commit", ""),
         "with": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
 
@@ -145,12 +147,14 @@ def _tiles(run: Run) -> Iterator[Tile]:
 
 
 def _sentences(scores: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    if not scores:
-        yield "This run has not ended yet; what it has measured so far is below."
-    if {"teacher", "before", "after"} <= set(scores):
-        teacher, before, after = (scores[name]["mean"] for name in ("teacher", "before", "after"))
+    if {"teacher", "before"} <= set(scores):
+        teacher, before = (scores[name]["mean"] for name in ("teacher", "before"))
         yield f"With the context in its prompt the model scores {teacher:.3f}, without it {before:.3f}."
+    if "after" in scores:
+        after = scores["after"]["mean"]
         yield f"The student, which learned from the model's own answers, scores {after:.3f} without it."
+    else:
+        yield "This run has not ended yet; what it has measured so far is below."
     if {"after", "gradient_descent"} <= set(scores):
         after, other = scores["after"], scores["gradient_descent"]
         apart = after["ci95"][0] > other["ci95"][1] or other["ci95"][0] > after["ci95"][1]
@@ -164,6 +168,12 @@ def _scores_note(scores: Mapping[str, Mapping[str, Any]]) -> str:
         dots = f"; a dot for each of {seeds} seeds" if seeds > 1 else ""
         return f"{entry['metric']} on {entry['n']} test examples, mean and 95 % interval{dots}"
     return ""
+
+
+def _rounds(summaries: Sequence[Mapping[str, Any]]) -> Markup:
+    """The student's score after every round, where there are several."""
+    entries = {f"round {number}": entry for number, entry in enumerate(summaries)}
+    return Markup(plots.scores(entries)) if len(entries) > 1 else Markup("")
 
 
 def _curves(run: Run) -> Markup:
@@ -182,8 +192,8 @@ def _cards(results: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, st
         f"Seconds, {sum(seconds.values()):,.0f} in all": (seconds, "{:,.1f}"),
     }
     for title, (values, form) in kinds.items():
-        if values:
-            yield title, [(name, _number(value, form)) for name, value in _flat(values)]
+        if rows := [(name, form.format(value)) for name, value in _flat(values or {}) if value is not None]:
+            yield title, rows
 
 
 def _changed(cfg: Mapping[str, Any]) -> dict[str, str]:
@@ -200,10 +210,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def _number(value: Any, form: str) -> str:
-    return form.format(value) if type(value) in (int, float) else str(value)
 
 
 def _spaced(name: str) -> str:

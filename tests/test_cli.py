@@ -41,15 +41,15 @@ def calls(monkeypatch):
     module("rounds", distill, run=record("run"), evaluate=record("evaluate"), export=record("export"))
     module("update", distill, Diverged=type("Diverged", (RuntimeError,), {}))
     module("language_model", cdjax, load_model=record("load_model", model))
-    module("report", cdjax, write=record("write", "page.html"), table=record("table", "| a table |"))
+    module("report", cdjax, PAGE="page.html", write=record("write"), table=record("table", "| a table |"))
     return made
 
 
 def test_run_hands_over_the_changed_config(path, calls, tmp_path, capsys):
     code = cli.main(["run", str(path), "--set", "optim.lr=3e-5", "--set", "name=a=b", "--workdir", str(tmp_path)])
     wanted = config.override(config.load_config(path), {"optim.lr": 3e-5, "name": "a=b"})
-    assert code == 0 and calls == [("run", wanted, tmp_path), ("write", tmp_path), ("table", [tmp_path])]
-    assert capsys.readouterr().out == "| a table |\npage.html\n"
+    assert code == 0 and calls == [("run", wanted, tmp_path), ("table", [tmp_path])]
+    assert capsys.readouterr().out == f"| a table |\n{tmp_path}/page.html\n"
 
 
 def test_a_run_goes_to_a_directory_of_its_name(path, calls):
@@ -81,7 +81,7 @@ def test_export_names_the_seed(calls, tmp_path, capsys):
 def test_report_takes_several_runs(calls, tmp_path, capsys):
     assert cli.main(["report", str(tmp_path), "other"]) == 0
     assert [call[0] for call in calls] == ["write", "write", "table"]
-    assert capsys.readouterr().out == "| a table |\npage.html\npage.html\n"
+    assert capsys.readouterr().out == f"| a table |\n{tmp_path}/page.html\nother/page.html\n"
 
 
 def test_divergence_is_one_line_and_exit_code_1(path, calls, monkeypatch):

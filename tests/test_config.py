@@ -29,7 +29,8 @@ GOOD = [
     ("context", {"shots": 4}, config.Context(shots=4)),
     ("context", config.Context(shots=4), config.Context(shots=4)),
     ("context.demonstrations", '[{"input": "a", "output": "b"}]', (config.Demonstration("a", "b"),)),
-    ("plan.operations.1.context.shots", "2", 2),
+    ("plan.operations.0.context.shots", "2", 2),
+    ("plan.operations.1.name", "c", "c"),
 ]
 
 BAD = [

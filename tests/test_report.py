@@ -19,7 +19,7 @@ def score(mean, low, high, seeds=2):
 
 RESULTS = {
     "experiment": CFG.name,
-    "commit": "0123456789abcdef",
+    "commit": "0123456789ab+",
     "versions": {"jax": "9.8.7"},
     "seeds": [0, 1],
     "scores": {
@@ -110,7 +110,7 @@ def test_the_page_says_what_the_run_found(workdir):
         "before 1.7500 after 0.1250",
         "Forgetting: KL on other text mean 0.0312 perplexity, before 2.5000",
         "Seconds, 122 in all",
-        "commit 0123456789ab",
+        "commit 0123456789ab+",
         "jax 9.8.7",
         "seeds 0, 1",
     ):
@@ -175,6 +175,25 @@ def test_a_run_that_has_not_ended_shows_what_there_is(tmp_path):
     assert "has not ended yet" in text and "Scores" not in text and "Learning" not in text
     (tmp_path / "metrics.jsonl").write_text('{"stage": "update", "step": 1, "loss": 2.0}\n{"stage": "upd')
     assert "Learning" in Page(report.write(tmp_path)).text
+
+
+def test_a_run_that_was_only_scored_says_so(workdir):
+    scores = {name: RESULTS["scores"][name] for name in ("teacher", "before")}
+    none = {"scores": scores, "rollouts": {"sampled": 0, "kept": 0, "dropped": {}}, "held_out_kl": {"after": None}}
+    (workdir / "results.json").write_text(json.dumps(RESULTS | none))
+    text = Page(report.write(workdir)).text
+    assert "without it 0.100. This run has not ended yet" in text
+    assert "The teacher's answers" not in text and "None" not in text and "Held-out" not in text
+    assert report.table([workdir]).count("gap closed") == 0
+
+
+def test_rounds_are_shown_where_there_are_several(workdir):
+    rounds = [score(0.25, 0.2, 0.3), score(0.625, 0.6, 0.65)]
+    (workdir / "results.json").write_text(json.dumps(RESULTS | {"rounds": rounds[:1]}))
+    assert "Rounds" not in Page(report.write(workdir)).text
+    (workdir / "results.json").write_text(json.dumps(RESULTS | {"rounds": rounds}))
+    text = Page(report.write(workdir)).text
+    assert "Rounds" in text and re.search(r"round 0.*round 1.*0\.250.*0\.625", text)
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):
