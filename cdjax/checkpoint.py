@@ -64,7 +64,10 @@ class Checkpoints:
     def _read(self, step: int, read: Callable[[ocp.training.Checkpointer], Read]) -> Read:
         try:
             with self._open() as checkpointer:
-                return read(checkpointer)
+                found = read(checkpointer)
+                if found is None:
+                    raise ValueError("no metadata")
+                return found
         except Exception as error:  # for bytes that it cannot read, Orbax raises Exception itself
             raise config.UserError(
                 f"checkpoint {self._directory / str(step)} cannot be read ({type(error).__name__}); "

@@ -71,7 +71,10 @@ def token_divergence(
         raise config.UserError(f"objective.kind={kind!r} is no divergence; use forward_kl, reverse_kl or jsd")
     if not 0 < beta < 1:
         raise config.UserError(f"objective.beta={beta} must be between 0 (forward_kl) and 1 (reverse_kl)")
-    mixture = jnp.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+    # The gradient of logaddexp is not a number where both sides are minus infinity.
+    either = (teacher > -jnp.inf) | (student > -jnp.inf)
+    p, q = jnp.where(either, teacher, 0.0), jnp.where(either, student, 0.0)
+    mixture = jnp.logaddexp(p + math.log(beta), q + math.log1p(-beta))
     return beta * _kl(teacher, mixture) + (1 - beta) * _kl(student, mixture)
 
 
@@ -108,21 +111,25 @@ def fused(
     """
     check(objective, positions)
 
-    def sums(part: Positions) -> dict[str, Array]:
-        terms = _terms(student, teacher, _blank(part), objective)
+    leaves, structure = jax.tree.flatten(positions)
+    parts = [_chunks(leaf, chunk) for leaf in leaves]
+
+    def sums(part: list[Array]) -> dict[str, Array]:
+        part = _blank(structure.unflatten(part))
+        terms = _terms(student, teacher, part, objective)
         shown = {name: term if name == "loss" else jax.lax.stop_gradient(term) for name, term in terms.items()}
         shown["count"] = jnp.ones(part.real.shape)
         return {name: jnp.sum(term, where=part.real) for name, term in shown.items()}
 
-    parts = _chunks(positions, chunk)
-    if parts.real.shape[0] == 1:
-        return sums(jax.tree.map(lambda x: x[0], parts))
+    first = [part[0] for part in parts]
+    if len(parts[0]) == 1:
+        return sums(first)
 
-    def add(total: dict[str, Array], part: Positions) -> tuple[dict[str, Array], None]:
+    def add(total: dict[str, Array], part: list[Array]) -> tuple[dict[str, Array], None]:
         return jax.tree.map(jnp.add, total, jax.checkpoint(sums)(part)), None
 
-    shapes = jax.eval_shape(sums, jax.tree.map(lambda x: x[0], parts))
-    total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sums, first))
+    total, _ = jax.lax.scan(add, zeros, parts)
     return total
 
 
@@ -218,11 +225,7 @@ def _blank(part: Positions) -> Positions:
     return jax.tree.map(one, part)
 
 
-def _chunks(positions: Positions, chunk: int) -> Positions:
-    """[B, C, ...] -> [C / chunk, B, chunk, ...]; the last chunk is filled with masked positions."""
-
-    def one(x: Array) -> Array:
-        filled = jnp.pad(x, ((0, 0), (0, -x.shape[1] % chunk), *((0, 0),) * (x.ndim - 2)))
-        return jnp.moveaxis(filled.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
-
-    return jax.tree.map(one, positions)
+def _chunks(x: Array, chunk: int) -> Array:
+    """[B, C, ...] -> [C / chunk, B, chunk, ...]; the last chunk is filled with zeros, which are masked positions."""
+    filled = jnp.pad(x, ((0, 0), (0, -x.shape[1] % chunk), *((0, 0),) * (x.ndim - 2)))
+    return jnp.moveaxis(filled.reshape(x.shape[0], filled.shape[1] // chunk, chunk, *x.shape[2:]), 1, 0)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from cdjax import config, parallel
 from cdjax.distill import losses
@@ -36,7 +36,7 @@ class TrainState:
 
     params: Any  # nnx.State of the trainable leaves
     opt_state: Any
-    step: Int[Array, ""]  # updates done, which is also the data cursor
+    step: Any  # updates done, an int32 scalar: also the data cursor
 
 
 def start(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
@@ -50,7 +50,7 @@ def start(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.shardin
 
 
 def make_update(
-    graph: nnx.GraphDef,
+    graph: Any,
     tx: optax.GradientTransformation,
     objective: config.Objective,
     *,
@@ -76,7 +76,7 @@ def make_update(
             return sums["loss"], sums
 
         place = functools.partial(_place, mesh=mesh)
-        grads, sums = _accumulate(jax.grad(loss, has_aux=True), state.params, _pieces(batch, micro_batches), place)
+        grads, sums = _accumulate(jax.grad(loss, has_aux=True), state.params, batch, micro_batches, place)
         count = jnp.maximum(sums.pop("count"), 1)
         grads = jax.tree.map(lambda g: g / count, grads)
         changes, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -151,28 +151,25 @@ def _report(step: int, metrics: Metrics, on_step: Callable[[int, dict[str, float
     on_step(step, values)
 
 
-def _accumulate(gradient: Callable, params: nnx.State, parts: PairBatch, place: Callable) -> tuple[nnx.State, dict]:
-    """Sums gradients and metrics over the leading axis of `parts`."""
-    if parts.completion.shape[0] == 1:
-        return gradient(params, jax.tree.map(lambda x: x[0], parts))
+def _accumulate(gradient: Callable, params: nnx.State, batch: PairBatch, count: int, place: Callable) -> Any:
+    """`gradient(params, batch)`, summed over so many micro-batches."""
+    if count == 1:
+        return gradient(params, batch)
+    leaves, structure = jax.tree.flatten(batch)
+    parts = [_pieces(leaf, count) for leaf in leaves]
 
-    def add(total: Any, part: PairBatch) -> tuple[Any, None]:
-        grads, sums = jax.tree.map(jnp.add, total, gradient(params, part))
+    def add(total: Any, part: list[Array]) -> tuple[Any, None]:
+        grads, sums = jax.tree.map(jnp.add, total, gradient(params, structure.unflatten(part)))
         return (place(grads), sums), None
 
-    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts))
-    total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)
-    return total
+    shapes = jax.eval_shape(gradient, params, structure.unflatten([part[0] for part in parts]))
+    return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
 
 
-def _pieces(batch: PairBatch, count: int) -> PairBatch:
+def _pieces(x: Array, count: int) -> Array:
     """[B, ...] -> [count, B / count, ...], every count-th row together, so that no row changes its device."""
-
-    def one(x: Array) -> Array:
-        apart = jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
-        return parallel.constrain(apart, "length", "batch", *("length",) * (x.ndim - 1))
-
-    return jax.tree.map(one, batch)
+    apart = jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
+    return parallel.constrain(apart, "length", "batch", *("length",) * (x.ndim - 1))
 
 
 def _place(tree: Any, mesh: jax.sharding.Mesh) -> Any:

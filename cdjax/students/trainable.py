@@ -4,6 +4,7 @@ In: `model.Decoder`. Out: (graph, trainable state, frozen state) for `distill/up
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from cdjax.model.decoder import Decoder
 from cdjax.model.layers import Projection
 
 
-def split(model: Decoder, adapter: config.Adapter) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+def split(model: Decoder, adapter: config.Adapter) -> tuple[Any, nnx.State, nnx.State]:
     """Graph, trainable and frozen state: the low-rank adapter trains if it has a rank, otherwise every weight.
 
     `nnx.merge(graph, trainable, frozen)` is the model again. Raises ValueError if the adapter is not there.
@@ -85,7 +86,7 @@ def _create(like: Decoder, adapter: config.Adapter, key: jax.Array) -> Decoder:
     return Decoder(like.spec, rngs=nnx.Rngs(params=key), adapter=adapter, dtype=like.dtype, remat=like.remat)
 
 
-def _graph(like: Decoder, adapter: config.Adapter) -> nnx.GraphDef:
+def _graph(like: Decoder, adapter: config.Adapter) -> Any:
     return nnx.graphdef(jax.eval_shape(functools.partial(_create, like, adapter), jax.random.key(0)))
 
 

@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+
+from cdjax.distill.keep import Kept
+from cdjax.distill.pairs import pair
+from cdjax.rollouts import Rollout
+from cdjax.views.prompts import Prompts
+
+IDS = np.array([11, 12, 13, 14], np.int32)
+TOP = np.arange(8, dtype=np.int32).reshape(4, 2)
+ROLLOUT = Rollout(
+    "two", 0, IDS, (-IDS / 10).astype(np.float32), True, TOP, (-TOP / 7).astype(np.float32), np.zeros((4, 0), np.int32)
+)
+KEPT = Kept(ROLLOUT, np.array([1, 3], np.int32), "x")
+
+
+def prompts(context, **own):
+    rows = tuple(np.array(ids, np.int32) for ids in own.values())
+    return Prompts(tuple(own), np.array(context, np.int32), rows)
+
+
+TEACHER = prompts([1, 2, 3], one=[4], two=[5, 6])
+STUDENT = prompts([9], two=[7], three=[8])
+
+
+def test_soft_targets_follow_the_kept_tokens_and_prompts_the_input():
+    (made,) = pair([KEPT], TEACHER, STUDENT, completion_budget=2)
+    assert made.teacher_prompt.tolist() == [5, 6], "the shared context stands before it"
+    assert made.student_prompt.tolist() == [9, 7], "the student has no shared context"
+    assert made.rollout[made.kept].tolist() == [12, 14]
+    np.testing.assert_array_equal(made.top_ids, TOP[[1, 3]])
+    np.testing.assert_array_equal(made.top_logprobs, ROLLOUT.top_logprobs[[1, 3]])
+    assert made.draws.shape == (2, 0)
+
+
+def test_nothing_is_left_out_in_silence():
+    with pytest.raises(ValueError, match="'two': 2 kept tokens, over limits.completion=1"):
+        pair([KEPT], TEACHER, STUDENT, completion_budget=1)
+    with pytest.raises(ValueError, match="'two' has an answer but no student prompt"):
+        pair([KEPT], TEACHER, prompts([], one=[7]), completion_budget=2)
