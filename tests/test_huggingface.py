@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer
 
 from cdjax import config
 from cdjax.model import decoder, huggingface, source, tokenizer, weights
@@ -68,6 +69,14 @@ def test_written_and_read_back_is_bitwise_the_same(family, mesh, words, tmp_path
     again = huggingface.read(tmp_path, mesh)
     assert again.spec == model.spec
     assert_same_weights(model, again)
+
+
+def test_the_tokenizer_goes_with_the_weights_under_a_name_that_all_transformers_know(mesh, words, tmp_path):
+    huggingface.write(huggingface.read(FIXTURES / "smollm2", mesh), words, tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    for again in (tokenizer.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
+        assert again.encode("walk 12<|im_end|>") == words.encode("walk 12<|im_end|>")
+        assert (again.chat_template, again.eos_token) == (words.chat_template, words.eos_token)
 
 
 def test_a_large_model_is_written_in_shards(mesh, words, tmp_path, monkeypatch):

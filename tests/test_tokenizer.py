@@ -103,3 +103,14 @@ def test_saved_and_loaded_it_is_the_same(words, tmp_path):
     again = tokenizer.load(tmp_path / "saved")
     assert again.chat_template == made.chat_template and again.eos_token_id == made.eos_token_id
     assert [again.encode(text) for text in TEXTS] == [made.encode(text) for text in TEXTS]
+
+
+@pytest.mark.parametrize("named", ["GPT2Tokenizer", "PreTrainedTokenizerFast", "Qwen2Tokenizer"])
+def test_a_saved_tokenizer_is_taken_as_it_is_whatever_class_is_named(named, words, tmp_path):
+    words.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": named}))
+    again = tokenizer.load(tmp_path)
+    for text in (*TEXTS, "sum:  12  34"):
+        assert again.encode(text) == words.backend_tokenizer.encode(text).ids
+    assert again.chat_template == words.chat_template

@@ -72,6 +72,9 @@ def write(
     _write_json(directory / "generation_config.json", special)
     _write_json(directory / "config.json", config_from_spec(decoder.spec) | special)
     tokenizer.save_pretrained(directory)
+    settings = _read_json(directory / "tokenizer_config.json")
+    if settings.get("tokenizer_class") == "TokenizersBackend":  # a name that only transformers 5 knows
+        _write_json(directory / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
     _write_shards(directory, decoder)
 
 

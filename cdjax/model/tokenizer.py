@@ -22,9 +22,14 @@ WORDS = (  # how Llama 3 and Qwen2 cut text before merging; they differ in how m
 
 
 def load(directory: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer saved in a directory; nothing is downloaded and no remote code runs."""
+    """The tokenizer saved in a directory; nothing is downloaded and no remote code runs.
+
+    tokenizer.json is taken as it is. transformers 5 rebuilds it for some classes and forgets steps: SmolLM2's, read by
+    AutoTokenizer as a GPT2Tokenizer, no longer sets digits apart.
+    """
+    reader = PreTrainedTokenizerFast if (Path(directory) / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+        tokenizer = reader.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise config.UserError(f"{directory} has no tokenizer that can be read: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
