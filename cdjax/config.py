@@ -389,6 +389,8 @@ def _operation(operation: Operation, sampling: Sampling) -> Iterator[str]:
 def _inputs(inputs: Inputs, task: str) -> Iterator[str]:
     if inputs.file and not Path(inputs.file).is_file():
         yield f"file is {inputs.file!r}, which does not exist"
+    elif inputs.file and not Path(inputs.file).read_text(encoding="utf-8", errors="replace").strip():
+        yield f"file is {inputs.file!r}, which is empty"
     if not task and not inputs.file:
         yield "file is needed where there is no task"
     if not (inputs.pool or inputs.file or inputs.rule or inputs.written):

@@ -193,6 +193,15 @@ def test_what_cannot_work_is_refused_before_anything_is_compiled(changes, messag
     assert message in str(error.value)
 
 
+def test_an_empty_inputs_file_is_refused(tmp_path):
+    path = tmp_path / "inputs.txt"
+    path.write_text("\n \n")
+    with pytest.raises(UserError, match="inputs.file is .*, which is empty"):
+        config.validate(config.override(CFG, {"inputs.file": str(path)}))
+    path.write_text("\nfox\n")
+    config.validate(config.override(CFG, {"inputs.file": str(path)}))
+
+
 def test_all_problems_are_told_at_once():
     with pytest.raises(UserError, match="adapter.rank.*optim.lr.*seeds"):
         config.validate(config.override(CFG, {"adapter.rank": -1, "optim.lr": 0, "seeds": []}))
