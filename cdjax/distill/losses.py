@@ -115,11 +115,11 @@ def fused(
     parts = [_chunks(leaf, chunk) for leaf in leaves]
 
     def sums(part: list[Array]) -> dict[str, Array]:
-        part = _blank(structure.unflatten(part))
-        terms = _terms(student, teacher, part, objective)
+        at = _blank(jax.tree.unflatten(structure, part))
+        terms = _terms(student, teacher, at, objective)
         shown = {name: term if name == "loss" else jax.lax.stop_gradient(term) for name, term in terms.items()}
-        shown["count"] = jnp.ones(part.real.shape)
-        return {name: jnp.sum(term, where=part.real) for name, term in shown.items()}
+        shown["count"] = jnp.ones(at.real.shape)
+        return {name: jnp.sum(term, where=at.real) for name, term in shown.items()}
 
     first = [part[0] for part in parts]
     if len(parts[0]) == 1:

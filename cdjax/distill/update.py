@@ -6,8 +6,8 @@ In: `TrainState`, `PairBatch`. Out: the next `TrainState` and metrics as (sum, c
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,14 @@ from cdjax.model.decoder import Decoder
 from cdjax.sampling.score import completion_hidden
 
 Metrics: TypeAlias = dict[str, tuple[Array, Array]]
+
+
+@runtime_checkable
+class Steps(Protocol):
+    """Batches by step number, as `batches.Batches`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, step: int) -> PairBatch: ...
 
 
 class Diverged(RuntimeError):
@@ -115,7 +123,7 @@ def batch_sums(
 def train(
     update: Callable[[TrainState, PairBatch], tuple[TrainState, Metrics]],
     state: TrainState,
-    batches: Sequence[PairBatch],
+    batches: Steps,
     *,
     on_step: Callable[[int, dict[str, float]], None],
     save: Callable[[TrainState, int], None] | None = None,
@@ -156,13 +164,14 @@ def _accumulate(gradient: Callable, params: nnx.State, batch: PairBatch, count: 
     if count == 1:
         return gradient(params, batch)
     leaves, structure = jax.tree.flatten(batch)
+    whole = functools.partial(jax.tree.unflatten, structure)
     parts = [_pieces(leaf, count) for leaf in leaves]
 
     def add(total: Any, part: list[Array]) -> tuple[Any, None]:
-        grads, sums = jax.tree.map(jnp.add, total, gradient(params, structure.unflatten(part)))
+        grads, sums = jax.tree.map(jnp.add, total, gradient(params, whole(part)))
         return (place(grads), sums), None
 
-    shapes = jax.eval_shape(gradient, params, structure.unflatten([part[0] for part in parts]))
+    shapes = jax.eval_shape(gradient, params, whole([part[0] for part in parts]))
     return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
 
 

@@ -1,0 +1,206 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from cdjax import batches, config
+from cdjax.distill import update
+from cdjax.model import decoder
+from cdjax.model.spec import DecoderSpec
+from cdjax.students import trainable
+from tests.test_batches import make_pairs
+
+SMALL = DecoderSpec(vocab=64, embed=32, layers=1, heads=4, kv_heads=2, head_dim=8, mlp=32)
+FULL = config.Objective(targets="full")
+SGD = optax.sgd(1.0)  # the step is minus the gradient
+
+
+@functools.cache
+def model_on(mesh, seed=0):
+    return decoder.create(SMALL, mesh, seed=seed)
+
+
+@functools.cache
+def compiled(mesh, objective=config.Objective(), micro_batches=1, adapter=config.Adapter()):
+    """The update, its first student's parameters and the frozen rest."""
+    graph, params, frozen = trainable.split(trainable.add_adapter(model_on(mesh), adapter, 0), adapter)
+    return update.make_update(graph, SGD, objective, micro_batches=micro_batches, mesh=mesh), params, frozen
+
+
+def batch_of(mesh, pairs, rows=8):
+    return batches.Batches(pairs, config.Update(batch=rows), 0, mesh)[0]
+
+
+def step(mesh, batch, teacher=None, prefix=None, **parts):
+    """One SGD step from the first student: parameters and mean metrics, on the host."""
+    run, params, frozen = compiled(mesh, **parts)
+    with jax.set_mesh(mesh):
+        state, metrics = run(update.start(params, SGD, mesh), frozen, teacher, prefix, batch)
+    return jax.device_get(state.params), {name: float(a) / float(b) for name, (a, b) in metrics.items()}
+
+
+def assert_same(one, two, **tolerance):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, **({"rtol": 1e-5, "atol": 1e-6} | tolerance))
+
+
+def differ(one, two):
+    return [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)]
+
+
+def test_micro_batches_equal_one_batch(mesh):
+    """Though the pieces hold different numbers of tokens, and one of them none."""
+    batch = batch_of(mesh, make_pairs(7))
+    assert_same(step(mesh, batch, micro_batches=8), step(mesh, batch))
+
+
+def test_one_device_equals_eight(mesh, mesh8, capfd):
+    pairs, teacher = make_pairs(8), functools.partial(model_on, seed=1)
+    one = step(mesh, batch_of(mesh, pairs), teacher(mesh), objective=FULL)
+    eight = step(mesh8, batch_of(mesh8, pairs), teacher(mesh8), objective=FULL, micro_batches=2)
+    assert_same(one, eight, rtol=1e-4)
+    assert "rematerialization" not in capfd.readouterr().err
+
+
+def test_rows_that_fill_the_batch_do_nothing(mesh):
+    pairs = make_pairs(4)
+    assert_same(step(mesh, batch_of(mesh, pairs)), step(mesh, batch_of(mesh, pairs, rows=4)))
+
+
+def test_what_stands_in_padding_does_nothing(mesh):
+    batch = batch_of(mesh, make_pairs(7))
+    real = batch.completion_real
+    other = dataclasses.replace(
+        batch,
+        student_prompt=jnp.where(batch.student_prompt_real, batch.student_prompt, 7),
+        completion=jnp.where(real, batch.completion, 7),
+        top_ids=jnp.where(real[..., None], batch.top_ids, 7),
+        top_logprobs=jnp.where(real[..., None], batch.top_logprobs, jnp.nan),
+    )
+    assert not any(differ(step(mesh, batch), step(mesh, other)))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_only_the_chosen_leaves_move(rank, mesh):
+    adapter = config.Adapter(rank=rank)
+    run, params, frozen = compiled(mesh, adapter=adapter)
+    batch = batch_of(mesh, make_pairs(8))
+    before = jax.device_get(frozen)
+    with jax.set_mesh(mesh):
+        state = update.start(params, SGD, mesh)
+        for _ in range(2):
+            state, _ = run(state, frozen, None, None, batch)
+    assert all(differ(state.params, params))
+    assert not any(differ(frozen, before))
+    assert len(jax.tree.leaves(params)) == (14 if rank else 11)
+
+
+def test_equal_weights_and_no_context_have_no_divergence(mesh):
+    """Exactly: the teacher reads what the student reads, so there is nothing to learn."""
+    pairs = [
+        dataclasses.replace(pair, teacher_prompt=pair.student_prompt, kept=np.arange(len(pair.kept), dtype=np.int32))
+        for pair in make_pairs(8)
+    ]
+    pairs = [dataclasses.replace(pair, rollout=pair.rollout[:-1]) for pair in pairs]
+    params, metrics = step(mesh, batch_of(mesh, pairs), model_on(mesh), objective=FULL)
+    assert metrics["kl"] == metrics["loss"] == 0.0 and metrics["grad_norm"] < 1e-6
+    _, apart = step(mesh, batch_of(mesh, make_pairs(8)), model_on(mesh), objective=FULL)
+    assert apart["kl"] > 1e-3
+
+
+def test_a_shared_context_is_read_before_every_prompt_of_the_teacher(mesh):
+    context, pairs = np.array([5, 9, 2, 44], np.int32), make_pairs(8)
+    longer = [
+        dataclasses.replace(pair, teacher_prompt=np.concatenate([context, pair.teacher_prompt])) for pair in pairs
+    ]
+    with jax.set_mesh(mesh):
+        prefix = jax.jit(decoder.read_prefix)(model_on(mesh), jnp.asarray(context))
+    shared = step(mesh, batch_of(mesh, pairs), model_on(mesh), prefix, objective=FULL)
+    assert_same(shared, step(mesh, batch_of(mesh, longer), model_on(mesh), objective=FULL))
+    assert shared[1]["kl"] != step(mesh, batch_of(mesh, pairs), model_on(mesh), objective=FULL)[1]["kl"]
+
+
+def test_every_flag_of_the_objective_changes_the_gradient(mesh):
+    batch = batch_of(mesh, make_pairs(8))
+    flags = (
+        {},
+        {"kind": "reverse_kl"},
+        {"kind": "jsd"},
+        {"kind": "jsd", "beta": 0.2},
+        {"kind": "cross_entropy"},
+        {"temperature": 2.0},
+        {"alpha": 0.5},
+        {"targets": "sampled"},
+        {"targets": "full"},
+    )
+    grads = [step(mesh, batch, model_on(mesh, seed=1), objective=config.Objective(**flag))[0] for flag in flags]
+    for i, one in enumerate(grads):
+        assert all(any(differ(one, other)) for other in grads[:i]), flags[i]
+
+
+def test_the_model_that_was_given_outlives_its_training(mesh):
+    run, params, frozen = compiled(mesh)
+    with jax.set_mesh(mesh):
+        first = update.start(params, SGD, mesh)
+        state, _ = run(first, frozen, None, None, batch_of(mesh, make_pairs(8)))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first.params)), "donated"
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, state)))
+
+
+def falling(state, batch):
+    """An update that needs no model: the loss is what the batch says."""
+    state = dataclasses.replace(state, params=state.params * 0.5 + batch, step=state.step + 1)
+    return state, {"loss": (jnp.sum(batch) * 3, jnp.float32(3)), "grad_norm": (jnp.float32(1), jnp.float32(1))}
+
+
+def run_loop(losses, start=0, params=0.0, **hooks):
+    seen = []
+    state = update.TrainState(jnp.float32(params), (), jnp.int32(start))
+    batch = [jnp.float32(loss) for loss in losses]
+    state = update.train(falling, state, batch, on_step=lambda n, values: seen.append((n, values["loss"])), **hooks)
+    return float(state.params), seen
+
+
+def test_the_loop_reports_every_step_once_in_order():
+    _, seen = run_loop([4, 3, 2])
+    assert seen == [(1, 4.0), (2, 3.0), (3, 2.0)]
+
+
+def test_a_resumed_loop_ends_where_an_uninterrupted_one_does():
+    saved = []
+    whole, seen = run_loop([5, 4, 3, 2, 1], save=lambda state, n: saved.append((n, float(state.params))), every=2)
+    assert [n for n, _ in saved] == [2, 4]
+    again, rest = run_loop([5, 4, 3, 2, 1], start=2, params=saved[0][1])
+    assert again == whole and rest == seen[2:]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(bad):
+    saved = []
+    with pytest.raises(update.Diverged, match="step 4.*lower optim.lr"):
+        run_loop([5, 4, 3, bad, 2, 1], save=lambda state, n: saved.append(n), every=2)
+    assert saved == [2]
+
+
+def test_the_next_step_is_dispatched_before_the_last_one_is_read():
+    order = []
+
+    def noisy(state, batch):
+        order.append("dispatch")
+        return falling(state, batch)
+
+    state = update.TrainState(jnp.float32(0), (), jnp.int32(0))
+    update.train(noisy, state, [jnp.float32(1)] * 3, on_step=lambda n, values: order.append(n))
+    assert order == ["dispatch", "dispatch", 1, "dispatch", 2, 3]
+
+
+def test_an_objective_that_cannot_be_computed_is_refused_before_compiling(mesh):
+    graph = nnx.graphdef(model_on(mesh))
+    with pytest.raises(config.UserError, match="only ids"):
+        objective = config.Objective(kind="reverse_kl", targets="sampled")
+        update.make_update(graph, SGD, objective, micro_batches=1, mesh=mesh)
