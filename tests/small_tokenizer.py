@@ -23,7 +23,7 @@ def make(
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
-        [line for text in TEXTS for line in text.splitlines(keepends=True)] * 3,
+        [line for text in TEXTS for line in text.splitlines(keepends=True)] * 3 + ["\n\t\t"] * 9,
         trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
     )
     if adds_bos:

@@ -46,8 +46,9 @@ def test_parts_are_disjoint_and_known(name):
     assert given == inputs_of(tasks.load(name)), "the split is fixed"
 
 
-def test_past_tense_is_large_enough():
+def test_past_tense_is_large_enough_and_split_as_ever():
     task = tasks.load("past_tense")
+    assert [example.input for example in task.test[:3]] == ["dedicate", "contest", "shove"]
     assert len(task.pool) >= 550 and len(task.test) >= 150
     assert len(task.validation) >= 64 and len(task.held_out) >= 48
 

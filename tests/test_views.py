@@ -1,11 +1,12 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
 from cdjax import config, tasks
 from cdjax.tasks import Example
-from cdjax.views import encode, render
+from cdjax.views import encode, render, writer
 from tests import small_tokenizer
 
 PLAIN = config.Template(question="Q: {input}\n", answer="A: {output}\n")
@@ -175,6 +176,7 @@ def test_plain_stops_are_the_tokens_that_contain_the_stop(across_words):
     stops = encode.stop_ids(tokenizer, PLAIN, [2])
     expected = [i for i in range(len(tokenizer)) if i == 2 or "\n" in tokenizer.decode([i])]
     assert stops.tolist() == expected and len(expected) > (3 if across_words else 1)
+    assert not across_words or any(tokenizer.decode([i])[-1] == "\t" for i in expected)
     assert encode.stop_ids(tokenizer, CHAT, [2, 1]).tolist() == [1, 2]
 
 
@@ -186,23 +188,48 @@ def test_an_answer_that_nothing_ends_is_told():
         encode.stop_ids(tokenizer, dataclasses.replace(PLAIN, stop=""), [])
 
 
-@pytest.mark.parametrize("template", [PLAIN, CHAT])
+@pytest.mark.parametrize("template", [ARROW, CHAT])
 def test_the_input_writer_shows_known_inputs_in_many_orders(template):
     tokenizer, cfg = small_tokenizer.make(), config.Inputs(written=30, written_shots=4)
     task = tasks.load("past_tense")
-    texts = [encode.decode(tokenizer, ids) for ids in encode.input_writer(tokenizer, template, task, cfg, 0).whole]
-    known, forbidden = {d.input for d in task.demonstrations}, {e.input for e in task.test}
-    lists = [[line for line in text.replace("<|im_end|>", "").split("\n") if line in known] for text in texts]
+
+    def written(seed):
+        whole = encode.input_writer(tokenizer, template, task, cfg, seed).whole
+        return [encode.decode(tokenizer, ids) for ids in whole]
+
+    known = {d.input for d in task.demonstrations}
+    lists = [[word for word in re.findall(r"\w+", text.split("\n\n")[-1]) if word in known] for text in written(0)]
     assert all(len(set(shown)) == 4 for shown in lists) and len(set(map(tuple, lists))) > 25
-    assert not any(set(text.split("\n")) & forbidden for text in texts)
+    assert written(0) == written(0) != written(1)
     if not template.chat:
-        assert texts[0] == "".join(f"{word}\n" for word in lists[0])
-    again, other = (encode.input_writer(tokenizer, template, task, cfg, seed).whole for seed in (0, 1))
-    assert [encode.decode(tokenizer, ids) for ids in again] == texts
-    assert [encode.decode(tokenizer, ids) for ids in other] != texts
+        assert written(0)[0] == "".join(f"{word} -> {task.solve(word)}\n" for word in lists[0])
 
 
-def test_without_a_known_input_none_can_be_written():
+@pytest.mark.parametrize(
+    ("question", "expected"), [("Verb: {input}\nPast:", "Verb: dog\nVerb: "), ("{input} ->", "dog\n")]
+)
+def test_without_demonstrations_the_input_writer_lists_the_pool(question, expected):
+    tokenizer, task = small_tokenizer.make(), dataclasses.replace(TASK, demonstrations=(), pool=("two\nlines", "dog"))
+    template = config.Template(question=question)
+    (ids,) = encode.input_writer(tokenizer, template, task, config.Inputs(written=1), 0).whole
+    assert encode.decode(tokenizer, ids) == expected
     with pytest.raises(config.UserError, match="has no input to show"):
-        bare = dataclasses.replace(TASK, demonstrations=(), pool=("two\nlines",))
-        encode.input_writer(small_tokenizer.make(), PLAIN, bare, config.Inputs(written=1), 0)
+        bare = dataclasses.replace(task, pool=("two\nlines",))
+        encode.input_writer(tokenizer, template, bare, config.Inputs(written=1), 0)
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "stopped", "said"),
+    [
+        (ARROW, "jump -> jumped", True, "jump"),
+        (ARROW, "jump -> jum", False, "jump"),
+        (ARROW, "jump", True, "jump"),
+        (ARROW, "jum", False, ""),
+        (PLAIN, "jump", True, "jump"),
+        (CHAT, "jump", True, "jump"),
+        (CHAT, "jum", False, ""),
+        (config.Template(question="Verb: {input}\nPast:"), "jump", True, "jump"),
+    ],
+)
+def test_a_written_input_ends_where_its_question_goes_on(template, text, stopped, said):
+    assert writer.read(template, text, stopped) == said

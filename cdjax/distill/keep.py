@@ -100,16 +100,12 @@ def _cut(rollout: Rollout, body: str, tokenizer: Tokenizer, cfg: Keep) -> Kept |
         return "no_span"
     count, text = len(rollout.ids), body[slice(*span)]
     first, last = 0, count
-    if cfg.span != "all" and text:
-        first, last, said = _tokens(tokenizer, rollout.ids, body, span)
+    if cfg.span != "all":
+        first, last, said = _tokens(tokenizer, rollout.ids, body, span) if text else (0, 0, "")
         if said.strip() != text:
             return "split_token"
-    elif cfg.span != "all":
-        first = last
-    kept = [*range(first, last)]
-    if rollout.stopped and last < count or not kept and rollout.stopped:
-        kept.append(count - 1)
-    return Kept(rollout, np.array(kept, np.int32), text)
+    stop = {count - 1} if rollout.stopped else set()
+    return Kept(rollout, np.array(sorted({*range(first, last)} | stop), np.int32), text)
 
 
 def _tokens(tokenizer: Tokenizer, ids: Int[np.ndarray, "_"], body: str, span: tuple[int, int]) -> tuple[int, int, str]:

@@ -25,7 +25,7 @@ from cdjax.sampling import teacher
 from cdjax.sampling.generate import Record
 from cdjax.setting import Setting, Views
 from cdjax.tasks import Example, inputs
-from cdjax.views import encode
+from cdjax.views import encode, writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,9 @@ def write_inputs(here: Setting, at: Round, op: int) -> list[str]:
                 progress=advance,
             )
         stop = here.cfg.template.stop
-        return [keep.answer_text(here.tokenizer, one.ids, here.stops, stop) for one in rollouts if one.stopped]
+        texts = [keep.answer_text(here.tokenizer, one.ids, here.stops, stop) for one in rollouts]
+        ended = [one.stopped for one in rollouts]
+        return [writer.read(here.cfg.template, *one) for one in zip(texts, ended, strict=True)]
 
     return here.journal.once(at.stage("write", op), write)
 

@@ -4,7 +4,6 @@ In: Task, Context, Template, inputs. Out: Prompts (sampling/, distill/pairs.py),
 """
 
 import os.path
-import random
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -13,7 +12,7 @@ from jaxtyping import Int, Int32
 
 from cdjax.config import Context, Demonstration, Inputs, Template, UserError
 from cdjax.tasks.task import Task
-from cdjax.views import render
+from cdjax.views import render, writer
 from cdjax.views.prompts import Prompts
 from cdjax.views.render import Tokenizer
 
@@ -52,11 +51,13 @@ def answers(
     found = []
     for one in demonstrations:
         prompt = render.prompt(tokenizer, template, context, one.input)
-        answer = template.answer.replace("{output}", one.output)
+        answer = render.answer(template, one.output)
         answer = answer.strip() + (tokenizer.eos_token or "") if template.chat else answer
         head, whole = _encode(tokenizer, [prompt, prompt + answer], chat=template.chat)
         if whole[: len(head)] != head or len(whole) == len(head):
-            raise UserError(f"the answer {one.output!r} to {one.input!r} does not begin at a token; change the template")
+            raise UserError(
+                f"the answer {one.output!r} to {one.input!r} does not begin at a token; change the template"
+            )
         found.append(np.array(whole[len(head) :], np.int32))
     return found
 
@@ -76,28 +77,10 @@ def stop_ids(tokenizer: Tokenizer, template: Template, end_ids: Iterable[int]) -
 
 
 def input_writer(tokenizer: Tokenizer, template: Template, task: Task, cfg: Inputs, seed: int) -> Prompts:
-    """`cfg.written` prompts, each a list of known inputs in a new order, that the model continues with one more.
-
-    The paper's input generator: every sample sees its own permutation. An example's name is its number.
-    """
-    known = [d.input for d in task.demonstrations] or list(task.pool)
-    stop = template.stop or "\n"
-    known = [text for text in known if stop not in text]
-    if not known:
-        raise UserError(f"task {task.name!r} has no input to show for inputs.written; give it demonstrations or a pool")
-    rng = random.Random(f"written {seed}")
-    lists = [rng.sample(known, min(cfg.written_shots, len(known))) for _ in range(cfg.written)]
-    if template.chat:
-        asked = "Here are inputs of a task, one a line. Write one more, different from all of them, and nothing else."
-        texts = [
-            render.chat(tokenizer, [{"role": "user", "content": "\n".join([asked, "", *shown])}]) for shown in lists
-        ]
-    else:
-        texts = ["".join(text + stop for text in shown) for shown in lists]
-    encoded = _encode(tokenizer, texts, chat=template.chat)
-    return _fit(
-        [str(i) for i in range(len(texts))], encoded, budget=max(map(len, encoded), default=0), overflow="error"
-    )[0]
+    """`cfg.written` prompts that the model continues with a new input, see writer.py; a prompt's name is its number."""
+    rows = _encode(tokenizer, writer.texts(tokenizer, template, task, cfg, seed), chat=template.chat)
+    longest = max(map(len, rows), default=0)
+    return _fit([str(i) for i in range(len(rows))], rows, budget=longest, overflow="error")[0]
 
 
 def decode(tokenizer: Tokenizer, ids: Int[np.ndarray, "_"]) -> str:

@@ -32,6 +32,16 @@ def complete(context: Context, task: Task) -> Context:
     return dataclasses.replace(context, instruction=instruction, file="", demonstrations=demonstrations, shots=0)
 
 
+def question(template: Template, text: str) -> str:
+    """How the template asks one input."""
+    return template.question.replace("{input}", text)
+
+
+def answer(template: Template, output: str) -> str:
+    """How the template answers."""
+    return template.answer.replace("{output}", output)
+
+
 def prompt(tokenizer: Tokenizer, template: Template, context: Context, text: str) -> str:
     """The input under a complete context, as the template asks: ends where the answer begins."""
     if template.chat:
@@ -43,17 +53,17 @@ def plain(template: Template, context: Context, text: str) -> str:
     """The input under a complete context as plain text."""
     parts = [template.system.replace("{instruction}", context.instruction)] if context.instruction else []
     for demonstration in context.demonstrations:
-        parts += [_question(template, demonstration.input), _answer(template, context, demonstration)]
-    return "".join([*parts, _question(template, text), context.request])
+        parts += [question(template, demonstration.input), _solution(template, context, demonstration)]
+    return "".join([*parts, question(template, text), context.request])
 
 
 def messages(template: Template, context: Context, text: str) -> list[Message]:
     """The input under a complete context as a conversation: system, then user and assistant in turn."""
     turns = [("system", context.instruction)] if context.instruction else []
     for demonstration in context.demonstrations:
-        turns.append(("user", _question(template, demonstration.input)))
-        turns.append(("assistant", _answer(template, context, demonstration)))
-    turns.append(("user", _question(template, text) + context.request))
+        turns.append(("user", question(template, demonstration.input)))
+        turns.append(("assistant", _solution(template, context, demonstration)))
+    turns.append(("user", question(template, text) + context.request))
     return [{"role": role, "content": content.strip()} for role, content in turns]
 
 
@@ -79,15 +89,10 @@ def chat(tokenizer: Tokenizer, conversation: list[Message]) -> str:
     raise UserError(f"the model's chat template refused the conversation ({problem}); set template.chat=False")
 
 
-def _question(template: Template, text: str) -> str:
-    return template.question.replace("{input}", text)
-
-
-def _answer(template: Template, context: Context, demonstration: Demonstration) -> str:
-    answer = template.answer.replace("{output}", demonstration.output)
-    if context.explanations and demonstration.explanation:
-        answer += template.explanation.replace("{explanation}", demonstration.explanation)
-    return answer
+def _solution(template: Template, context: Context, demonstration: Demonstration) -> str:
+    explained = context.explanations and demonstration.explanation
+    explanation = template.explanation.replace("{explanation}", demonstration.explanation) if explained else ""
+    return answer(template, demonstration.output) + explanation
 
 
 def _read(path: str) -> str:
