@@ -189,6 +189,8 @@ def test_pickle_is_refused(mesh, tmp_path):
         ({"mlp_bias": True, "hidden_act": "gelu"}, "mlp_bias, hidden_act 'gelu'"),
         ({"attention_bias": True}, "attention_bias"),
         ({"quantization_config": {"bits": 4}}, "quantized"),
+        ({"num_key_value_heads": 3}, "kv_heads=3"),
+        ({"num_hidden_layers": 9}, "layers.2.self_attn.k_proj.weight is missing.*and 53 more"),
     ],
 )
 def test_what_we_do_not_compute_is_refused_by_name(changes, said, mesh, tmp_path):

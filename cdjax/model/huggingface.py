@@ -39,7 +39,7 @@ def read(
     directory = Path(directory)
     try:
         spec = spec_from_config(_read_json(directory / "config.json"))
-    except config.UserError as error:
+    except ValueError as error:
         raise config.UserError(f"{directory}: {error}") from error
     with contextlib.ExitStack() as files:
         tensors = {name: tensor for path in _files(directory) for name, tensor in _open(path, files).items()}

@@ -21,6 +21,7 @@ from cdjax.model.spec import DecoderSpec
 
 Fetch = Callable[[str], np.ndarray]
 Path = tuple[str, ...]
+SHOWN = 10  # wrong tensors in one message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,10 @@ def check(spec: DecoderSpec, found: dict[str, tuple[int, ...]], where: Any) -> N
     ]
     unknown = [f"{name} is unknown to this architecture" for name in found if name not in wanted]
     if mistakes := [*missing, *wrong, *unknown]:
-        raise config.UserError(f"{where} does not hold the model that it describes: " + "; ".join(mistakes))
+        rest = [f"and {len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
+        raise config.UserError(
+            f"{where} does not hold the model that it describes: " + "; ".join(mistakes[:SHOWN] + rest)
+        )
 
 
 def assemble(spec: DecoderSpec, fetch: Fetch, build: Build) -> Decoder:
