@@ -4,7 +4,7 @@ In: a source of weights (model/source.py). Out: `LanguageModel`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from cdjax.views import encode
 from cdjax.views.prompts import Prompts
 
 PLAIN = config.Template(system="{instruction}", question="{input}")
+NO_LIMIT = 2**31  # here: `teacher.sample` holds prompt and answer together to the model's limit
 NO_TASK = Task(name="text", metric="none", grade=lambda example, answer: 0.0)
 
 
@@ -61,8 +62,8 @@ class LanguageModel:
     def spec(self) -> DecoderSpec:
         return self.decoder.spec
 
-    def logits(self, ids: Sequence[Sequence[int]] | np.ndarray | jax.Array) -> Float[Array, "B T V"]:
-        """Float32 logits after each token of [B, T] ids without padding. Raises UserError for other shapes or ids."""
+    def logits(self, ids: Any) -> Float[Array, "B T V"]:
+        """Float32 logits after each of [B, T] integer ids, in lists or an array. Raises UserError for anything else."""
         tokens = np.asarray(ids)
         if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
             raise config.UserError(f"logits needs integer ids [B, T], got {tokens.dtype} {list(tokens.shape)}")
@@ -78,7 +79,7 @@ class LanguageModel:
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: str | Iterable[str],
         *,
         context: str | None = None,
         max_new_tokens: int,
@@ -113,9 +114,7 @@ class LanguageModel:
         """The prompts as ids. What is shared is the context and no more, so that other prompts find it compiled."""
         around = config.Context(instruction=context)
         shown = [*texts, ""] if context else texts  # the context alone is one of the prompts that share
-        view, _ = encode.prompts(
-            self.tokenizer, PLAIN, around, NO_TASK, shown, budget=2**31, overflow="error"
-        )  # fmt: skip
+        view, _ = encode.prompts(self.tokenizer, PLAIN, around, NO_TASK, shown, budget=NO_LIMIT, overflow="error")
         if context:
             return dataclasses.replace(view, inputs=tuple(texts), own=view.own[:-1])
         return Prompts(tuple(texts), np.zeros(0, np.int32), view.whole)

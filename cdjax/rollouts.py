@@ -81,8 +81,8 @@ class Store:
         """Raises UserError naming the file if it is damaged."""
         path = self._path(shard)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
+            with path.open("rb") as file:
+                arrays = dict(np.load(file, allow_pickle=False))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise config.UserError(f"{path} cannot be read ({error}); delete it and it is sampled again") from error
         ends = np.cumsum(arrays["lengths"])[:-1]

@@ -46,28 +46,24 @@ def sample(
     shards = _shards(prompts, sampling)
     check(model, prompts, steps)
     if store is not None:
-        asked = {"sampling": dataclasses.asdict(sampling), "record": dataclasses.asdict(record)}
+        asked: dict[str, Any] = {"sampling": dataclasses.asdict(sampling), "record": dataclasses.asdict(record)}
         asked |= {"steps": steps, "seed": seed, "prompts": _digest(prompts.inputs, prompts.context, *prompts.own)}
         store.open(asked | {"stops": _digest(stops), "model": identity(model)})
-    missing = {number for number in range(len(shards)) if store is None or not store.has(number)}
-    answers: dict[Row, Rollout] = {}
+    done = {} if store is None else {number: store.read(number) for number in range(len(shards)) if store.has(number)}
     with jax.set_mesh(mesh):
-        prefix = _read_prefix(model, jnp.asarray(prompts.context)) if missing and len(prompts.context) else None
+        shared = len(prompts.context) and len(done) < len(shards)
+        prefix = _read_prefix(model, jnp.asarray(prompts.context)) if shared else None
         ends = jnp.zeros(model.spec.vocab, bool).at[stops].set(True)
         for number, rows in enumerate(shards):
-            if number in missing:
-                batch = _batch(prompts, rows, size=_rows_on(mesh, len(shards[0])), seed=seed)
-                placed = parallel.place_batch(batch, mesh)
-                samples = generate(model, *placed, ends, prefix, choice=choice, record=record, steps=steps)
-                rollouts = list(_rollouts(jax.device_get(vars(samples)), prompts, rows))
+            if number not in done:
+                batch = parallel.place_batch(_batch(prompts, rows, _rows_on(mesh, len(shards[0])), seed), mesh)
+                samples = generate(model, *batch, ends, prefix, choice=choice, record=record, steps=steps)
+                done[number] = list(_rollouts(jax.device_get(vars(samples)), prompts, rows))
                 if store is not None:
-                    store.write(number, rollouts)
-            else:
-                assert store is not None
-                rollouts = store.read(number)
-            answers |= dict(zip(rows, rollouts, strict=True))
+                    store.write(number, done[number])
             progress(len(rows))
-    return [answers[row] for row in sorted(answers)]
+    answers = [pair for number, rows in enumerate(shards) for pair in zip(rows, done[number], strict=True)]
+    return [rollout for _, rollout in sorted(answers, key=lambda pair: pair[0])]
 
 
 def answer(
@@ -136,7 +132,7 @@ def _rows_on(mesh: jax.sharding.Mesh, rows: int) -> int:
     return -(-rows // parts) * parts
 
 
-def _batch(prompts: Prompts, rows: Sequence[Row], *, size: int, seed: int) -> tuple[np.ndarray, np.ndarray, jax.Array]:
+def _batch(prompts: Prompts, rows: Sequence[Row], size: int, seed: int) -> tuple[np.ndarray, np.ndarray, jax.Array]:
     """Left-padded prompts, which tokens are real, and a key a row; filled with empty rows up to `size`."""
     columns = width(len(prompts.own[rows[0][0]]))
     ids, real = np.zeros((size, columns), np.int32), np.zeros((size, columns), bool)
