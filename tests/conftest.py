@@ -1,6 +1,7 @@
 """Eight simulated devices, rank promotion is an error, no network; tiny models that every test may share."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -10,6 +11,10 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A run that is tested twice, as killed and resumed, compiles once.
+jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="cdjax-tests-"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 from cdjax import config, parallel
 from cdjax.model import decoder

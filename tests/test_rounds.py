@@ -1,0 +1,193 @@
+"""The laws of a whole run, on a random model of 100,000 weights."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cdjax import config, metrics, results
+from cdjax.distill import rounds, stages, update
+from cdjax.students import trainable
+
+
+def experiment(**changes) -> config.Experiment:
+    """A run of seconds: 12 inputs, 6 steps."""
+    base = config.Experiment(
+        name="small",
+        model="tiny:0",
+        task="past_tense",
+        template=config.Template(question="{input} ->", answer=" {output}\n"),
+        context=config.Context(shots=3),
+        inputs=config.Inputs(pool=True, limit=12),
+        keep=config.Keep(filters=("non_empty",)),
+        sampling=config.Sampling(temperature=1.0, batch=8),
+        objective=config.Objective(top_k=8),
+        optim=config.Optim(lr=3e-3),
+        update=config.Update(epochs=2, batch=4, checkpoint_every=2),
+        limits=config.Limits(teacher_prompt=128, student_prompt=64, completion=4),
+        score=config.Score(examples=4, validation=4, held_out=4, forgetting=2),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def outcome(workdir):
+    """All that a run says, but for times and the machine."""
+    told = json.loads((workdir / "results.json").read_text())
+    for name in ("seconds", "commit", "versions"):
+        del told[name]
+    return told, metrics.read(workdir / "metrics.jsonl")
+
+
+def weights(workdir, seed=0):
+    here = rounds.reopen(workdir)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(rounds.last_student(here, seed))]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never interrupted."""
+    workdir = tmp_path_factory.mktemp("whole")
+    rounds.run(experiment(), workdir)
+    return workdir
+
+
+class Killed(Exception):
+    pass
+
+
+def die(*_, **__):
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        (stages, "write_inputs"),
+        (stages.keep, "keep"),
+        (stages.update, "train"),
+        (rounds, "score_student"),
+        (results, "write"),
+    ],
+    ids=lambda where: where[1],
+)
+def test_killed_and_resumed_equals_never_killed(where, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, die)
+        with pytest.raises(Killed):
+            rounds.run(experiment(), tmp_path)
+    rounds.run(experiment(), tmp_path)
+    assert outcome(tmp_path) == outcome(whole)
+    for ours, theirs in zip(weights(tmp_path), weights(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_killed_between_two_checkpoints_resumes_from_the_last(whole, tmp_path, monkeypatch):
+    seen = []
+
+    def report(step, *rest):
+        seen.append(step)
+        if seen == [1, 2, 3]:
+            raise Killed
+        return original(step, *rest)
+
+    original = update._report
+    monkeypatch.setattr(update, "_report", report)
+    with pytest.raises(Killed):
+        rounds.run(experiment(), tmp_path)
+    rounds.run(experiment(), tmp_path)
+    assert seen == [1, 2, 3, 3, 4, 5, 6]
+    assert outcome(tmp_path) == outcome(whole)
+    for ours, theirs in zip(weights(tmp_path), weights(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_student_comes_closer_to_the_teacher(whole):
+    told, _ = outcome(whole)
+    assert told["held_out_kl"]["after"] < told["held_out_kl"]["before"]
+
+
+def test_samples_are_all_accounted_for(whole):
+    rollouts = outcome(whole)[0]["rollouts"]
+    assert rollouts["sampled"] == 12 == rollouts["kept"] + sum(rollouts["dropped"].values())
+
+
+def test_a_directory_keeps_to_its_experiment(whole):
+    before = {path: path.read_bytes() for path in whole.glob("*.json")}
+    with pytest.raises(config.UserError, match="optim"):
+        rounds.run(experiment(optim=config.Optim(lr=1e-3)), whole)
+    assert before == {path: path.read_bytes() for path in whole.glob("*.json")}
+
+
+@pytest.mark.parametrize("targets", ["top_k", "full"])
+def test_one_device_equals_a_mesh(targets, tmp_path):
+    """The same run on 1 device and on 4 x 2 simulated ones: the same samples and the same losses."""
+    runs = []
+    for name, mesh in (("one", config.Mesh()), ("mesh", config.Mesh(data=2, fsdp=2, tensor=2))):
+        cfg = experiment(mesh=mesh, objective=config.Objective(targets=targets, top_k=8))
+        rounds.run(cfg, tmp_path / name)
+        samples = (tmp_path / name / "rollouts/seed_0/round_0/operation_0/samples.jsonl").read_text()
+        losses = [line["loss"] for line in metrics.read(tmp_path / name / "metrics.jsonl")]
+        runs.append(([json.loads(line)["text"] for line in samples.splitlines()], losses))
+    assert runs[0][0] == runs[1][0]
+    np.testing.assert_allclose(runs[0][1], runs[1][1], rtol=2e-3)
+
+
+OPERATIONS = (
+    config.Operation("past", "past_tense", config.Inputs(pool=True, limit=8), config.Context(shots=3)),
+    config.Operation("plural", "plural", config.Inputs(pool=True, limit=8), config.Context(shots=3)),
+)
+OPERATIONS = tuple(dataclasses.replace(one, keep=config.Keep(filters=("non_empty",))) for one in OPERATIONS)
+
+
+@pytest.mark.parametrize("order", ["simultaneous", "sequential", "recursive"])
+def test_operations_combine_as_the_paper_says(order, tmp_path, monkeypatch):
+    """Simultaneous: one round of both. Sequential: the original teaches both. Recursive: the first student does."""
+    teachers = []
+    original = stages.sample_teacher
+    monkeypatch.setattr(
+        stages,
+        "sample_teacher",
+        lambda *given: teachers.append((given[1].number, given[2], given[3])) or original(*given),
+    )
+    rounds.run(experiment(task="", plan=config.Plan(order, OPERATIONS)), tmp_path)
+    first, second = teachers
+    assert (first[:2], second[:2]) == ((0, 0), (0 if order == "simultaneous" else 1, 1))
+    same = all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), first[2], second[2])))
+    assert same == (order != "recursive")
+
+
+def test_an_adapter_learns_and_the_base_stays(tmp_path):
+    rounds.run(experiment(adapter=config.Adapter(rank=2)), tmp_path)
+    here = rounds.reopen(tmp_path)
+    student = here.model(rounds.last_student(here, 0))
+    base = here.model(here.original)
+    assert trainable.has_adapter(student)
+    frozen = jax.tree.map(lambda a, b: bool((a == b).all()), *map(trainable.without_adapter, (student, base)))
+    assert all(jax.tree.leaves(frozen))
+    assert outcome(tmp_path)[0]["held_out_kl"]["after"] < outcome(tmp_path)[0]["held_out_kl"]["before"]
+
+
+def test_the_baseline_is_tuned_on_validation_alone(tmp_path):
+    score = dataclasses.replace(experiment().score, baseline=config.GradientDescent((1e-3, 1e-2), 4, 2, 3))
+    told = rounds.run(experiment(score=score), tmp_path)
+    journal = json.loads((tmp_path / "journal.json").read_text())["seed 0/gradient_descent"]["result"]
+    assert [(point["lr"], point["epochs"]) for point in journal["grid"]] == [(1e-3, 2), (1e-3, 4), (1e-2, 2), (1e-2, 4)]
+    assert journal["chosen"]["validation"] == max(point["validation"] for point in journal["grid"])
+    assert told["scores"]["gradient_descent"]["n"] == 4
+
+
+def test_exported_students_answer_the_same(whole, tmp_path):
+    import cdjax
+
+    rounds.export(whole, tmp_path / "student", 0)
+    exported = cdjax.load_model(str(tmp_path / "student"))
+    assert exported.logits(np.arange(8)[None]).shape == (1, 8, exported.spec.vocab)
+    for ours, theirs in zip(jax.tree.leaves(exported.decoder), weights(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_answers_that_never_survive_f_are_told(tmp_path):
+    with pytest.raises(config.UserError, match="none of 12 teacher answers was kept"):
+        rounds.run(experiment(keep=config.Keep("after", "no such marker")), tmp_path)
