@@ -206,7 +206,7 @@ def test_the_input_writer_shows_known_inputs_in_many_orders(template):
 
 
 @pytest.mark.parametrize(
-    ("question", "expected"), [("Verb: {input}\nPast:", "Verb: dog\nVerb: "), ("{input} ->", "dog\n")]
+    ("question", "expected"), [("Verb: {input}\nPast:", "Verb: dog\nVerb:"), ("{input} ->", "dog\n")]
 )
 def test_without_demonstrations_the_input_writer_lists_the_pool(question, expected):
     tokenizer, task = small_tokenizer.make(), dataclasses.replace(TASK, demonstrations=(), pool=("two\nlines", "dog"))
@@ -225,6 +225,7 @@ def test_without_demonstrations_the_input_writer_lists_the_pool(question, expect
         (ARROW, "jump -> jum", False, "jump"),
         (ARROW, "jump", True, "jump"),
         (ARROW, "jum", False, ""),
+        (config.Template(question="{input}: "), "jump:\tjum", False, "jump"),
         (PLAIN, "jump", True, "jump"),
         (CHAT, "jump", True, "jump"),
         (CHAT, "jum", False, ""),

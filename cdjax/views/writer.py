@@ -31,7 +31,8 @@ def texts(tokenizer: Tokenizer, template: Template, task: Task, cfg: Inputs, see
     lists = ["".join(rng.sample(shown, min(cfg.written_shots, len(shown)))) for _ in range(cfg.written)]
     if template.chat:
         return [render.chat(tokenizer, [{"role": "user", "content": f"{ASK}\n\n{text.strip()}"}]) for text in lists]
-    return [text + _around(template)[0] for text in lists]
+    # A space left at the end would stand before the token " word", which brings its own.
+    return [text + _around(template)[0].rstrip(" ") for text in lists]
 
 
 def read(template: Template, text: str, stopped: bool) -> str:
