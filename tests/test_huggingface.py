@@ -237,7 +237,7 @@ def test_a_window_in_some_layers_only_is_refused():
 def test_end_ids_come_from_the_generation_config_first(mesh, words, tmp_path):
     assert huggingface.stop_ids(FIXTURES / "llama2") == [2]
     huggingface.write(huggingface.read(FIXTURES / "llama2", mesh), words, tmp_path, stop_ids=[9, 5])
+    (tmp_path / "config.json").write_text('{"eos_token_id": 7}')
     assert huggingface.stop_ids(tmp_path) == [5, 9]
     (tmp_path / "generation_config.json").write_text("{}")
-    (tmp_path / "config.json").write_text('{"eos_token_id": 7}')
     assert huggingface.stop_ids(tmp_path) == [7]
