@@ -52,7 +52,7 @@ def test_a_span_keeps_its_tokens_and_the_stop(stop, span, pattern, text):
 def test_a_span_is_the_fewest_tokens_that_say_it():
     """Whatever the text, also where a character is several tokens; and dropped only if no tokens say just that."""
     rng, checked = random.Random(0), 0
-    for _ in range(120):
+    for _ in range(60):
         before, inside, after = ("".join(rng.choices("ab 12é漢🙂.-", k=rng.randint(1, 5))) for _ in range(3))
         text, cfg = f"{before}<{inside}>{after}", config.Keep("regex", "<(.+)>", filters=())
         expected, one = inside.strip(), rollout(text, stop="")
@@ -69,7 +69,7 @@ def test_a_span_is_the_fewest_tokens_that_say_it():
         else:
             with pytest.raises(config.UserError, match="split_token 1"):
                 keep([one], TOKENIZER, cfg, STOPS)
-    assert checked > 40
+    assert checked > 20
 
 
 def test_a_span_that_ends_inside_a_token_is_dropped():
