@@ -5,6 +5,7 @@ import json
 import gguf as library
 import pytest
 from fixtures import gguf_file
+from tokenizers import Tokenizer, models
 from transformers import AddedToken, GPT2Tokenizer, Qwen2Tokenizer
 
 from cdjax import config
@@ -40,9 +41,15 @@ def through_gguf(path, words, pre, **metadata):
     return gguf.File(path / "words.gguf")
 
 
+def pieces(words, text):
+    """How a text is cut before merging."""
+    return [piece for piece, _ in words.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+
+
 def test_smollm_pieces_template_and_special_tokens_survive(words, tmp_path):
     again = tokenizer.from_gguf(through_gguf(tmp_path, words, "smollm"))
     for text in TEXTS:
+        assert pieces(again, text) == pieces(words, text)
         assert again.encode(text) == words.encode(text)
         assert again.decode(again.encode(text)) == text
     turn = [{"role": "user", "content": "Hi"}]
@@ -62,16 +69,25 @@ def test_text_is_cut_as_transformers_own_class_cuts_it(pre, theirs, words, tmp_p
     original = theirs(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
     original.add_tokens([AddedToken(piece, special=True) for piece in model["vocab"] if piece.startswith("<|")])
     for text in TEXTS:
+        assert pieces(again, text) == pieces(original, text)
         assert again.encode(text, add_special_tokens=False) == original.encode(text, add_special_tokens=False), text
 
 
 def test_llama_3_groups_digits_by_three_and_begins_once(words, tmp_path):
     again = tokenizer.from_gguf(through_gguf(tmp_path, words, "llama-bpe"))
-    cut = again.backend_tokenizer.pre_tokenizer.pre_tokenize_str("it's 12345\n\nok")
-    assert [piece for piece, _ in cut] == ["it", "'s", "Ġ", "123", "45", "ĊĊ", "ok"]
+    assert pieces(again, "it's 12345\n\nok") == ["it", "'s", "Ġ", "123", "45", "ĊĊ", "ok"]
     assert again.encode("the").count(0) == 1 and again.encode("the")[0] == 0
     assert 0 not in again.encode("the", add_special_tokens=False)
     assert again.encode("the") == [0, *words.encode("the")]
+
+
+@pytest.mark.parametrize(("pre", "ids"), [("llama-bpe", [3]), ("gpt-2", [4, 2])])
+def test_llama_3_takes_a_whole_piece_that_no_merge_reaches(pre, ids, tmp_path):
+    writer = library.GGUFWriter(tmp_path / "words.gguf", "llama")
+    vocabulary = {"t": 0, "h": 1, "e": 2, "the": 3, "th": 4}
+    gguf_file.add_tokenizer(writer, Tokenizer(models.BPE(vocabulary, [("t", "h")])), pre=pre)
+    gguf_file.finish(writer)
+    assert tokenizer.from_gguf(gguf.File(tmp_path / "words.gguf")).encode("the") == ids
 
 
 def test_the_file_decides_whether_text_begins_with_bos(words, tmp_path):
