@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
+from test_rounds import experiment
+
+from cdjax import config
 
 NOTEBOOKS = Path(__file__).parent.parent / "experiments" / "notebooks"
-SMALL = {"MODEL": "tiny:0", "CONFIG": "../../configs/tiny.py", "INPUTS": 8}
+INPUTS = 12
 
 
 def cells(name):
@@ -21,6 +24,10 @@ def cells(name):
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     """The names that quickstart.ipynb leaves behind when it runs as a whole, and the value that each cell shows."""
+    small = tmp_path_factory.mktemp("quickstart")
+    (small / "config.json").write_text(config.to_json(experiment()))
+    parameters = {"MODEL": "tiny:0", "INPUTS": INPUTS}
+    parameters |= {"CONFIG": str(small / "config.json"), "WORKDIR": str(small / "run")}
     names, shown = {}, []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(NOTEBOOKS)
@@ -29,8 +36,8 @@ def quickstart(tmp_path_factory):
             last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
             exec(compile(tree, "quickstart.ipynb", "exec"), names)
             if "parameters" in tags:
-                assert SMALL.keys() | {"WORKDIR"} <= names.keys()
-                names |= SMALL | {"WORKDIR": str(tmp_path_factory.mktemp("quickstart"))}
+                assert parameters.keys() <= names.keys() and Path(names["CONFIG"]).is_file()
+                names |= parameters
             if last is not None:
                 shown.append(eval(compile(ast.Expression(last.value), "quickstart.ipynb", "eval"), names))
     return names, shown
@@ -48,7 +55,7 @@ def test_quickstart_distils_the_context_it_shows(quickstart):
     names, _ = quickstart
     saved = json.loads((Path(names["WORKDIR"]) / "config.json").read_text(encoding="utf-8"))
     assert {one["input"]: one["output"] for one in saved["context"]["demonstrations"]} == names["shown"]
-    assert saved["context"]["shots"] == 0 and saved["inputs"]["limit"] == 8
+    assert saved["context"]["shots"] == 0 and saved["inputs"]["limit"] == INPUTS
 
 
 def test_cells_are_short_and_saved_without_output():
