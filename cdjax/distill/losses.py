@@ -87,10 +87,8 @@ def bucket_divergence(
     beta: float,
 ) -> Float[Array, "*b"]:
     """The divergence of k + 1 outcomes: the teacher's k most likely ids, and everything else as one."""
-    student = logprobs_of(student_logits, top_ids)
-    teacher = top_logprobs
-    if top_ids.shape[-1] < student_logits.shape[-1]:
-        teacher, student = (jnp.concatenate([top, _tail(top)], -1) for top in (teacher, student))
+    listed = (top_logprobs, logprobs_of(student_logits, top_ids))
+    teacher, student = (jnp.concatenate([top, _tail(top)], -1) for top in listed)
     return token_divergence(teacher, student, kind=kind, beta=beta)
 
 
