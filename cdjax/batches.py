@@ -4,7 +4,7 @@ In: `distill.pairs.Pair`s. Out: `PairBatch`es of one shape, the same for a seed 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import grain
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from cdjax import config, parallel
 from cdjax.distill.pairs import Pair, PairBatch
 
-PROMPT, COMPLETION = 8, 4  # widths are multiples of these, so that another data set often finds its step compiled
+WIDTH = 4  # padded widths are multiples of this, so that another data set often finds its step compiled
 
 
 class Batches:
@@ -41,6 +41,9 @@ class Batches:
     def __len__(self) -> int:
         return len(self._steps)
 
+    def __iter__(self) -> Iterator[PairBatch]:
+        return (self[step] for step in range(len(self)))
+
     def __getitem__(self, step: int) -> PairBatch:
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of {len(self)}")
@@ -50,12 +53,12 @@ class Batches:
 def widths(pairs: Sequence[Pair]) -> dict[str, int]:
     """Padded width of each part, enough for every pair."""
     longest = {
-        "teacher_prompt": (max(len(pair.teacher_prompt) for pair in pairs), PROMPT),
-        "student_prompt": (max(len(pair.student_prompt) for pair in pairs), PROMPT),
-        "rollout": (max(len(pair.rollout) for pair in pairs), COMPLETION),
-        "completion": (max(len(pair.kept) for pair in pairs), COMPLETION),
+        "teacher_prompt": max(len(pair.teacher_prompt) for pair in pairs),
+        "student_prompt": max(len(pair.student_prompt) for pair in pairs),
+        "rollout": max(len(pair.rollout) for pair in pairs),
+        "completion": max(len(pair.kept) for pair in pairs),
     }
-    return {name: -(-length // multiple) * multiple for name, (length, multiple) in longest.items()}
+    return {name: -(-length // WIDTH) * WIDTH for name, length in longest.items()}
 
 
 def side_by_side(pairs: Sequence[Pair], *, rows: int, widths: dict[str, int]) -> dict[str, np.ndarray]:
