@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import cdjax
+
 PACKAGE = Path(__file__).parent.parent / "cdjax"
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 
@@ -122,3 +124,10 @@ def test_python_agrees_that_plain_rooms_are_plain():
     program = f"import sys, {', '.join(names)}; sys.exit(sorted({HEAVY} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_there_and_no_others():
+    for name in cdjax.__all__:
+        assert getattr(cdjax, name).__name__ == name and name in dir(cdjax)
+    with pytest.raises(AttributeError, match="module 'cdjax' has no attribute 'distil'"):
+        _ = cdjax.distil
