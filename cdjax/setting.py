@@ -42,7 +42,8 @@ class Setting:
     workdir: Path
     mesh: jax.sharding.Mesh
     tokenizer: Any
-    stops: Int32[np.ndarray, "_"]
+    ends: tuple[int, ...]  # the model's own end ids
+    stops: Int32[np.ndarray, "_"]  # those, and in plain text what contains the template's stop
     tasks: tuple[Task, ...]  # one for each of `cfg.operations()`
     graph: nnx.GraphDef
     original: nnx.State
@@ -102,6 +103,7 @@ def open(cfg: config.Experiment, workdir: Path) -> Setting:
         workdir=workdir,
         mesh=mesh,
         tokenizer=tokenizer,
+        ends=tuple(info["stop_ids"]),
         stops=encode.stop_ids(tokenizer, cfg.template, info["stop_ids"]),
         tasks=tasks,
         graph=graph,

@@ -2,8 +2,8 @@
 
     cdjax run configs/prompt.py --set model=DIR --set context.file=prompt.md --set inputs.file=inputs.jsonl
 
-`prompt.md` is any text that you now put before each request. `inputs.jsonl` has one {"input": ...} a line, a few hundred
-at best; with an "output" beside each the score is accuracy, without it how often the student agrees with the teacher.
+`prompt.md` is any text that you now put before each request. `inputs.jsonl` has one {"input": ...} a line, a few
+hundred at best; with an "output" beside each the score is accuracy, without it how often student and teacher agree.
 The model speaks through its own chat template. A 1B model and 500 inputs take minutes on one GPU.
 """
 

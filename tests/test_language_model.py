@@ -64,7 +64,6 @@ def test_text_ends_before_an_end_token(model):
     ("wrong", "message"),
     [
         ({"prompts": ""}, "no token"),
-        ({"prompts": ["a", 3]}, "must be text"),
         ({"max_new_tokens": 0}, "at least 1 token"),
         ({"max_new_tokens": 5000}, "over the model's 2048"),
         ({"temperature": -1.0}, "temperature must be 0"),

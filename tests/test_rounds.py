@@ -189,5 +189,5 @@ def test_exported_students_answer_the_same(whole, tmp_path):
 
 
 def test_answers_that_never_survive_f_are_told(tmp_path):
-    with pytest.raises(config.UserError, match="none of 12 teacher answers was kept"):
+    with pytest.raises(config.UserError, match="none of .* teacher answers was kept"):
         rounds.run(experiment(keep=config.Keep("after", "no such marker")), tmp_path)

@@ -73,7 +73,7 @@ def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
     here = reopen(workdir)
     with jax.set_mesh(here.mesh):
         model = trainable.merge_adapter(here.model(last_student(here, seed)))
-    huggingface.write(model, here.tokenizer, directory)
+    huggingface.write(model, here.tokenizer, directory, stop_ids=here.ends)
 
 
 def reopen(workdir: str | Path) -> Setting:

@@ -140,7 +140,7 @@ def _tiny(source: str, build: weights.Build) -> Parts:
 
     def fetch(name: str) -> np.ndarray:
         rng = np.random.default_rng([int(seed), zlib.crc32(name.encode())])
-        spread, offset = (0.0, 1.0) if "norm" in name else (0.02, 0.0)
+        spread, offset = (0.0, 1.0) if "norm" in name else (0.1, 0.0)  # enough for a context to matter
         return rng.normal(offset, spread, shapes[name]).astype(np.float32)
 
     model = weights.assemble(TINY, fetch, build)
