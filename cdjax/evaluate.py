@@ -87,7 +87,10 @@ def grade(
 def held_out(here: Setting, original: Decoder) -> Iterator[tuple[np.ndarray, list[pairs.Pair]]]:
     """For each operation its context, and the original teacher's answers to inputs never distilled on, cut by f."""
     for number, (operation, task) in enumerate(zip(here.cfg.operations(), here.tasks, strict=True)):
-        views = here.views(number, task.held_out[: here.cfg.score.held_out])
+        texts = task.held_out[: here.cfg.score.held_out]
+        if not texts:
+            continue
+        views = here.views(number, texts)
         store = Store(here.workdir / "rollouts" / "held_out" / f"operation_{number}")
         rollouts = greedy(here, original, views.teacher, title="held-out answers", store=store)
         f = config.Keep(operation.keep.span, operation.keep.pattern, filters=())
@@ -100,6 +103,8 @@ def unrelated(here: Setting, original: Decoder) -> Iterator[tuple[np.ndarray, li
     """The original model's continuations of sentences unrelated to any task; both sides see the same."""
     lines = (importlib.resources.files("cdjax.tasks") / "data" / "unrelated.txt").read_text("utf-8").splitlines()
     lines = lines[: here.cfg.score.forgetting]
+    if not lines:
+        return
     none = np.zeros(0, np.int32)
     own = tuple(np.array(here.tokenizer(line)["input_ids"], np.int32) for line in lines)
     rollouts = teacher.sample(
@@ -135,15 +140,15 @@ def greedy(here: Setting, model: Decoder, prompts: Prompts, *, title: str, store
 
 def divergence(
     here: Setting, original: Decoder, student: Decoder, parts: Iterator[tuple[np.ndarray, list[pairs.Pair]]]
-) -> float:
-    """Mean KL(original under the teacher's view || student) in nats a token, full vocabulary."""
+) -> float | None:
+    """Mean KL(original under the teacher's view || student) in nats a token, full vocabulary; None without text."""
     total = count = 0.0
     for context, found in parts:
         prefix = _read_prefix(original, context) if len(context) else None
         for batch in batches.Batches(found, config.Update(batch=here.cfg.update.batch), 0, here.mesh):
             sums = _sums(student, original, prefix, batch)
             total, count = total + float(sums["kl"]), count + float(sums["count"])
-    return total / count
+    return total / count if count else None
 
 
 def summary(metric: str, grades: Sequence[Sequence[float]]) -> dict[str, Any]:

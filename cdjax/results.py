@@ -38,6 +38,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
             "teacher": found["teacher"]["tokens"],
             "student": mean(last or graded["before"], "tokens"),
         },
+        "inputs": inputs(found),
         "rollouts": rollouts(found),
         "held_out_kl": {"before": found["before"]["held_out_kl"], "after": mean(last, "held_out_kl")},
         "forgetting": {"metric": "KL(before || after), nats a token", "mean": mean(last, "forgetting")},
@@ -61,6 +62,17 @@ def by_round(found: dict[str, Any]) -> list[list[dict[str, Any]]]:
     return list(rounds.values())
 
 
+def inputs(found: dict[str, Any]) -> dict[str, int]:
+    """Where the task inputs of all seeds, rounds and operations came from, and why some were left out."""
+    counts: Counter[str] = Counter()
+    for name, result in found.items():
+        if name.endswith("/inputs"):
+            counts.update(result)
+        if name.endswith("/sample"):
+            counts["over_budget"] += result["over_budget"]
+    return dict(counts)
+
+
 def rollouts(found: dict[str, Any]) -> dict[str, Any]:
     """Teacher's samples over all seeds, rounds and operations: sampled == kept + the sum of dropped."""
     kept = [result for name, result in found.items() if name.endswith("/keep")]
@@ -80,8 +92,9 @@ def seconds(journal: Journal) -> dict[str, float]:
 
 
 def mean(results: list[dict[str, Any]], name: str) -> float | None:
-    """Over seeds; None where no seed has been scored."""
-    return float(np.mean([result[name] for result in results])) if results else None
+    """Over seeds; None where that was not measured."""
+    values = [result[name] for result in results if result[name] is not None]
+    return float(np.mean(values)) if values else None
 
 
 def commit() -> str:

@@ -124,6 +124,8 @@ def _check_same(cfg: config.Experiment, workdir: Path) -> None:
     if not path.exists():
         return
     before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(config.to_json(cfg))
+    if set(before["seeds"]) <= set(now["seeds"]):  # more seeds only add to what is there
+        before["seeds"] = now["seeds"]
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if changed:
         raise config.UserError(

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from cdjax import config, metrics, results
+from cdjax import config, evaluate, metrics, results, tasks
 from cdjax.distill import rounds, stages, update
 from cdjax.students import trainable
 
@@ -111,6 +112,10 @@ def test_the_student_comes_closer_to_the_teacher(whole):
 def test_samples_are_all_accounted_for(whole):
     rollouts = outcome(whole)[0]["rollouts"]
     assert rollouts["sampled"] == 12 == rollouts["kept"] + sum(rollouts["dropped"].values())
+    inputs = outcome(whole)[0]["inputs"]
+    lost = sum(inputs[reason] for reason in ("unreadable", "reserved", "duplicate", "over_limit"))
+    assert sum(inputs[source] for source in ("pool", "file", "rule", "written")) == inputs["kept"] + lost
+    assert rollouts["sampled"] == inputs["kept"] - inputs["over_budget"]
 
 
 def test_a_directory_keeps_to_its_experiment(whole):
@@ -118,6 +123,15 @@ def test_a_directory_keeps_to_its_experiment(whole):
     with pytest.raises(config.UserError, match="optim"):
         rounds.run(experiment(optim=config.Optim(lr=1e-3)), whole)
     assert before == {path: path.read_bytes() for path in whole.glob("*.json")}
+
+
+def test_seeds_can_be_added_to_a_run(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "more")
+    told = rounds.run(experiment(seeds=(0, 1)), tmp_path / "more")
+    assert told["seeds"] == [0, 1] and told["rollouts"]["sampled"] == 24
+    for ours, theirs in zip(weights(tmp_path / "more"), weights(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert any((a != b).any() for a, b in zip(weights(tmp_path / "more", 1), weights(whole), strict=True))
 
 
 @pytest.mark.parametrize("targets", ["top_k", "full"])
@@ -169,13 +183,25 @@ def test_an_adapter_learns_and_the_base_stays(tmp_path):
     assert outcome(tmp_path)[0]["held_out_kl"]["after"] < outcome(tmp_path)[0]["held_out_kl"]["before"]
 
 
-def test_the_baseline_is_tuned_on_validation_alone(tmp_path):
+def test_the_baseline_is_tuned_on_validation_alone(tmp_path, monkeypatch):
+    graded = []
+    original = evaluate.grade
+
+    def spy(here, model, side, wanted, *, title):
+        graded.append((title, {one.input for many in wanted for one in many}))
+        return original(here, model, side, wanted, title=title)
+
+    monkeypatch.setattr(evaluate, "grade", spy)
     score = dataclasses.replace(experiment().score, baseline=config.GradientDescent((1e-3, 1e-2), 4, 2, 3))
     told = rounds.run(experiment(score=score), tmp_path)
-    journal = json.loads((tmp_path / "journal.json").read_text())["seed 0/gradient_descent"]["result"]
-    assert [(point["lr"], point["epochs"]) for point in journal["grid"]] == [(1e-3, 2), (1e-3, 4), (1e-2, 2), (1e-2, 4)]
-    assert journal["chosen"]["validation"] == max(point["validation"] for point in journal["grid"])
+    descent = json.loads((tmp_path / "journal.json").read_text())["seed 0/gradient_descent"]["result"]
+    assert [(point["lr"], point["epochs"]) for point in descent["grid"]] == [(1e-3, 2), (1e-3, 4), (1e-2, 2), (1e-2, 4)]
+    assert descent["chosen"]["validation"] == max(point["validation"] for point in descent["grid"])
     assert told["scores"]["gradient_descent"]["n"] == 4
+    task = tasks.load("past_tense")
+    seen = dict(graded[-5:])
+    assert seen.pop("baseline") == {one.input for one in task.test[:4]} and len(seen) == 4
+    assert all(inputs == {one.input for one in task.validation[:4]} for inputs in seen.values())
 
 
 def test_exported_students_answer_the_same(whole, tmp_path):
@@ -186,6 +212,15 @@ def test_exported_students_answer_the_same(whole, tmp_path):
     assert exported.logits(np.arange(8)[None]).shape == (1, 8, exported.spec.vocab)
     for ours, theirs in zip(jax.tree.leaves(exported.decoder), weights(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_scores_without_training_are_the_first_stages_of_a_run(tmp_path):
+    """`evaluate` leaves what a later `run` continues from; what is not asked for is None."""
+    cfg = experiment(score=config.Score(examples=4, held_out=0, forgetting=0))
+    told = rounds.evaluate(cfg, tmp_path)
+    assert set(told["scores"]) == {"teacher", "before"} and told["held_out_kl"] == {"before": None, "after": None}
+    assert set(rounds.run(cfg, tmp_path)["scores"]) == {"teacher", "before", "after"}
+    assert list(json.loads((tmp_path / "journal.json").read_text()))[:2] == ["teacher", "before"]
 
 
 def test_answers_that_never_survive_f_are_told(tmp_path):
