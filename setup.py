@@ -27,7 +27,7 @@ setup(
         "gguf",  # reads .gguf files; kept by llama.cpp
         "jaxtyping",
         "numpy",
-        "rich",  # progress bars
+        "rich>=14.1",  # progress bars, one inside another
         "matplotlib",  # plots in report.html
     ],
     extras_require={

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cdjax import batches, config, evaluate, metrics, optim
+from cdjax import batches, config, evaluate, metrics, optim, parallel
 from cdjax.distill import pairs, update
 from cdjax.setting import Setting
 from cdjax.views import encode, render
@@ -25,6 +25,7 @@ def gradient_descent(here: Setting, seed: int) -> dict[str, Any]:
     validation = [list(task.validation[: here.cfg.score.validation]) for task in here.tasks]
     grid: list[dict[str, float]] = []
     best: tuple[float, nnx.State | None] = (-1.0, None)
+    diverged: list[float] = []
 
     def score(lr: float, epochs: int, params: nnx.State) -> None:
         nonlocal best
@@ -36,16 +37,23 @@ def gradient_descent(here: Setting, seed: int) -> dict[str, Any]:
             best = accuracy, jax.tree.map(jnp.copy, params)  # the next step takes the state's own arrays
 
     for lr in here.cfg.score.baseline.lrs:
-        descend(here, seed, lr, score)
-    assert best[1] is not None
+        try:
+            descend(here, seed, lr, score)
+        except update.Diverged:
+            diverged.append(lr)
+    if best[1] is None:
+        raise config.UserError(f"the baseline diverged at every score.baseline.lrs={diverged}; give lower ones")
     graded = evaluate.grade(here, here.model(best[1]), "student", evaluate.examples(here), title="baseline")
-    return graded | {"grid": grid, "chosen": max(grid, key=lambda point: point["validation"])}
+    chosen = max(grid, key=lambda point: point["validation"])
+    return graded | {"grid": grid, "chosen": chosen, "diverged": diverged}
 
 
 def descend(here: Setting, seed: int, lr: float, score: Callable[[float, int, nnx.State], None]) -> None:
     """Fine-tunes on the demonstrations at one learning rate, and calls `score` every few epochs and at the end."""
     cfg = here.cfg.score.baseline
-    steps = batches.Batches(solved(here), config.Update(epochs=cfg.epochs, batch=cfg.batch), seed, here.mesh)
+    parts = parallel.batch_parts(here.mesh)
+    batch = -(-cfg.batch // parts) * parts
+    steps = batches.Batches(solved(here), config.Update(epochs=cfg.epochs, batch=batch), seed, here.mesh)
     an_epoch = len(steps) // cfg.epochs
     tx = optim.make(config.Optim(lr=lr), len(steps))
     step = update.make_update(here.graph, tx, HARD, micro_batches=1, mesh=here.mesh)
@@ -66,12 +74,9 @@ def solved(here: Setting) -> list[pairs.Pair]:
     found = []
     for number, (operation, task) in enumerate(zip(here.cfg.operations(), here.tasks, strict=True)):
         shown = render.complete(operation.context, task).demonstrations
-        if not shown:
-            raise config.UserError(
-                f"score.baseline learns from demonstrations, and the context of {operation.name!r} has none; "
-                "set score.baseline.lrs=()"
-            )
         student = here.views(number, [one.input for one in shown]).student
-        answers = encode.answers(here.tokenizer, here.cfg.template, operation.student, task, shown)
-        found += [pairs.hard(prompt, prompt, ids) for prompt, ids in zip(student.whole, answers, strict=True)]
+        ids = encode.answers(here.tokenizer, here.cfg.template, operation.student, task, shown)
+        answers = {one.input: answer for one, answer in zip(shown, ids, strict=True)}
+        for text, prompt in zip(student.inputs, student.whole, strict=True):
+            found.append(pairs.hard(prompt, prompt, answers[text]))
     return found

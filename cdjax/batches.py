@@ -23,16 +23,9 @@ class Batches:
     """
 
     def __init__(self, pairs: Sequence[Pair], cfg: config.Update, seed: int, mesh: jax.sharding.Mesh) -> None:
-        parts = parallel.batch_parts(mesh)
         if not pairs:
             raise config.UserError("there are no pairs to learn from; the drop counts of the keep stage say why")
-        if min(cfg.epochs, cfg.batch, cfg.micro_batches) < 1:
-            raise config.UserError(f"epochs, batch and micro_batches must be positive, got {cfg}")
-        if cfg.batch % (cfg.micro_batches * parts):
-            raise config.UserError(
-                f"update.batch={cfg.batch} must be a multiple of update.micro_batches={cfg.micro_batches} times the "
-                f"{parts} devices that mesh.data and mesh.fsdp split a batch over"
-            )
+        check(cfg, mesh)
         self._mesh = mesh
         collate = functools.partial(side_by_side, rows=cfg.batch, widths=widths(pairs))
         shuffled = grain.MapDataset.source(pairs).shuffle(seed=seed % 2**32)
@@ -48,6 +41,18 @@ class Batches:
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of {len(self)}")
         return PairBatch(**parallel.place_batch(self._steps[step], self._mesh))
+
+
+def check(cfg: config.Update, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError for a batch that cannot be cut into its micro-batches on this mesh."""
+    parts = parallel.batch_parts(mesh)
+    if min(cfg.epochs, cfg.batch, cfg.micro_batches) < 1:
+        raise config.UserError(f"epochs, batch and micro_batches must be positive, got {cfg}")
+    if cfg.batch % (cfg.micro_batches * parts):
+        raise config.UserError(
+            f"update.batch={cfg.batch} must be a multiple of update.micro_batches={cfg.micro_batches} times the "
+            f"{parts} devices that mesh.data and mesh.fsdp split a batch over"
+        )
 
 
 def widths(pairs: Sequence[Pair]) -> dict[str, int]:

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     run = command("run", _run, "Distil as a config says, or continue; the results go to a run directory.")
-    score = command("eval", _eval, "Score a run's students again.")
+    score = command("eval", _eval, "Score the teacher and the model before, without training; run goes on from there.")
     for made in (run, score):
         made.add_argument("config", metavar="CONFIG", help="a file from configs/, or a run's config.json")
         made.add_argument("--set", metavar="A.B=C", type=_change, action="append", default=[], help="change a field")
@@ -137,7 +137,10 @@ def _change(text: str) -> tuple[str, str]:
 def _text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"there is no context file {path}")
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"the context file {path} is not UTF-8 text") from None
 
 
 def _say(text: str) -> None:

@@ -230,7 +230,10 @@ def load_config(path: str | Path) -> Experiment:
     if not path.is_file():
         raise UserError(f"there is no config file {path}")
     if path.suffix == ".json":
-        return from_json(path.read_text(encoding="utf-8"))
+        try:
+            return from_json(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not UTF-8 text") from None
     try:
         made = runpy.run_path(str(path))["get_config"]()
     except UserError:
@@ -398,8 +401,9 @@ def _inputs(inputs: Inputs, task: str) -> Iterator[str]:
     for name in ("rule", "written", "limit"):
         if getattr(inputs, name) < 0:
             yield f"{name} must be at least 0, got {getattr(inputs, name)}"
-    if inputs.written and inputs.written_shots < 1:
-        yield f"written_shots must be at least 1, got {inputs.written_shots}"
+    for name in ("written_shots", "written_tokens"):
+        if inputs.written and getattr(inputs, name) < 1:
+            yield f"{name} must be at least 1, got {getattr(inputs, name)}"
 
 
 def _context(context: Context, task: str) -> Iterator[str]:

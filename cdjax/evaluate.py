@@ -6,6 +6,7 @@ distilled on.
 
 import importlib.resources
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -21,11 +22,12 @@ from cdjax.sampling import teacher
 from cdjax.sampling.generate import Record
 from cdjax.setting import Setting
 from cdjax.tasks import Example
+from cdjax.views import encode
 from cdjax.views.prompts import Prompts
 
 FULL_KL = config.Objective(kind="forward_kl", targets="full")
 UNRELATED_TOKENS = 24  # of each continuation on which forgetting is measured
-Graded = dict[str, Any]  # inputs, expected, answers, grades: a list each; tokens: mean of prompt and answer
+Graded = dict[str, Any]  # lists with one entry an example; `tokens` is the mean of prompt and answer
 
 
 def score_original(here: Setting) -> None:
@@ -56,30 +58,38 @@ def examples(here: Setting) -> list[list[Example]]:
 
 def expected(here: Setting) -> list[list[Example]]:
     """The test examples; where a task knows no answers, the teacher's are what a student should agree with."""
-    said = dict(zip(*(here.journal.results()["teacher"][name] for name in ("inputs", "answers")), strict=True))
+    found = here.journal.results()["teacher"]
+    said = dict(zip(zip(found["operations"], found["inputs"], strict=True), found["answers"], strict=True))
     return [
-        [one if one.output else Example(one.input, said.get(one.input, "")) for one in many] for many in examples(here)
+        [one if one.output else Example(one.input, said.get((number, one.input), "")) for one in many]
+        for number, many in enumerate(examples(here))
     ]
 
 
 def grade(
     here: Setting, model: Decoder, side: Literal["teacher", "student"], wanted: list[list[Example]], *, title: str
 ) -> Graded:
-    """Greedy answers to every operation's examples under one side's view; the teacher's go through f."""
-    graded: Graded = {"inputs": [], "expected": [], "answers": [], "grades": [], "tokens": 0.0}
+    """Greedy answers to every operation's examples under one side's view; the teacher's go through f.
+
+    Where no answer is known the teacher's own is right. `over_budget` counts examples left out, under both views.
+    """
+    graded: Graded = {"operations": [], "inputs": [], "expected": [], "answers": [], "grades": [], "over_budget": 0}
     lengths = []
     for number, (operation, task, many) in enumerate(zip(here.cfg.operations(), here.tasks, wanted, strict=True)):
-        prompts = getattr(here.views(number, [one.input for one in many]), side)
+        views = here.views(number, [one.input for one in many])
+        prompts = getattr(views, side)
+        graded["over_budget"] += views.dropped
         known = {one.input: one for one in many}
         for rollout, prompt in zip(greedy(here, model, prompts, title=title), prompts.whole, strict=True):
             said = keep.answer_text(here.tokenizer, rollout.ids, here.stops, here.cfg.template.stop)
             if side == "teacher":
                 said = keep.extract(operation.keep, said) or ""
-            example = known[rollout.input]
-            graded["inputs"].append(example.input)
-            graded["expected"].append(example.output or said)
+            wanted_output = known[rollout.input].output or (said if side == "teacher" else "")
+            graded["operations"].append(number)
+            graded["inputs"].append(rollout.input)
+            graded["expected"].append(wanted_output)
             graded["answers"].append(said)
-            graded["grades"].append(float(task.grade(Example(example.input, example.output or said), said)))
+            graded["grades"].append(float(task.grade(Example(rollout.input, wanted_output), said)))
             lengths.append(len(prompt) + len(rollout.ids))
     return graded | {"tokens": float(np.mean(lengths))}
 
@@ -106,13 +116,17 @@ def unrelated(here: Setting, original: Decoder) -> Iterator[tuple[np.ndarray, li
     if not lines:
         return
     none = np.zeros(0, np.int32)
-    own = tuple(np.array(here.tokenizer(line)["input_ids"], np.int32) for line in lines)
+    plain = config.Template(question="{input}")
+    prompts, _ = encode.prompts(
+        here.tokenizer, plain, config.Context(), here.tasks[0], lines, budget=sys.maxsize, overflow="error"
+    )
+    own = prompts.whole
     rollouts = teacher.sample(
         original,
         here.mesh,
         Prompts(tuple(lines), none, own),
         stops=none,
-        sampling=config.Sampling(temperature=0.0),
+        sampling=config.Sampling(temperature=0.0, batch=here.cfg.sampling.batch),
         record=Record(),
         steps=UNRELATED_TOKENS,
         seed=0,

@@ -7,13 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cdjax.errors import UserError
+
 
 class Journal:
     """A JSON file of stage results. A stage is recorded when it is whole: a crash inside one loses that stage alone."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.stages: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        try:
+            self.stages: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); delete it, and all but the samples is done again") from error
 
     def once(self, stage: str, compute: Callable[[], Any]) -> Any:
         """The stage's result: read back if it has run, else computed and written down with its seconds."""

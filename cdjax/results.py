@@ -15,14 +15,15 @@ from cdjax.evaluate import summary
 from cdjax.journal import Journal
 
 SHOWN = 20  # examples side by side in the report
-LIBRARIES = ("cdjax", "jax", "flax", "optax", "orbax-checkpoint", "transformers")
+LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
 
 
 def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) -> dict[str, Any]:
     """Writes both files and returns what is in results.json."""
     found = journal.results()
     graded = {"teacher": [found["teacher"]], "before": [found["before"]]}
-    last = (by_round(found) or [[]])[-1]
+    scored = by_round(cfg, found)
+    last = (scored or [[]])[-1]
     if last:
         graded["after"] = last
     descended = [found[name] for seed in cfg.seeds if (name := f"seed {seed}/gradient_descent") in found]
@@ -42,7 +43,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         "rollouts": rollouts(found),
         "held_out_kl": {"before": found["before"]["held_out_kl"], "after": mean(last, "held_out_kl")},
         "forgetting": {"metric": "KL(before || after), nats a token", "mean": mean(last, "forgetting")},
-        "rounds": [summary(metric, [one["grades"] for one in many]) for many in by_round(found)],
+        "rounds": [summary(metric, [one["grades"] for one in many]) for many in scored],
         "seconds": seconds(journal),
     }
     columns = {"input": found["teacher"]["inputs"], "expected": found["teacher"]["expected"]}
@@ -53,18 +54,19 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
     return results
 
 
-def by_round(found: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """The scored students of every round, over seeds."""
-    rounds: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for name, result in found.items():
-        if name.endswith("/score"):
-            rounds[name.split("/")[1]].append(result)
-    return list(rounds.values())
+def by_round(cfg: config.Experiment, found: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The scored students of every round, in the order of the seeds."""
+    rounds: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for seed in cfg.seeds:
+        for number in range(len(found)):
+            if (name := f"seed {seed}/round {number}/score") in found:
+                rounds[number].append(found[name])
+    return [rounds[number] for number in sorted(rounds)]
 
 
 def inputs(found: dict[str, Any]) -> dict[str, int]:
     """Where the task inputs of all seeds, rounds and operations came from, and why some were left out."""
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(test_over_budget=found["teacher"]["over_budget"])
     for name, result in found.items():
         if name.endswith("/inputs"):
             counts.update(result)
@@ -101,6 +103,7 @@ def commit() -> str:
     """The checkout's commit, with "+" if it has changes; empty where the package is not in a checkout."""
     run = ["git", "-C", str(Path(__file__).parent)]
     try:
+        subprocess.run([*run, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
         head = subprocess.run([*run, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run([*run, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -5,6 +5,7 @@ In: an `Experiment` and a directory. Out: `Setting`, which everything after read
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int32
 
-from cdjax import config, parallel
+from cdjax import batches, config, parallel
 from cdjax.journal import Journal
 from cdjax.metrics import Metrics
 from cdjax.model import source
@@ -94,9 +95,14 @@ def open(cfg: config.Experiment, workdir: Path) -> Setting:
     tasks = tuple(
         load(operation.task, data_dir=cfg.data_dir, inputs_file=operation.inputs.file) for operation in cfg.operations()
     )
+    for operation, task in zip(cfg.operations(), tasks, strict=True):
+        _check_task(cfg, operation, task)
     mesh = parallel.make_mesh(cfg.mesh)
+    batches.check(cfg.update, mesh)
     _check_same(cfg, workdir)
     model, tokenizer, info = source.load(cfg.model, mesh, dtype=cfg.dtype, remat=cfg.remat)
+    if cfg.objective.top_k > model.spec.vocab:
+        raise config.UserError(f"objective.top_k={cfg.objective.top_k} is over the vocabulary, {model.spec.vocab}")
     graph, original, frozen = trainable.split(trainable.add_adapter(model, cfg.adapter, 0), cfg.adapter)
     setting = Setting(
         cfg=cfg,
@@ -114,16 +120,35 @@ def open(cfg: config.Experiment, workdir: Path) -> Setting:
     )
     for number, task in enumerate(tasks):
         setting.views(number, [example.input for example in task.test])
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(config.to_json(cfg), encoding="utf-8")
+    part = workdir / "config.part"
+    part.write_text(config.to_json(cfg), encoding="utf-8")
+    os.replace(part, workdir / "config.json")
     return setting
 
 
+def _check_task(cfg: config.Experiment, operation: config.Operation, task: Task) -> None:
+    """Raises UserError for what the operation asks of a task that does not have it."""
+    asked, baseline = operation.inputs, bool(cfg.score.baseline.lrs)
+    shown = operation.context.demonstrations or task.demonstrations[: operation.context.shots]
+    wrong = {
+        "inputs.pool, but it has no pool": asked.pool and not task.pool,
+        "inputs.rule, but it has no rule": asked.rule and task.rule is None,
+        "inputs.written, but there is no input to show": asked.written and not (task.demonstrations or task.pool),
+        "the filter 'correct', but its answers are not known": "correct" in operation.keep.filters and not task.solve,
+        "score.baseline, but its context has no demonstrations": baseline and not shown,
+        "score.baseline, but it has no labelled validation examples": baseline and not task.validation,
+    }
+    if problems := [problem for problem, is_so in wrong.items() if is_so]:
+        raise config.UserError(f"operation {operation.name!r} asks of task {task.name!r}: {'; '.join(problems)}")
+
+
 def _check_same(cfg: config.Experiment, workdir: Path) -> None:
+    if workdir.exists() and not workdir.is_dir():
+        raise config.UserError(f"--workdir {workdir} is a file; give a directory")
     path = workdir / "config.json"
     if not path.exists():
         return
-    before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(config.to_json(cfg))
+    before, now = json.loads(config.to_json(config.load_config(path))), json.loads(config.to_json(cfg))
     if set(before["seeds"]) <= set(now["seeds"]):  # more seeds only add to what is there
         before["seeds"] = now["seeds"]
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))

@@ -66,7 +66,7 @@ def die(*_, **__):
     "where",
     [
         (stages, "write_inputs"),
-        (stages.keep, "keep"),
+        (stages, "keep_answers"),
         (stages.update, "train"),
         (rounds, "score_student"),
         (results, "write"),
@@ -170,6 +170,56 @@ def test_operations_combine_as_the_paper_says(order, tmp_path, monkeypatch):
     assert (first[:2], second[:2]) == ((0, 0), (0 if order == "simultaneous" else 1, 1))
     same = all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), first[2], second[2])))
     assert same == (order != "recursive")
+
+
+def test_killed_in_the_second_round_resumes_with_the_right_teacher(tmp_path, monkeypatch):
+    cfg = experiment(plan=config.Plan("recursive", repeat=2))
+    rounds.run(cfg, tmp_path / "whole")
+    learn = stages.learn
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "learn", lambda here, at, *rest: learn(here, at, *rest) if at.number == 0 else die())
+        with pytest.raises(Killed):
+            rounds.run(cfg, tmp_path / "again")
+    rounds.run(cfg, tmp_path / "again")
+    assert outcome(tmp_path / "again") == outcome(tmp_path / "whole")
+    for ours, theirs in zip(weights(tmp_path / "again"), weights(tmp_path / "whole"), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_baseline_that_diverges_costs_a_grid_point_and_no_run(tmp_path):
+    score = dataclasses.replace(experiment().score, baseline=config.GradientDescent((1e-3, 1e30), 4, 2, 3))
+    told = rounds.run(experiment(score=score), tmp_path)
+    descent = json.loads((tmp_path / "journal.json").read_text())["seed 0/gradient_descent"]["result"]
+    assert descent["diverged"] == [1e30] and descent["chosen"]["lr"] == 1e-3
+    assert told["scores"]["gradient_descent"]["n"] == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"task": "addition"}, "inputs.pool, but it has no pool"),
+        ({"inputs": config.Inputs(rule=4)}, "inputs.rule, but it has no rule"),
+        ({"context": config.Context(), "score": config.Score(baseline=config.GradientDescent((1e-3,)))}, "demonstrat"),
+        ({"mesh": config.Mesh(data=8)}, "update.batch=4"),
+        ({"objective": config.Objective(top_k=10_000)}, "over the vocabulary"),
+        ({"limits": config.Limits(teacher_prompt=4)}, "over its budget"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(wrong, message, tmp_path):
+    with pytest.raises(config.UserError, match=message):
+        rounds.run(experiment(**wrong), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_directory_whose_files_are_torn_is_refused(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "torn")
+    for name in ("config.json", "journal.json"):
+        text = (tmp_path / "torn" / name).read_text()
+        (tmp_path / "torn" / name).write_text(text[: len(text) // 2])
+        with pytest.raises(config.UserError):
+            rounds.run(experiment(), tmp_path / "torn")
+        (tmp_path / "torn" / name).write_text(text)
 
 
 def test_an_adapter_learns_and_the_base_stays(tmp_path):

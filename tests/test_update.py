@@ -113,6 +113,16 @@ def test_equal_weights_and_no_context_have_no_divergence(mesh):
     assert apart["kl"] > 1e-3
 
 
+def test_the_teacher_is_read_at_the_kept_tokens(mesh):
+    """A student that is shown what f drops has nothing left to learn."""
+    pairs = [
+        dataclasses.replace(pair, student_prompt=np.concatenate([pair.teacher_prompt, pair.rollout[: pair.kept[0]]]))
+        for pair in make_pairs(8)
+    ]
+    _, metrics = step(mesh, batch_of(mesh, pairs), model_on(mesh), objective=FULL)
+    assert all(pair.kept[0] > 0 for pair in pairs) and abs(metrics["kl"]) < 1e-7
+
+
 def test_a_shared_context_is_read_before_every_prompt_of_the_teacher(mesh):
     context, pairs = np.array([5, 9, 44], np.int32), make_pairs(8)  # widths stay the same
     longer = [

@@ -92,6 +92,8 @@ def last_student(here: Setting, seed: int) -> nnx.State:
 
 
 def _finish(here: Setting) -> dict[str, Any]:
-    found = results.write(here.cfg, here.tasks[0].metric, here.journal, here.workdir)
+    found = results.write(
+        here.cfg, " / ".join(dict.fromkeys(task.metric for task in here.tasks)), here.journal, here.workdir
+    )
     report.write(here.workdir)
     return found

@@ -6,7 +6,7 @@ function of seed, round, operation and step: progress is a matter of counting.
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -107,28 +107,28 @@ def sample_teacher(here: Setting, at: Round, op: int, params: nnx.State, views: 
     cfg = here.cfg
     store = Store(at.directory(here.workdir / "rollouts", op))
 
-    def sample() -> list[Rollout]:
-        with metrics.progress("teacher's answers", len(views.teacher.inputs) * cfg.sampling.per_input) as advance:
-            return teacher.sample(
-                here.model(params),
-                here.mesh,
-                views.teacher,
-                stops=here.stops,
-                sampling=cfg.sampling,
-                record=record(cfg.objective),
-                steps=cfg.limits.completion,
-                seed=at.fold(op),
-                store=store,
-                progress=advance,
-            )
+    def sample(progress: Callable[[int], object] = lambda done: None) -> list[Rollout]:
+        return teacher.sample(
+            here.model(params),
+            here.mesh,
+            views.teacher,
+            stops=here.stops,
+            sampling=cfg.sampling,
+            record=record(cfg.objective),
+            steps=cfg.limits.completion,
+            seed=at.fold(op),
+            store=store,
+            progress=progress,
+        )
 
     def once() -> dict[str, int]:
-        rollouts = sample()
+        with metrics.progress("teacher's answers", len(views.teacher.inputs) * cfg.sampling.per_input) as advance:
+            rollouts = sample(advance)
         store.write_text(rollouts, lambda ids: encode.decode(here.tokenizer, ids))
         return {"sampled": len(rollouts), "over_budget": views.dropped}
 
     here.journal.once(at.stage("sample", op), once)
-    return sample()
+    return sample()  # from the store
 
 
 def keep_answers(here: Setting, at: Round, op: int, rollouts: Sequence[Rollout]) -> list[keep.Kept]:
@@ -155,9 +155,11 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     checkpoints = _checkpoints(here, at)
     state = update.start(student, tx, here.mesh)
     latest = checkpoints.latest()
-    if latest is not None:
-        state = checkpoints.load(latest, state)
     about = {"seed": at.seed, "round": at.number, "teacher": teacher.identity(here.model(teacher_params))}
+    if latest is not None:
+        if checkpoints.progress(latest)["teacher"] != about["teacher"]:
+            raise config.UserError(f"{here.workdir}: the checkpoint of {at.stage('update')!r} had another teacher")
+        state = checkpoints.load(latest, state)
 
     def save(state: update.TrainState, step: int) -> None:
         checkpoints.save(step, state, about | {"step": step, "steps": len(steps)})

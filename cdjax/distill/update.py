@@ -154,7 +154,7 @@ def _report(step: int, metrics: Metrics, on_step: Callable[[int, dict[str, float
     if not all(math.isfinite(values[name]) for name in ("loss", "grad_norm")):
         raise Diverged(
             f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; lower optim.lr, "
-            "raise optim.warmup, or set optim.clip. Checkpoints from before this step are untouched."
+            "raise optim.warmup, or set optim.clip, in another --workdir. Checkpoints of earlier steps are untouched."
         )
     on_step(step, values)
 

@@ -90,7 +90,10 @@ def stop_ids(directory: str | Path) -> list[int]:
 
 def _files(directory: Path) -> list[Path]:
     if (directory / INDEX).is_file():
-        names = sorted(set(_read_json(directory / INDEX)["weight_map"].values()))
+        index = _read_json(directory / INDEX)
+        if not isinstance(index.get("weight_map"), dict):
+            raise config.UserError(f"{directory / INDEX} has no weight_map; download it again")
+        names = sorted(set(index["weight_map"].values()))
         files = [directory / name for name in names]
         if missing := [path.name for path in files if not path.is_file()]:
             raise config.UserError(f"{directory} lacks {', '.join(missing)}, which its {INDEX} names")

@@ -105,14 +105,11 @@ def _fit(inputs: Sequence[str], rows: list[list[int]], *, budget: int, overflow:
         if not row:
             raise UserError(f"the prompt of input {text!r} has no token; give the template or the context some text")
         if len(row) > budget and (overflow == "error" or len(dropped) == len(rows)):
-            every = (
-                "every prompt is over its budget; the first, "
-                if overflow == "drop"
-                else "a prompt is over its budget: "
-            )
+            drops = overflow == "drop"
+            which = "every prompt is over its budget; the first" if drops else "a prompt is over its budget"
             raise UserError(
-                f"{every}input {text[:80]!r}, is {len(row)} tokens of {budget} allowed; "
-                "raise the limit, shorten the context, or set limits.overflow=drop"
+                f"{which}, input {text[:80]!r}, is {len(row)} tokens of {budget} allowed; "
+                f"raise the limit or shorten the context{'' if drops else ', or set limits.overflow=drop'}"
             )
     kept = [(text, row) for text, row in zip(inputs, rows, strict=True) if len(row) <= budget]
     shared = len(os.path.commonprefix([row for _, row in kept]))
