@@ -64,14 +64,14 @@ def test_what_a_killed_save_leaves_does_not_count(mesh, tmp_path):
 
 
 @pytest.mark.parametrize("files", ["_METADATA", "d/*"])
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax' own reading tasks
 def test_a_damaged_checkpoint_is_named(files, mesh, tmp_path):
-    store, state = Checkpoints(tmp_path), make_state(mesh)
-    store.save(4, state, {})
+    """One array: of several, Orbax leaves the reads of the others running when one fails."""
+    store, tree = Checkpoints(tmp_path), {"x": jnp.arange(1000.0)}
+    store.save(4, tree, {})
     for path in (tmp_path / "4" / "state").glob(files):
         path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(config.UserError, match=f"{tmp_path}/4 cannot be read.*delete that folder"):
-        store.load(4, state)
+        store.load(4, tree)
 
 
 def test_the_checkpoint_of_another_model_is_refused(mesh, tmp_path):
