@@ -90,8 +90,10 @@ def _fields(kind: Any, names: Any, where: str) -> dict[str, Any]:
 def _entries(kind: Any, value: Any, where: str) -> tuple[Any, ...]:
     inner = typing.get_args(kind)[0]
     if isinstance(value, str):
-        nested = value.strip().startswith("[") or dataclasses.is_dataclass(inner)
-        value = _json(value, kind, where) if nested else [part.strip() for part in value.split(",") if part.strip()]
+        text = value.strip()
+        text = text[1:-1] if text.startswith("(") and text.endswith(")") else text  # "()" and "(1, 2)" as in Python
+        nested = text.startswith("[") or dataclasses.is_dataclass(inner)
+        value = _json(text, kind, where) if nested else [part.strip() for part in text.split(",") if part.strip()]
     if not isinstance(value, list | tuple):
         raise _mismatch(kind, value, where)
     return tuple(convert(inner, part, f"{where}.{index}") for index, part in enumerate(value))

@@ -24,6 +24,8 @@ GOOD = [
     ("seeds", [7, 8], (7, 8)),
     ("score.baseline.lrs", "1e-4, 3e-4", (1e-4, 3e-4)),
     ("score.baseline.lrs", "", ()),
+    ("score.baseline.lrs", "()", ()),
+    ("seeds", "(0, 1)", (0, 1)),
     ("keep.filters", "finished,correct", ("finished", "correct")),
     ("context", '{"shots": 4}', config.Context(shots=4)),
     ("context", {"shots": 4}, config.Context(shots=4)),
