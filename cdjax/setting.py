@@ -21,7 +21,7 @@ from cdjax.metrics import Metrics
 from cdjax.model import source
 from cdjax.model.decoder import Decoder
 from cdjax.students import trainable
-from cdjax.tasks import Task, load
+from cdjax.tasks import Task, inputs, load
 from cdjax.views import encode
 from cdjax.views.prompts import Prompts
 
@@ -63,22 +63,22 @@ class Setting:
         model = trainable.without_adapter(self.model(self.original))
         return trainable.split(trainable.add_adapter(model, self.cfg.adapter, seed), self.cfg.adapter)[1]
 
-    def views(self, number: int, inputs: Sequence[str]) -> Views:
+    def views(self, number: int, texts: Sequence[str]) -> Views:
         """Teacher's and student's prompts of operation `number`; raises or drops what is over a budget."""
         operation, task = self.cfg.operations()[number], self.tasks[number]
 
-        def view(context: config.Context, inputs: Sequence[str], budget: int) -> tuple[Prompts, list[str]]:
+        def view(context: config.Context, texts: Sequence[str], budget: int) -> tuple[Prompts, list[str]]:
             return encode.prompts(
                 self.tokenizer,
                 self.cfg.template,
                 context,
                 task,
-                inputs,
+                texts,
                 budget=budget,
                 overflow=self.cfg.limits.overflow,
             )
 
-        teacher, long = view(operation.context, inputs, self.cfg.limits.teacher_prompt)
+        teacher, long = view(operation.context, texts, self.cfg.limits.teacher_prompt)
         student, long_too = view(operation.student, teacher.inputs, self.cfg.limits.student_prompt)
         if long_too:
             teacher, _ = view(operation.context, student.inputs, self.cfg.limits.teacher_prompt)
@@ -128,12 +128,10 @@ def open(cfg: config.Experiment, workdir: Path) -> Setting:
 
 def _check_task(cfg: config.Experiment, operation: config.Operation, task: Task) -> None:
     """Raises UserError for what the operation asks of a task that does not have it."""
-    asked, baseline = operation.inputs, bool(cfg.score.baseline.lrs)
+    inputs.check(task, operation.inputs)
+    baseline = bool(cfg.score.baseline.lrs)
     shown = operation.context.demonstrations or task.demonstrations[: operation.context.shots]
     wrong = {
-        "inputs.pool, but it has no pool": asked.pool and not task.pool,
-        "inputs.rule, but it has no rule": asked.rule and task.rule is None,
-        "inputs.written, but there is no input to show": asked.written and not (task.demonstrations or task.pool),
         "the filter 'correct', but its answers are not known": "correct" in operation.keep.filters and not task.solve,
         "score.baseline, but its context has no demonstrations": baseline and not shown,
         "score.baseline, but it has no labelled validation examples": baseline and not task.validation,

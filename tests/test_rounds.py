@@ -197,8 +197,8 @@ def test_a_baseline_that_diverges_costs_a_grid_point_and_no_run(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"task": "addition"}, "inputs.pool, but it has no pool"),
-        ({"inputs": config.Inputs(rule=4)}, "inputs.rule, but it has no rule"),
+        ({"task": "addition"}, "inputs.pool asked of task .addition., which has none"),
+        ({"inputs": config.Inputs(rule=4)}, "inputs.rule asked of task"),
         ({"context": config.Context(), "score": config.Score(baseline=config.GradientDescent((1e-3,)))}, "demonstrat"),
         ({"mesh": config.Mesh(data=8)}, "update.batch=4"),
         ({"objective": config.Objective(top_k=10_000)}, "over the vocabulary"),

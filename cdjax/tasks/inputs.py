@@ -24,13 +24,28 @@ class Collected:
     counts: dict[str, int]
 
 
+def check(task: Task, cfg: Inputs) -> None:
+    """Raises UserError for inputs that are asked of a task which does not have them."""
+    wrong = {
+        "pool": bool(cfg.pool and not task.pool),
+        "rule": bool(cfg.rule and task.rule is None),
+        "written": bool(cfg.written and not (task.demonstrations or task.pool)),  # none to show the model
+    }
+    if missing := [name for name, asked in wrong.items() if asked]:
+        others = ", ".join(name for name in ("pool", "file", "rule", "written") if name not in missing)
+        raise UserError(
+            f"inputs.{' and inputs.'.join(missing)} asked of task {task.name!r}, which has none; see inputs.{others}"
+        )
+
+
 def collect(task: Task, cfg: Inputs, *, seed: int, written: Sequence[str] = ()) -> Collected:
     """All inputs that `cfg` asks for; demonstrations, test, validation and held-out inputs are never among them.
 
     `written` is what the model wrote. Raises UserError when nothing is left.
     """
+    check(task, cfg)
     sources = {
-        "pool": list(_pool(task, cfg)),
+        "pool": list(task.pool) if cfg.pool else [],
         "file": [example.input for example in files.read(cfg.file)] if cfg.file else [],
         "rule": _drawn(task, cfg, seed),
         "written": list(written),
@@ -69,21 +84,9 @@ def parse_written(text: str) -> str | None:
     return None
 
 
-def _pool(task: Task, cfg: Inputs) -> Sequence[str]:
-    if cfg.pool and not task.pool:
-        raise UserError(f"inputs.pool is on, but task {task.name!r} has no pool; see inputs.file, rule and written")
-    return task.pool if cfg.pool else ()
-
-
 def _drawn(task: Task, cfg: Inputs, seed: int) -> list[str]:
-    if not cfg.rule:
-        return []
-    if task.rule is None:
-        raise UserError(
-            f"inputs.rule is {cfg.rule}, but task {task.name!r} has no rule; see inputs.pool, file and written"
-        )
     rng = random.Random(f"rule {seed}")
-    return [task.rule(rng) for _ in range(cfg.rule)]
+    return [task.rule(rng) for _ in range(cfg.rule)] if task.rule else []
 
 
 def _reserved(task: Task) -> set[str]:
