@@ -158,7 +158,7 @@ def divergence(
     """Mean KL(original under the teacher's view || student) in nats a token, full vocabulary; None without text."""
     total = count = 0.0
     for context, found in parts:
-        prefix = _read_prefix(original, context) if len(context) else None
+        prefix = read_prefix(original, context) if len(context) else None
         for batch in batches.Batches(found, config.Update(batch=here.cfg.update.batch), 0, here.mesh):
             sums = _sums(student, original, prefix, batch)
             total, count = total + float(sums["kl"]), count + float(sums["count"])
@@ -180,9 +180,6 @@ def wilson(mean: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-_read_prefix = jax.jit(read_prefix)
 
 
 @jax.jit

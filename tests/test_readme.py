@@ -20,6 +20,7 @@ COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitli
 def test_a_command_in_the_readme_is_understood(line):
     words = shlex.split(line)
     arguments = cli.parser().parse_args(words[words.index("cdjax") + 1 :])
+    assert arguments.command.__name__ == f"_{words[words.index('cdjax') + 1]}"
     if getattr(arguments, "config", None):
         given = config.load_config(ROOT / arguments.config)
         config.override(given, dict(arguments.set))

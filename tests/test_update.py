@@ -129,7 +129,7 @@ def test_a_shared_context_is_read_before_every_prompt_of_the_teacher(mesh):
         dataclasses.replace(pair, teacher_prompt=np.concatenate([context, pair.teacher_prompt])) for pair in pairs
     ]
     with jax.set_mesh(mesh):
-        prefix = jax.jit(decoder.read_prefix)(model_on(mesh), jnp.asarray(context))
+        prefix = decoder.read_prefix(model_on(mesh), jnp.asarray(context))
     shared = step(mesh, batch_of(mesh, pairs), model_on(mesh), prefix, objective=FULL)
     assert_same(shared, step(mesh, batch_of(mesh, longer), model_on(mesh), objective=FULL))
     assert shared[1]["kl"] != step(mesh, batch_of(mesh, pairs), model_on(mesh), objective=FULL)[1]["kl"]

@@ -6,10 +6,10 @@ function of seed, round, operation and step: progress is a matter of counting.
 
 import dataclasses
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 import optax
 from flax import nnx
@@ -43,9 +43,10 @@ class Round:
     def directory(self, root: Path, *operation: int) -> Path:
         return root.joinpath(f"seed_{self.seed}", f"round_{self.number}", *(f"operation_{op}" for op in operation))
 
-    def fold(self, *more: int) -> int:
-        """A number for this place in the run, to seed what is random there."""
-        return int(np.random.SeedSequence([self.seed, self.number, *more]).generate_state(1)[0] >> 1)
+    def fold(self, purpose: str, *operation: int) -> int:
+        """A number for this purpose at this place in the run, to seed what is random there."""
+        place = [self.seed, self.number, zlib.crc32(purpose.encode()), *operation]
+        return int(np.random.SeedSequence(place).generate_state(1)[0] >> 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,9 @@ def teach(here: Setting, at: Round, op: int, params: nnx.State) -> Lesson:
 def collect_inputs(here: Setting, at: Round, op: int) -> Sequence[str]:
     """D: the pool, the file, the rule's draws and what the model wrote, joined."""
     written = write_inputs(here, at, op)
-    collected = inputs.collect(here.tasks[op], here.cfg.operations()[op].inputs, seed=at.fold(op), written=written)
+    collected = inputs.collect(
+        here.tasks[op], here.cfg.operations()[op].inputs, seed=at.fold("inputs", op), written=written
+    )
     here.journal.once(at.stage("inputs", op), lambda: collected.counts)
     return collected.inputs
 
@@ -81,7 +84,8 @@ def write_inputs(here: Setting, at: Round, op: int) -> list[str]:
         return []
 
     def write() -> list[str]:
-        prompts = encode.input_writer(here.tokenizer, here.cfg.template, here.tasks[op], cfg, at.fold(op))
+        seed = at.fold("write", op)
+        prompts = encode.input_writer(here.tokenizer, here.cfg.template, here.tasks[op], cfg, seed)
         with metrics.progress("inputs by the model", cfg.written) as advance:
             rollouts = teacher.sample(
                 here.model(here.original),
@@ -91,7 +95,7 @@ def write_inputs(here: Setting, at: Round, op: int) -> list[str]:
                 sampling=config.Sampling(batch=here.cfg.sampling.batch),
                 record=Record(),
                 steps=cfg.written_tokens,
-                seed=at.fold(op),
+                seed=seed,
                 progress=advance,
             )
         stop = here.cfg.template.stop
@@ -116,7 +120,7 @@ def sample_teacher(here: Setting, at: Round, op: int, params: nnx.State, views: 
             sampling=cfg.sampling,
             record=record(cfg.objective),
             steps=cfg.limits.completion,
-            seed=at.fold(op),
+            seed=at.fold("sample", op),
             store=store,
             progress=progress,
         )
@@ -150,16 +154,17 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     if here.journal.done(at.stage("update")):
         return restore(here, at)
     examples = _together(here.cfg, lessons)
-    steps = batches.Batches(examples, here.cfg.update, at.fold(), here.mesh)
+    steps = batches.Batches(examples, here.cfg.update, at.fold("update"), here.mesh)
     tx = optim.make(here.cfg.optim, len(steps))
     checkpoints = _checkpoints(here, at)
-    state = update.start(student, tx, here.mesh)
-    latest = checkpoints.latest()
     about = {"seed": at.seed, "round": at.number, "teacher": teacher.identity(here.model(teacher_params))}
-    if latest is not None:
-        if checkpoints.progress(latest)["teacher"] != about["teacher"]:
-            raise config.UserError(f"{here.workdir}: the checkpoint of {at.stage('update')!r} had another teacher")
-        state = checkpoints.load(latest, state)
+    latest = checkpoints.latest()
+    if latest is None:
+        state = update.start(student, tx, here.mesh)
+    elif checkpoints.progress(latest)["teacher"] == about["teacher"]:
+        state = checkpoints.load(latest, update.abstract(student, tx, here.mesh))
+    else:
+        raise config.UserError(f"{here.workdir}: the checkpoint of {at.stage('update')!r} had another teacher")
 
     def save(state: update.TrainState, step: int) -> None:
         checkpoints.save(step, state, about | {"step": step, "steps": len(steps)})
@@ -191,7 +196,7 @@ def restore(here: Setting, at: Round) -> nnx.State:
     """The trainable state that a finished round left."""
     checkpoints = _checkpoints(here, at)
     steps = here.journal.results()[at.stage("update")]["steps"]
-    like = update.start(here.original, optim.make(here.cfg.optim, steps), here.mesh)
+    like = update.abstract(here.original, optim.make(here.cfg.optim, steps), here.mesh)
     return checkpoints.load(steps, like).params
 
 
@@ -215,9 +220,6 @@ def _step(here: Setting, tx: optax.GradientTransformation, full: tuple[Decoder |
     return lambda state, batch: step(state, here.frozen, model, prefix, batch)
 
 
-_read_prefix = jax.jit(read_prefix)
-
-
 def _needs_teacher(objective: config.Objective) -> bool:
     return objective.targets == "full" and objective.kind != "cross_entropy"
 
@@ -227,7 +229,7 @@ def _full_teacher(here: Setting, params: nnx.State, lessons: list[Lesson]) -> tu
     if not _needs_teacher(here.cfg.objective):
         return None, None
     model, context = here.model(params), lessons[0].context
-    return model, _read_prefix(model, context) if len(lessons) == 1 and len(context) else None
+    return model, read_prefix(model, context) if len(lessons) == 1 and len(context) else None
 
 
 def _together(cfg: config.Experiment, lessons: list[Lesson]) -> list[pairs.Pair]:

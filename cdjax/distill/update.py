@@ -49,12 +49,18 @@ class TrainState:
 
 def start(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
     """A fresh state on the mesh, with a copy of `params`: the model that they came from outlives the training."""
-
-    def make(params: nnx.State) -> TrainState:
-        return TrainState(jax.tree.map(jnp.copy, params), tx.init(params), jnp.int32(0))
-
     with jax.set_mesh(mesh):
-        return jax.jit(make, out_shardings=parallel.shardings(jax.eval_shape(make, params), mesh))(params)
+        return jax.jit(functools.partial(_fresh, tx), out_shardings=_shardings(params, tx, mesh))(params)
+
+
+def abstract(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+    """What `start` would return, as shapes and shardings: where a checkpoint is to be put."""
+    shapes = jax.eval_shape(functools.partial(_fresh, tx), params)
+
+    def one(leaf: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    return jax.tree.map(one, shapes, _shardings(params, tx, mesh))
 
 
 def make_update(
@@ -77,18 +83,17 @@ def make_update(
     @functools.partial(jax.jit, donate_argnames="state")
     def update(state, frozen, teacher, prefix, batch):
         chunk = losses.chunk_size(batch.completion.shape[0] // pieces, batch.completion.shape[1])
+        count = jnp.maximum(batch.completion_real.sum(), 1)
 
         def loss(params: nnx.State, part: PairBatch) -> tuple[Array, dict[str, Array]]:
             student = nnx.merge(graph, params, frozen)
             sums = batch_sums(student, teacher, prefix, part, objective=objective, chunk=chunk)
-            return sums["loss"], sums
+            return sums["loss"] / count, sums
 
         place = functools.partial(_place, mesh=mesh)
         grads, sums = _accumulate(jax.grad(loss, has_aux=True), state.params, batch, micro_batches, place)
-        count = jnp.maximum(sums.pop("count"), 1)
-        grads = jax.tree.map(lambda g: g / count, grads)
         changes, opt_state = tx.update(grads, state.opt_state, state.params)
-        metrics = {name: (total, count) for name, total in sums.items()}
+        metrics = {name: (total, count) for name, total in sums.items() if name != "count"}
         metrics["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
         return place(TrainState(optax.apply_updates(state.params, changes), opt_state, state.step + 1)), metrics
 
@@ -179,6 +184,14 @@ def _pieces(x: Array, count: int) -> Array:
     """[B, ...] -> [count, B / count, ...], every count-th row together, so that no row changes its device."""
     apart = jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
     return parallel.constrain(apart, "length", "batch", *("length",) * (x.ndim - 1))
+
+
+def _fresh(tx: optax.GradientTransformation, params: nnx.State) -> TrainState:
+    return TrainState(jax.tree.map(jnp.copy, params), tx.init(params), jnp.int32(0))
+
+
+def _shardings(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+    return parallel.shardings(jax.eval_shape(functools.partial(_fresh, tx), params), mesh)
 
 
 def _place(tree: Any, mesh: jax.sharding.Mesh) -> Any:

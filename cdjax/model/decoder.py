@@ -140,6 +140,7 @@ class Decoder(nnx.Module):
         return jnp.einsum("...d,dv->...v", hidden, table, preferred_element_type=jnp.float32)
 
 
+@jax.jit
 def read_prefix(model: Decoder, context: Int[Array, "P"]) -> cache.Prefix:
     """The keys and values of a context, computed at batch 1."""
     length = context.shape[0]

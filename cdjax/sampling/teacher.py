@@ -52,7 +52,7 @@ def sample(
     done = {} if store is None else {number: store.read(number) for number in range(len(shards)) if store.has(number)}
     with jax.set_mesh(mesh):
         shared = len(prompts.context) and len(done) < len(shards)
-        prefix = _read_prefix(model, jnp.asarray(prompts.context)) if shared else None
+        prefix = decoder.read_prefix(model, jnp.asarray(prompts.context)) if shared else None
         ends = jnp.zeros(model.spec.vocab, bool).at[stops].set(True)
         for number, rows in enumerate(shards):
             if number not in done:
@@ -64,24 +64,6 @@ def sample(
             progress(len(rows))
     answers = [pair for number, rows in enumerate(shards) for pair in zip(rows, done[number], strict=True)]
     return [rollout for _, rollout in sorted(answers, key=lambda pair: pair[0])]
-
-
-def answer(
-    model: decoder.Decoder,
-    mesh: jax.sharding.Mesh,
-    prompts: Prompts,
-    *,
-    stops: Int32[np.ndarray, "_"],
-    steps: int,
-    batch: int = 64,
-    progress: Callable[[int], object] = lambda done: None,
-) -> list[Int32[np.ndarray, "_"]]:
-    """The most likely answer to each prompt, token by token: its ids, stop token included."""
-    greedy = config.Sampling(temperature=0.0, batch=batch)
-    rollouts = sample(
-        model, mesh, prompts, stops=stops, sampling=greedy, record=Record(), steps=steps, seed=0, progress=progress
-    )
-    return [rollout.ids for rollout in rollouts]
 
 
 def identity(model: decoder.Decoder) -> str:
@@ -166,9 +148,6 @@ def _bit_sums(model: decoder.Decoder) -> UInt32[Array, "leaves"]:
         return bits.astype(jnp.uint32).sum(dtype=jnp.uint32)
 
     return jnp.stack([one(leaf) for leaf in jax.tree.leaves(model)])
-
-
-_read_prefix = jax.jit(decoder.read_prefix)
 
 
 def _digest(texts: Sequence[str] | np.ndarray, *arrays: np.ndarray) -> str:
