@@ -109,7 +109,7 @@ def test_an_interrupted_run_says_how_to_go_on(path, calls, monkeypatch, capsys):
         (["run", "nowhere.py"], "there is no config file nowhere.py"),
         (["run", "CONFIG", "--set", "optim.lrr=1"], "optim has no field 'lrr'"),
         (["run", "CONFIG", "--set", "optim.lr=x"], "optim.lr must be a number, got 'x'"),
-        (["run", "CONFIG", "--set", "update.micro_batches=3"], "cannot be cut into 3 micro-batches"),
+        (["run", "CONFIG", "--set", "update.micro_batches=17"], "cannot be cut into 17 parts"),
         (["eval", "CONFIG", "--set", "context.file=a.md"], "context.file is 'a.md', which does not exist"),
         (["generate", "tiny:0", "a", "--context", "nowhere.md"], "there is no context file nowhere.md"),
         (["export", "nowhere", "out"], "nowhere is not a run directory"),

@@ -154,7 +154,8 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     if here.journal.done(at.stage("update")):
         return restore(here, at)
     examples = _together(here.cfg, lessons)
-    steps = batches.Batches(examples, here.cfg.update, at.fold("update"), here.mesh)
+    full = _needs_teacher(here.cfg.objective)
+    steps = batches.Batches(examples, here.cfg.update, at.fold("update"), here.mesh, teacher=full)
     tx = optim.make(here.cfg.optim, len(steps))
     checkpoints = _checkpoints(here, at)
     about = {"seed": at.seed, "round": at.number, "teacher": teacher.identity(here.model(teacher_params))}
@@ -215,8 +216,8 @@ def _checkpoints(here: Setting, at: Round) -> Checkpoints:
 
 def _step(here: Setting, tx: optax.GradientTransformation, full: tuple[Decoder | None, Prefix | None]):
     """The compiled update with what does not change in a round filled in."""
-    cfg, (model, prefix) = here.cfg, full
-    step = update.make_update(here.graph, tx, cfg.objective, micro_batches=cfg.update.micro_batches, mesh=here.mesh)
+    model, prefix = full
+    step = update.make_update(here.graph, tx, here.cfg.objective, here.mesh)
     return lambda state, batch: step(state, here.frozen, model, prefix, batch)
 
 

@@ -101,10 +101,12 @@ class Decoder(nnx.Module):
         *,
         prefix: cache.Prefix | None = None,
         past: cache.Cache | None = None,
+        texts: Int[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], cache.Cache | None]:
         """Hidden states after the final norm, and `past` with these tokens written into it.
 
         `positions` count from 0, or from `prefix.length` when there is a prefix. Padding has `real` False.
+        Where several texts stand in a row, `texts` tells them apart, and each has positions of its own.
         """
         table = constrain(self.embedding[...].astype(self.dtype), "vocab", "act_embed")  # gathered before the look-up
         x = constrain(table[tokens], "batch", "length", "act_embed")
@@ -114,6 +116,8 @@ class Decoder(nnx.Module):
             write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=column, axis=1)
             keys, keys_real = write(past.positions, positions), write(past.real, real)
         mask = attention.visible(positions, keys, keys_real, self.spec.window)
+        if texts is not None:
+            mask &= texts[:, :, None] == texts[:, None, :]
         shared_mask = None
         if prefix is not None:
             at = jnp.broadcast_to(jnp.arange(prefix.length), (tokens.shape[0], prefix.length))
