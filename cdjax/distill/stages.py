@@ -167,23 +167,26 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     else:
         raise config.UserError(f"{here.workdir}: the checkpoint of {at.stage('update')!r} had another teacher")
 
-    def save(state: update.TrainState, step: int) -> None:
-        checkpoints.save(step, state, about | {"step": step, "steps": len(steps)})
-
     def train() -> dict[str, int]:
         nonlocal state
         step = _step(here, tx, _full_teacher(here, teacher_params, lessons))
-        schedule = optim.schedule(here.cfg.optim, len(steps))
-        with metrics.progress(f"student, seed {at.seed}", len(steps), done=int(state.step)) as advance:
+        rates = optim.rates(here.cfg.optim, len(steps))
+        with (
+            checkpoints.writing() as write,
+            metrics.progress(f"student, seed {at.seed}", len(steps), done=int(state.step)) as advance,
+        ):
 
             def on_step(number: int, values: dict[str, float]) -> None:
                 line = {"seed": at.seed, "round": at.number, "stage": "update", "step": number}
-                here.metrics.append(**line, lr=float(schedule(number - 1)), **values)
+                here.metrics.append(**line, lr=rates[number - 1], **values)
                 advance(1, loss=values["loss"])
+
+            def save(state: update.TrainState, number: int) -> None:
+                write(number, state, about | {"step": number, "steps": len(steps)})
 
             every = here.cfg.update.checkpoint_every
             state = update.train(step, state, steps, on_step=on_step, save=save, every=every)
-        save(state, len(steps))
+            save(state, len(steps))
         return {"steps": len(steps), "pairs": len(examples)}
 
     here.journal.once(at.stage("update"), train)
