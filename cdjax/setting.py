@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int32
 
-from cdjax import batches, config, parallel
+from cdjax import batches, compiled, config, parallel
 from cdjax.journal import Journal
 from cdjax.metrics import Metrics
 from cdjax.model import source
@@ -114,6 +114,7 @@ def reopen(workdir: Path) -> Setting:
 
 
 def _make(cfg: config.Experiment, workdir: Path, tasks: tuple[Task, ...]) -> Setting:
+    compiled.keep()
     mesh = parallel.make_mesh(cfg.mesh)
     batches.check(cfg.update, mesh)
     model, tokenizer, info = source.load(cfg.model, mesh, dtype=cfg.dtype, remat=cfg.remat)
