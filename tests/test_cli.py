@@ -48,8 +48,18 @@ def calls(monkeypatch):
 def test_run_hands_over_the_changed_config(path, calls, tmp_path, capsys):
     code = cli.main(["run", str(path), "--set", "optim.lr=3e-5", "--set", "name=a=b", "--workdir", str(tmp_path)])
     wanted = config.override(config.load_config(path), {"optim.lr": 3e-5, "name": "a=b"})
-    assert code == 0 and calls == [("run", wanted, tmp_path), ("table", [tmp_path])]
+    assert code == 0 and calls == [("run", wanted, tmp_path, {"profile": False}), ("table", [tmp_path])]
     assert capsys.readouterr().out == f"| a table |\n{tmp_path}/page.html\n"
+
+
+def test_a_profile_is_asked_for_and_named(path, calls, tmp_path, capsys):
+    command = ["run", str(path), "--profile", "--workdir", str(tmp_path)]
+    assert cli.main(command) == 0 and calls[0][3] == {"profile": True}
+    assert capsys.readouterr().out.endswith("no trace: all steps had been done before\n")
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "update.json.gz").touch()
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.endswith(f"page.html\n{tmp_path}/profile/update.json.gz\n")
 
 
 def test_a_run_goes_to_a_directory_of_its_name(path, calls):
@@ -85,7 +95,7 @@ def test_report_takes_several_runs(calls, tmp_path, capsys):
 
 
 def test_divergence_is_one_line_and_exit_code_1(path, calls, monkeypatch):
-    def fail(cfg, workdir):
+    def fail(cfg, workdir, profile):
         raise distill.update.Diverged("loss is NaN at step 3; lower optim.lr")
 
     monkeypatch.setattr(distill.rounds, "run", fail)
@@ -95,7 +105,7 @@ def test_divergence_is_one_line_and_exit_code_1(path, calls, monkeypatch):
 
 
 def test_an_interrupted_run_says_how_to_go_on(path, calls, monkeypatch, capsys):
-    def stop(cfg, workdir):
+    def stop(cfg, workdir, profile):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(distill.rounds, "run", stop)

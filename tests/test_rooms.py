@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "rollouts": {"config", "errors"},
     "parallel": CORE,
     "compiled": set(),
+    "profile": set(),
     "model": CORE | {"model"},
     "students": CORE | {"model", "students"},
     "sampling": CORE | FLOW | {"model", "sampling"},

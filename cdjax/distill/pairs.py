@@ -60,6 +60,11 @@ class PairBatch:
     top_logprobs: Float[Array, "G C k"]
     draws: Int[Array, "G C n"]
 
+    def __str__(self) -> str:
+        sides = {"": self.student} | ({} if self.teacher is None else {" of the teacher's": self.teacher})
+        rows = (f"{'x'.join(map(str, side.tokens.shape))} tokens{whose}" for whose, side in sides.items())
+        return f"{', '.join(rows)}, {'x'.join(map(str, self.real.shape))} of them learned"
+
 
 def pair(kept: Sequence[Kept], teacher: Prompts, student: Prompts, *, completion_budget: int) -> list[Pair]:
     """Joins what was kept with both prompts of its input; soft targets are gathered at the kept tokens.

@@ -126,8 +126,12 @@ def sample_teacher(here: Setting, at: Round, op: int, params: nnx.State, views: 
         )
 
     def once() -> dict[str, int]:
-        with metrics.progress("teacher's answers", len(views.teacher.inputs) * cfg.sampling.per_input) as advance:
-            rollouts = sample(advance)
+        total = len(views.teacher.inputs) * cfg.sampling.per_input
+        with (
+            metrics.progress("teacher's answers", total) as advance,
+            here.profile.steps("sample", -(-total // cfg.sampling.batch)) as tick,
+        ):
+            rollouts = sample(lambda done: (advance(done), tick()))
         store.write_text(rollouts, lambda ids: encode.decode(here.tokenizer, ids))
         return {"sampled": len(rollouts), "over_budget": views.dropped}
 
@@ -174,12 +178,14 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
         with (
             checkpoints.writing() as write,
             metrics.progress(f"student, seed {at.seed}", len(steps), done=int(state.step)) as advance,
+            here.profile.steps("update", len(steps) - int(state.step)) as tick,
         ):
 
             def on_step(number: int, values: dict[str, float]) -> None:
                 line = {"seed": at.seed, "round": at.number, "stage": "update", "step": number}
                 here.metrics.append(**line, lr=rates[number - 1], **values)
                 advance(1, loss=values["loss"])
+                tick()
 
             def save(state: update.TrainState, number: int) -> None:
                 write(number, state, about | {"step": number, "steps": len(steps)})
@@ -221,7 +227,10 @@ def _step(here: Setting, tx: optax.GradientTransformation, full: tuple[Decoder |
     """The compiled update with what does not change in a round filled in."""
     model, prefix = full
     step = update.make_update(here.graph, tx, here.cfg.objective, here.mesh)
-    return lambda state, batch: step(state, here.frozen, model, prefix, batch)
+    return metrics.tell_compilations(
+        lambda state, batch: step(state, here.frozen, model, prefix, batch),
+        lambda _, batch: f"the update for {batch}",
+    )
 
 
 def _needs_teacher(objective: config.Objective) -> bool:

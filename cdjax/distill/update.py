@@ -145,20 +145,25 @@ def train(
     """
     waiting: list[tuple[int, Metrics]] = []
     for step in range(int(state.step) + 1, len(batches) + 1):
-        state, metrics = update(state, batches[step - 1])
+        with jax.profiler.TraceAnnotation("prepare a batch"):
+            batch = batches[step - 1]
+        with jax.profiler.StepTraceAnnotation("update", step_num=step):
+            state, metrics = update(state, batch)
         waiting.append((step, metrics))
         due = save is not None and every > 0 and step % every == 0 and step < len(batches)
         while len(waiting) > (not due):
             _report(*waiting.pop(0), on_step)
         if due and save is not None:
-            save(state, step)
+            with jax.profiler.TraceAnnotation("save"):
+                save(state, step)
     for step, metrics in waiting:
         _report(step, metrics, on_step)
     return state
 
 
 def _report(step: int, metrics: Metrics, on_step: Callable[[int, dict[str, float]], None]) -> None:
-    values = {name: float(total) / float(count) for name, (total, count) in jax.device_get(metrics).items()}
+    with jax.profiler.TraceAnnotation("read the metrics"):
+        values = {name: float(total) / float(count) for name, (total, count) in jax.device_get(metrics).items()}
     if not all(math.isfinite(values[name]) for name in ("loss", "grad_norm")):
         raise Diverged(
             f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; lower optim.lr, "
