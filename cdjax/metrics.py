@@ -24,12 +24,12 @@ class Metrics:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             _cut_torn_line(self.path)
 
     def append(self, **fields: Any) -> None:
         """One line, on disk when this returns; numpy and jax scalars become numbers."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(fields, default=float, ensure_ascii=False) + "\n")
 

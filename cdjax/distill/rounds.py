@@ -70,15 +70,10 @@ def rounds(cfg: config.Experiment, seed: int) -> list[Round]:
 
 def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
     """Writes a seed's last student as a Hugging Face directory. Raises UserError if that seed has not been trained."""
-    here = reopen(workdir)
+    here = setting.reopen(Path(workdir))
     with jax.set_mesh(here.mesh):
         model = trainable.merge_adapter(here.model(last_student(here, seed)))
     huggingface.write(model, here.tokenizer, directory, stop_ids=here.ends)
-
-
-def reopen(workdir: str | Path) -> Setting:
-    """The setting of a run directory, from its own config.json."""
-    return setting.open(config.load_config(Path(workdir) / "config.json"), Path(workdir))
 
 
 def last_student(here: Setting, seed: int) -> nnx.State:
