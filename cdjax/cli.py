@@ -127,11 +127,13 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from cdjax.bench import cases, contest, figures
+    from cdjax.bench import cases
 
     wanted = cases.cases(arguments.names, arguments.scale, arguments.dtype)
     if arguments.alone and arguments.peer_python:
         raise UserError("--alone leaves out the peers that --peer-python looks for; give one of the two")
+    from cdjax.bench import contest, figures
+
     pythons = [] if arguments.alone else [sys.executable, *arguments.peer_python]
     found = []
     for one in contest.run(
