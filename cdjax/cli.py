@@ -135,18 +135,12 @@ def _bench(arguments: argparse.Namespace) -> None:
     from cdjax.bench import contest, figures
 
     pythons = [] if arguments.alone else [sys.executable, *arguments.peer_python]
+    rules = contest.Rules(arguments.clock, arguments.repeat, arguments.seconds)
     found = []
-    for one in contest.run(
-        wanted,
-        pythons,
-        clock=arguments.clock,
-        repeat=arguments.repeat,
-        seconds=arguments.seconds,
-        tell=lambda text: sys.stderr.write(text + "\n"),
-    ):
-        found.append(one)
+    for figure in contest.run(wanted, pythons, rules, tell=lambda text: sys.stderr.write(text + "\n")):
+        found.append(figure)
         if arguments.json:
-            _say(one.line())
+            _say(figure.line())
     if not arguments.json:
         figures.show(found)
 

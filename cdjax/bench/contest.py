@@ -3,13 +3,14 @@
 In: `Case`s and the interpreters where peers may be installed. Out: `Figure`s, as soon as they are known.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -22,8 +23,12 @@ PEERS = Path(__file__).parent / "peers"
 PROBE = "import importlib.util as u, sys; print(*(name for name in sys.argv[1:] if u.find_spec(name)))"
 
 
-class Fell(Exception):
-    """A contestant's process ended before it had answered; the message is the last thing that it said."""
+class Fell(UserError):
+    """A contestant's process ended before it had answered."""
+
+    def __init__(self, who: str, said: str) -> None:
+        super().__init__(f"{who} failed: {said}")
+        self.who = who
 
 
 class Process:
@@ -63,60 +68,65 @@ class Process:
         if not line:
             self._said.seek(0)
             said = self._said.read().strip().splitlines()
-            raise Fell(said[-1] if said else f"exit code {self._child.wait()}")
+            raise Fell(self.name, said[-1] if said else f"exit code {self._child.wait()}")
         return Answer(**json.loads(line))
 
 
-def run(
-    cases: Sequence[Case], pythons: Sequence[str], *, clock: str, repeat: int, seconds: float, tell
-) -> Iterator[Figure]:
-    """Every case against every other contestant that can be had; `tell` is told what is on, and who is missing.
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How long a comparison goes on: `repeat` turns, or fewer (at least one) when they take more than `seconds`."""
 
-    Each comparison takes `repeat` turns, or fewer (at least one) when they take more than so many seconds.
-    Raises UserError if our own side fails.
+    clock: str = "wall"
+    repeat: int = 5
+    seconds: float = 60.0
+
+
+def run(cases: Sequence[Case], pythons: Sequence[str], rules: Rules, tell: Callable[[str], object]) -> Iterator[Figure]:
+    """Every case against every other contestant that one of the interpreters has.
+
+    `tell` is told what is on, and who is missing or fell. Raises UserError if our own side fails.
     """
-    found = None
+    needs = {need for case in cases for other in case.others for need in other.needs}
+    found = probe(pythons, sorted(needs)) if needs else {}
     for case in cases:
-        present: list[tuple[Contestant, str]] = []
+        present = []
         for other in case.others:
-            if other.needs and pythons and found is None:
-                found = probe(pythons, sorted({need for case in cases for one in case.others for need in one.needs}))
-            python = _where(other, found or {})
-            if python is None:
-                tell(f"{case.full_name}: no {other.name}: {_missing(other, pythons)}")
-            else:
+            if python := _where(other, found):
                 present.append((other, python))
+            else:
+                tell(f"{case.full_name}: without {other.name}: {_missing(other, pythons)}")
+        tell(f"{case.full_name}: cdjax")
         with Process(case.ours, sys.executable, case.shapes) as ours:
-            yield from _case(case, ours, present, clock=clock, repeat=repeat, seconds=seconds, tell=tell)
+            yield from _case(case, ours, present, rules, tell)
 
 
-def _case(case, ours: Process, present, *, clock: str, repeat: int, seconds: float, tell) -> Iterator[Figure]:
-    tell(f"{case.full_name}: cdjax")
-    try:
-        first = ours.once()
-    except Fell as error:
-        raise UserError(f"{case.full_name}: cdjax itself failed: {error}") from error
+def _case(
+    case: Case, ours: Process, present: list[tuple[Contestant, str]], rules: Rules, tell: Callable[[str], object]
+) -> Iterator[Figure]:
+    first = ours.once()
     if not present:
-        mine, _ = _turns(ours, None, repeat, seconds)
-        yield from compare(case, Results("cdjax", first, mine), None, clock)
+        mine, _ = _turns(ours, None, rules)
+        yield from compare(case, Results("cdjax", first, mine), None, rules.clock)
     for other, python in present:
         tell(f"{case.full_name}: {other.name}")
-        try:
-            with Process(other, python, case.shapes) as peer:
+        with Process(other, python, case.shapes) as peer:
+            try:
                 its_first = peer.once()
-                mine, its = _turns(ours, peer, repeat, seconds)
-        except Fell as error:
-            tell(f"{case.full_name}: {other.name} failed: {error}")
-            continue
-        yield from compare(case, Results("cdjax", first, mine), Results(other.name, its_first, its), clock)
+                mine, its = _turns(ours, peer, rules)
+            except Fell as error:
+                if error.who == ours.name:
+                    raise
+                tell(f"{case.full_name}: {error}")
+                continue
+        yield from compare(case, Results("cdjax", first, mine), Results(other.name, its_first, its), rules.clock)
 
 
-def _turns(ours: Process, peer: Process | None, repeat: int, seconds: float):
+def _turns(ours: Process, peer: Process | None, rules: Rules) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
     """A B A B: the repetitions of both."""
     mine: list[Answer] = []
     its: list[Answer] = []
-    end = time.monotonic() + seconds
-    while len(mine) < repeat and (not mine or time.monotonic() < end):
+    end = time.monotonic() + rules.seconds
+    while len(mine) < rules.repeat and (not mine or time.monotonic() < end):
         mine.append(ours.once())
         if peer is not None:
             its.append(peer.once())

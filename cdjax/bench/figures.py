@@ -44,7 +44,7 @@ class Figure:
     bench: str
     case: str
     shapes: dict[str, Any]
-    value: float
+    value: float | int
     unit: str
     spread: float  # highest minus lowest repetition, in the unit
     memory_bytes: int  # the most that our process, or on an accelerator the device, has held
@@ -59,7 +59,7 @@ def compare(case: Case, ours: Results, peer: Results | None, clock: str) -> Iter
     """The figures of one comparison: speed, then the first repetition, peak memory and what the compiler needs."""
     suffix = {"cpu": "CPU-s", "wall": "s"}[clock]
 
-    def figure(value: float, unit: str, other: float | None, spread: float = 0.0) -> Figure:
+    def figure(value: float | int, unit: str, other: float | int | None, spread: float = 0.0) -> Figure:
         shown = None if peer is None or other is None else {"name": peer.name, "value": other}
         ratio = value / other if other else None
         about = (case.bench, case.name, case.shapes)
@@ -94,7 +94,7 @@ def _speeds(case: Case, answers: Sequence[Answer], clock: str) -> list[float]:
     return [case.tokens / seconds for seconds in taken] if case.tokens else taken
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | int | None) -> str:
     if value is None:
         return ""
     return f"{value / 1e6:,.0f} M" if value >= 1e6 else f"{value:.4g}"
