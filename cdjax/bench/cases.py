@@ -108,13 +108,29 @@ def _all(scale: str, dtype: str) -> list[Case]:
             ours("sample", record=32),
             (ours("sample", "cdjax, recording nothing"),),
         ),
-        Case("score", "long", long, answers, ours("score"), (CONCATENATED,)),
-        Case("score", "long-read", long, answers, ours("score", read=True), (CONCATENATED,)),
-        Case("update", "all", every, rows * length, ours("update"), (*UPDATERS, PRODUCTS)),
+        Case(
+            "score",
+            "long",
+            long,
+            answers,
+            ours("score"),
+            (
+                ours("concatenated", "cdjax, context in every row"),
+                ours("score", "cdjax, context read every time", read=True),
+            ),
+        ),
+        Case(
+            "update",
+            "all",
+            every,
+            rows * length,
+            ours("update"),
+            (ours("products", "its matrix products alone"), *UPDATERS),
+        ),
         Case("update", "quarter", quarter, rows * length, ours("update"), TORCH_UPDATERS),
-        Case("loss", "vocabulary", loss, 0, ours("loss"), LOSSES),
+        Case("loss", "vocabulary", loss, 0, ours("loss"), (ours("dense_loss", "dense in JAX"), *LOSSES)),
         Case("rounds", "shared", shared, answers, ours("round"), SDFT),
-        Case("rounds", "shared-full", shared, answers, ours("round", targets="full"), SDFT),
+        Case("rounds", "shared-full", shared, answers, ours("round", targets="full"), SDFT[:1]),
         Case("rounds", "long", long, answers, ours("round"), SDFT),
     ]
 
@@ -141,15 +157,11 @@ TORCH_UPDATERS = (
 )
 UPDATERS = (
     *TORCH_UPDATERS,
-    Contestant("Tunix", "tunix_update", ("tunix",)),
-    Contestant("Tunix, remat", "tunix_update", ("tunix",), {"remat": "DECODER"}),
+    Contestant("Tunix", "tunix_update", ("tunix",), {"remat": "DECODER"}),
     Contestant("EasyDeL", "easydel_update", ("easydel", "torch")),
     Contestant("EasyDeL, bfloat16", "easydel_update", ("easydel", "torch"), HALF),
 )
-CONCATENATED = Contestant("cdjax, context in every row", "ours", options={"work": "concatenated"})
-PRODUCTS = Contestant("the step's matrix products alone", "ours", options={"work": "products"})
 LOSSES = (
-    Contestant("dense in JAX", "ours", options={"work": "dense_loss"}),
     Contestant("Liger", "liger_loss", ("torch", "liger_kernel", "triton")),
     Contestant("Liger, bfloat16", "liger_loss", ("torch", "liger_kernel", "triton"), HALF),
 )

@@ -154,7 +154,7 @@ def dense_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Wor
 
 
 def products(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
-    """The matrix products of `learn` and nothing else, all row-major: what they alone would take on this machine."""
+    """The products with weights that `learn` has, all row-major, and nothing else: the limit of this machine for it."""
     rows, embed, vocab = shapes["batch"] * (shapes["prompt"] + shapes["completion"]), shapes["embed"], shapes["vocab"]
     heads, kv_heads, mlp = shapes["heads"], shapes["kv_heads"], shapes["mlp"]
     wide = heads * shapes["head_dim"]
@@ -167,7 +167,12 @@ def products(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     made = {size: (jnp.ones(size[:2], dtype), jnp.ones(size[1:], dtype)) for size in set(every)}
     multiply = jax.jit(jnp.matmul)
 
-    return lambda: Done([multiply(*made[size]).block_until_ready() for size in every][-1])
+    def work() -> Done:
+        for size in every:
+            product = multiply(*made[size]).block_until_ready()
+        return Done(product)
+
+    return work
 
 
 WORK: dict[str, Callable[[Shapes, Options, jax.sharding.Mesh], Work]] = {
