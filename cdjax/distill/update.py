@@ -123,8 +123,9 @@ def hidden_at(model: Decoder, rows: Rows, prefix: Prefix | None) -> Float[Array,
     """The hidden state that predicts each kept token. `prefix` is the context that stands before every text."""
     parts, count, width = rows.tokens.shape
     tokens, positions, texts = (x.reshape(parts * count, width) for x in (rows.tokens, rows.positions, rows.texts))
-    start = 0 if prefix is None else prefix.length
-    hidden, _ = model(tokens, start + positions, texts > 0, prefix=prefix, texts=texts)
+    if prefix is not None:
+        positions = positions + prefix.starts(len(tokens))[:, None]
+    hidden, _ = model(tokens, positions, texts > 0, prefix=prefix, texts=texts)
     return jnp.take_along_axis(hidden.reshape(parts, count * width, -1), rows.at[..., None], 1)
 
 
