@@ -44,7 +44,7 @@ def _product_forward(x, w, contract):
 
 def _product_backward(contract, operands, gradient):
     x, w = operands
-    out, rows = tuple(range(contract - w.ndim, 0)), tuple(range(x.ndim - contract))
+    out, rows = tuple(range(-(w.ndim - contract), 0)), tuple(range(x.ndim - contract))
     dx = jnp.tensordot(gradient, w, (out, out), preferred_element_type=jnp.float32)
     dw = jnp.tensordot(x, gradient, (rows, rows), preferred_element_type=jnp.float32)
     return dx.astype(x.dtype), dw.astype(w.dtype)
