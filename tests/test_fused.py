@@ -17,6 +17,7 @@ B, C, V = 8, 7, TINY.vocab
 RNG = np.random.default_rng(0)
 MASK = RNG.random((B, C)) < 0.6
 MASK[0], MASK[1] = False, True  # real positions lie unevenly
+COUNT = int(MASK.sum())
 HIDDEN, WANTED = RNG.normal(0, 20, (2, B, C, TINY.embed)).astype(np.float32)
 IDS = RNG.integers(0, V, (B, C)).astype(np.int32)
 DRAWS = RNG.integers(0, V, (B, C, 6)).astype(np.int32)
@@ -58,8 +59,8 @@ def value_and_grad(model, at, objective, tile):
     """Mean loss with its gradient with respect to the student's weights and hidden states."""
 
     def loss(student, hidden):
-        sums = fused.sums(student, model, dataclasses.replace(at, hidden=hidden), objective=objective, tile=tile)
-        return sums["loss"] / sums["count"]
+        now, over = dataclasses.replace(at, hidden=hidden), at.real.sum()
+        return fused.loss(student, model, now, objective=objective, over=over, tile=tile)[0]
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(model, at.hidden)
 
@@ -102,8 +103,7 @@ def test_fused_equals_dense_in_value_and_gradient(changes, mesh, monkeypatch):
             if whole:
                 return dense(student, hidden, teacher, at, objective)
             now = dataclasses.replace(at, hidden=hidden)
-            sums = fused.sums(student, teacher, now, objective=objective, tile=16)
-            return sums["loss"] / sums["count"]
+            return fused.loss(student, teacher, now, objective=objective, over=COUNT, tile=16)[0]
 
         return [jax.value_and_grad(loss, (0, 1))(student, at.hidden, objective) for objective in OBJECTIVES]
 
@@ -172,7 +172,7 @@ def test_alpha_mixes_hard_labels_at_temperature_one(tiny, mesh):
 
     def sums(**flags):
         objective = config.Objective(temperature=2.0, **flags)
-        return jax.jit(lambda model, at: fused.sums(model, None, at, objective=objective, tile=3))(tiny, at)
+        return jax.jit(lambda model, at: fused.loss(model, None, at, objective=objective, tile=3)[1])(tiny, at)
 
     with jax.set_mesh(mesh):
         mixed, soft, hard = sums(alpha=0.25), sums(), sums(kind="cross_entropy")
@@ -189,7 +189,7 @@ def test_every_flag_of_the_objective_changes_the_gradient(tiny, mesh):
     @jax.jit
     def gradients(model, at):
         def loss(hidden, objective):
-            return fused.sums(model, model, dataclasses.replace(at, hidden=hidden), objective=objective)["loss"]
+            return fused.loss(model, model, dataclasses.replace(at, hidden=hidden), objective=objective)[0]
 
         return [jax.grad(loss)(at.hidden, objective) for objective in OBJECTIVES]
 
@@ -226,7 +226,7 @@ def test_a_tile_without_real_positions_is_not_computed(real, tiles, tiny, mesh, 
     mask[np.random.default_rng(1).permutation(B * C)[:real]] = True
     at = dataclasses.replace(positions(), real=jnp.asarray(mask.reshape(B, C)))
     with jax.set_mesh(mesh):
-        sums = jax.jit(lambda model, at: fused.sums(model, model, at, objective=FULL, tile=4))(tiny, at)
+        sums = jax.jit(lambda model, at: fused.loss(model, model, at, objective=FULL, tile=4)[1])(tiny, at)
         jax.block_until_ready(sums)
         jax.effects_barrier()
     assert sums["count"] == real and len(seen) == tiles
@@ -237,7 +237,7 @@ def test_frozen_weights_get_no_gradient_and_cost_nothing(tiny, mesh):
 
     def products(wanted):
         def loss(model, hidden):
-            return fused.sums(model, None, dataclasses.replace(at, hidden=hidden), objective=objective)["loss"]
+            return fused.loss(model, None, dataclasses.replace(at, hidden=hidden), objective=objective)[0]
 
         return str(jax.make_jaxpr(jax.grad(loss, wanted))(tiny, at.hidden)).count("dot_general[")
 
@@ -259,8 +259,7 @@ def test_one_device_equals_eight_and_gathers_no_logits(mesh, mesh8):
             def gradients(student, teacher, at):
                 def loss(student, hidden, objective):
                     now = fused.Positions(**(at | {"hidden": hidden}))
-                    sums = fused.sums(student, teacher, now, objective=objective, tile=2)
-                    return sums["loss"] / sums["count"]
+                    return fused.loss(student, teacher, now, objective=objective, over=COUNT, tile=2)[0]
 
                 return [jax.value_and_grad(loss, (0, 1))(student, at["hidden"], it) for it in (FULL, MIXED, SAMPLED)]
 
@@ -282,7 +281,7 @@ def test_logits_of_all_positions_never_exist_together(mesh):
     def loss(model, hidden):
         ids, top = jnp.zeros(shape, jnp.int32), jnp.zeros((*shape, 2))
         at = fused.Positions(hidden, hidden, ids, ids == 0, top.astype(int), top, top.astype(int))
-        return fused.sums(model, model, at, objective=config.Objective(targets="full"), tile=4)["loss"]
+        return fused.loss(model, model, at, objective=config.Objective(targets="full"), tile=4)[0]
 
     with jax.set_mesh(mesh):
         lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(model, jnp.zeros((*shape, spec.embed)))
@@ -299,4 +298,4 @@ def test_an_objective_that_cannot_be_computed_is_refused(tiny, mesh):
         with pytest.raises(config.UserError, match=said):
             fused.check(wrong)
     with jax.set_mesh(mesh), pytest.raises(config.UserError, match="recorded without"):
-        fused.sums(tiny, None, positions(), objective=config.Objective(), tile=4)
+        fused.loss(tiny, None, positions(), objective=config.Objective(), tile=4)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from cdjax import config, parallel
 from cdjax.distill import fused
@@ -85,8 +85,7 @@ def make_update(
 
         def loss(params: nnx.State, part: PairBatch) -> tuple[Array, dict[str, Array]]:
             student = nnx.merge(graph, params, frozen)
-            sums = batch_sums(student, teacher, prefix, part, objective=objective)
-            return sums["loss"] / count, sums
+            return batch_loss(student, teacher, prefix, part, objective=objective, over=count)
 
         place = functools.partial(_place, mesh=mesh)
         grads, sums = _accumulate(jax.grad(loss, has_aux=True), state.params, batch, micro_batches, place)
@@ -98,15 +97,16 @@ def make_update(
     return update
 
 
-def batch_sums(
+def batch_loss(
     student: Decoder,
     teacher: Decoder | None,
     prefix: Prefix | None,
     batch: PairBatch,
     *,
     objective: config.Objective,
-) -> dict[str, Float[Array, ""]]:
-    """`fused.sums` of one batch: the student reads its own prompt, the teacher (full targets) prefix and its own."""
+    over: Int[Array, ""] | int = 1,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """`fused.loss` of one batch: the student reads its own prompt, the teacher (full targets) prefix and its own."""
     hidden = completion_hidden(
         student, batch.student_prompt, batch.student_prompt_real, batch.completion, batch.completion_real, None
     )
@@ -119,7 +119,7 @@ def batch_sums(
     positions = fused.Positions(
         hidden, wanted, batch.completion, batch.completion_real, batch.top_ids, batch.top_logprobs, batch.draws
     )
-    return fused.sums(student, teacher, positions, objective=objective)
+    return fused.loss(student, teacher, positions, objective=objective, over=over)
 
 
 def train(
