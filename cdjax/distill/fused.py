@@ -55,6 +55,32 @@ class Block(NamedTuple):
 Slope: TypeAlias = Callable[[Block], Array]  # the derivative of a term with respect to the logits of a block, [n, v]
 
 
+class Logprobs(NamedTuple):
+    """Log-probabilities of every outcome at n positions, never written out beside the logits they come from."""
+
+    logits: Array  # [n, V]
+    peak: Array  # [n, 1]
+    total: Array  # [n, 1], log of the sum of exponentials
+    temperature: float
+
+    def of(self, block: Block) -> Array:
+        """[n, v]"""
+        return self._normal(block.of(self.logits))
+
+    def at(self, ids: Array) -> Array:
+        """[n, k]"""
+        return self._normal(jnp.take_along_axis(self.logits, ids, -1))
+
+    def towards(self, ids: Array, by: Array) -> Slope:
+        """The slope of a term whose derivatives with respect to the listed log-probabilities are `by`, [n, k]."""
+        pulls = jnp.zeros_like(self.logits).at[jnp.arange(len(ids))[:, None], ids].add(by)
+        mass = by.sum(-1, keepdims=True)
+        return lambda block: (block.of(pulls) - mass * jnp.exp(self.of(block))) / self.temperature
+
+    def _normal(self, logits: Array) -> Array:
+        return (logits - self.peak) / self.temperature - self.total
+
+
 def loss(
     student: Decoder,
     teacher: Decoder | None,
@@ -183,11 +209,13 @@ def _pulled(given: Readout, hidden: Array, slope: Slope, by_weights: Array | Non
 def _terms(given: Readout, wanted: Readout | None, at: Positions, objective: config.Objective) -> tuple[dict, Slope]:
     """Every term of the objective at each position of a tile, and the slope of `loss`."""
     logits = parallel.constrain(given(at.hidden), "length", "vocab")
-    logprobs, towards = _listed(logits, at.ids[:, None], 1.0)
-    hard, slope = -logprobs[:, 0], towards(-jnp.ones(logprobs.shape))
+    q = _logprobs(logits, 1.0)
+    ids = at.ids[:, None]
+    hard, slope = -q.at(ids)[:, 0], q.towards(ids, -jnp.ones(ids.shape))
     terms = {"loss": hard, "cross_entropy": hard, "count": jnp.ones(hard.shape)}
     if objective.kind != "cross_entropy":
-        soft, soft_slope, extra = _soft(logits, wanted, at, objective)
+        heated = q if objective.temperature == 1 else _logprobs(logits, objective.temperature)
+        soft, soft_slope, extra = _soft(heated, wanted, at, objective)
         a, b = objective.alpha, (1 - objective.alpha) * objective.temperature**2
         terms |= extra | {"loss": a * hard + b * soft if a else b * soft}
         slope = _weighed(a, slope, b, soft_slope)
@@ -196,69 +224,52 @@ def _terms(given: Readout, wanted: Readout | None, at: Positions, objective: con
     return terms, lambda block: slope(block) * (1 - jnp.square(block.of(logits) / given.soft_cap))
 
 
-def _soft(logits: Array, wanted: Readout | None, at: Positions, objective: config.Objective) -> tuple:
+def _soft(q: Logprobs, wanted: Readout | None, at: Positions, objective: config.Objective) -> tuple:
     """The divergence from the kind of targets there is, its slope, and the metrics that come with it."""
     if objective.targets == "full":
         assert wanted is not None and at.teacher is not None
         teacher = parallel.constrain(wanted(at.teacher), "length", "vocab")
-        return _full(teacher, logits, objective)
+        return _full(_logprobs(teacher, objective.temperature), q, objective)
     if objective.targets == "sampled":
-        logprobs, towards = _listed(logits, at.draws, objective.temperature)
-        return -logprobs.mean(-1), towards(jnp.full(logprobs.shape, -1 / logprobs.shape[-1])), {}
-    logprobs, towards = _listed(logits, at.top_ids, objective.temperature)
+        share = jnp.full(at.draws.shape, 1 / at.draws.shape[-1])
+        return -q.at(at.draws).mean(-1), q.towards(at.draws, -share), {}
+    top = q.at(at.top_ids)
     buckets = functools.partial(losses.bucket_divergence, at.top_logprobs, beta=objective.beta)
-    soft, back = jax.vjp(functools.partial(buckets, kind=objective.kind), logprobs)
+    soft, back = jax.vjp(functools.partial(buckets, kind=objective.kind), top)
     extra = {
-        "kl": buckets(logprobs, kind="forward_kl"),
+        "kl": buckets(top, kind="forward_kl"),
         "teacher_top_mass": jnp.exp(at.top_logprobs).sum(-1),
-        "student_top_mass": jnp.exp(logprobs).sum(-1),
+        "student_top_mass": jnp.exp(top).sum(-1),
     }
-    return soft, towards(*back(jnp.ones(soft.shape))), extra
+    return soft, q.towards(at.top_ids, *back(jnp.ones(soft.shape))), extra
 
 
-def _full(teacher: Array, student: Array, objective: config.Objective) -> tuple[Array, Slope, dict]:
+def _full(p: Logprobs, q: Logprobs, objective: config.Objective) -> tuple[Array, Slope, dict]:
     """The divergence between two rows of logits, its slope with respect to the student's, and forward KL."""
     kind, beta = objective.kind, objective.beta
-    p, q = (_normaliser(logits, objective.temperature) for logits in (teacher, student))
 
     def add(block: Block, total: tuple[Array, ...]) -> tuple[Array, ...]:
-        both = p(block.of(teacher)), q(block.of(student))
         parts = (
-            losses.token_divergence(*both, kind=kind, beta=beta),
-            losses.token_divergence(*both, kind="forward_kl", beta=beta),
-            losses.pull(*both, kind=kind, beta=beta),
+            losses.token_divergence(p.of(block), q.of(block), kind=kind, beta=beta),
+            losses.token_divergence(p.of(block), q.of(block), kind="forward_kl", beta=beta),
+            losses.pull(p.of(block), q.of(block), kind=kind, beta=beta),
         )
         return jax.tree.map(jnp.add, total, parts)
 
     def slope(block: Block) -> Array:
-        by = losses.slope(p(block.of(teacher)), q(block.of(student)), pull, kind=kind, beta=beta)
-        return by / objective.temperature
+        return losses.slope(p.of(block), q.of(block), pull, kind=kind, beta=beta) / q.temperature
 
-    soft, kl, pull = _over_blocks(teacher.shape[-1], add, (jnp.zeros(len(teacher)),) * 3)
+    soft, kl, pull = _over_blocks(q.logits.shape[-1], add, (jnp.zeros(len(q.logits)),) * 3)
     return soft, slope, {"kl": kl}
 
 
-def _listed(logits: Array, ids: Array, temperature: float) -> tuple[Array, Callable[[Array], Slope]]:
-    """Log-probabilities of k ids [n, k], and what makes a slope of the derivatives with respect to them."""
-    q = _normaliser(logits, temperature)
-
-    def towards(by: Array) -> Slope:
-        pulls = jnp.zeros_like(logits).at[jnp.arange(len(ids))[:, None], ids].add(by)
-        mass = by.sum(-1, keepdims=True)
-        return lambda block: (block.of(pulls) - mass * jnp.exp(q(block.of(logits)))) / temperature
-
-    return q(jnp.take_along_axis(logits, ids, -1)), towards
-
-
-def _normaliser(logits: Array, temperature: float) -> Callable[[Array], Array]:
-    """Turns any of the logits [n, V] into log-probabilities."""
+def _logprobs(logits: Array, temperature: float) -> Logprobs:
     peak = logits.max(-1, keepdims=True)
 
     def add(block: Block, total: Array) -> Array:
         return total + jnp.sum(jnp.exp((block.of(logits) - peak) / temperature), -1, keepdims=True)
 
-    total = jnp.log(_over_blocks(logits.shape[-1], add, jnp.zeros(peak.shape)))
-    return lambda some: (some - peak) / temperature - total
+    return Logprobs(logits, peak, jnp.log(_over_blocks(logits.shape[-1], add, jnp.zeros(peak.shape))), temperature)
 
 
 def _weighed(a: float, one: Slope, b: float, two: Slope) -> Slope:
