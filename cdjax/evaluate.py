@@ -184,4 +184,4 @@ def wilson(mean: float, n: int, z: float = 1.959964) -> tuple[float, float]:
 
 @jax.jit
 def _sums(student, original, prefix, batch):
-    return update.batch_sums(student, original, prefix, batch, objective=FULL_KL)
+    return update.batch_loss(student, original, prefix, batch, objective=FULL_KL)[1]

@@ -8,7 +8,7 @@ the vocabulary's weights, which the backward pass only scales: no product is mad
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,6 @@ from cdjax.model.decoder import Decoder, Readout
 
 POSITIONS = 128  # the fewest positions of a tile
 OUTCOMES = 4096  # the fewest outcomes of a block, the part of the vocabulary whose gradient is made at a time
-
-Cut: TypeAlias = Callable[..., Array]  # [n, V] -> [n, v], the columns of one block
-Slope: TypeAlias = Callable[[Cut], Array]  # the derivative with respect to the logits of one block, [n, v]
 
 
 @jax.tree_util.register_dataclass
@@ -40,20 +37,66 @@ class Positions:
     draws: Int[Array, "*b n"]  # at the objective's temperature
 
 
-def sums(
+class Block(NamedTuple):
+    """Neighbouring outcomes of the vocabulary."""
+
+    start: Array
+    size: int
+
+    def of(self, x: Array, axis: int = -1) -> Array:
+        """Their part of an array."""
+        return x if x.shape[axis] == self.size else jax.lax.dynamic_slice_in_dim(x, self.start, self.size, axis)
+
+    def put(self, x: Array, part: Array, axis: int) -> Array:
+        """The array with another part for them."""
+        return part if x.shape[axis] == self.size else jax.lax.dynamic_update_slice_in_dim(x, part, self.start, axis)
+
+
+Slope: TypeAlias = Callable[[Block], Array]  # the derivative of a term with respect to the logits of a block, [n, v]
+
+
+class Logprobs(NamedTuple):
+    """Log-probabilities of every outcome at n positions, never written out beside the logits they come from."""
+
+    logits: Array  # [n, V]
+    peak: Array  # [n, 1]
+    total: Array  # [n, 1], log of the sum of exponentials
+    temperature: float
+
+    def of(self, block: Block) -> Array:
+        """[n, v]"""
+        return self._normal(block.of(self.logits))
+
+    def at(self, ids: Array) -> Array:
+        """[n, k]"""
+        return self._normal(jnp.take_along_axis(self.logits, ids, -1))
+
+    def towards(self, ids: Array, by: Array) -> Slope:
+        """The slope of a term whose derivatives with respect to the listed log-probabilities are `by`, [n, k]."""
+        pulls = jnp.zeros_like(self.logits).at[jnp.arange(len(ids))[:, None], ids].add(by)
+        mass = by.sum(-1, keepdims=True)
+        return lambda block: (block.of(pulls) - mass * jnp.exp(self.of(block))) / self.temperature
+
+    def _normal(self, logits: Array) -> Array:
+        return (logits - self.peak) / self.temperature - self.total
+
+
+def loss(
     student: Decoder,
     teacher: Decoder | None,
     positions: Positions,
     *,
     objective: config.Objective,
+    over: Float[Array, ""] | Int[Array, ""] | int = 1,
     tile: int | None = None,
-) -> dict[str, Float[Array, ""]]:
-    """Float32 sums over the real ones of [B, C] positions: `loss`, what it is made of, and their `count`.
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The loss, and float32 sums over the real ones of [B, C] positions: `loss`, what it is made of, their `count`.
 
     `loss` is alpha * cross_entropy + (1 - alpha) * temperature^2 * divergence; `cross_entropy` is on `ids` at
     temperature 1; `kl` is KL(teacher || student) at the objective's temperature, for full and top_k targets.
-    Only `loss` has a gradient, for the hidden states and the weights of the student's logits. Every device makes the
-    logits of `tile` positions at a time; by default they are a quarter as large as the gradient of the weights.
+    What is differentiated is the sum of `loss` divided by `over`, with respect to the student's hidden states and the
+    weights of its logits. Every device makes the logits of `tile` positions at a time; by default they are a quarter
+    as large as the gradient of the weights.
     """
     check(objective, positions)
     full = teacher is not None and objective.targets == "full" and objective.kind != "cross_entropy"
@@ -63,7 +106,8 @@ def sums(
     tiles = -(-length // (tile or max(student.spec.embed // 4, POSITIONS)))
     tile = -(-length // tiles)
     parts = jax.tree.map(functools.partial(_filled, length=tiles * tile), parts)
-    return _sums((objective, tile), parts.pop("hidden"), student.readout(), wanted, parts)
+    scale = 1 / jnp.float32(over)
+    return _loss((objective, tile), parts.pop("hidden"), student.readout(), wanted, parts, scale)
 
 
 def check(objective: config.Objective, positions: Positions | None = None) -> None:
@@ -87,30 +131,30 @@ def check(objective: config.Objective, positions: Positions | None = None) -> No
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums(how, hidden, out, wanted, parts):
-    return _run(how, hidden, out, wanted, parts, gradient=False, of_weights=False)[0]
+def _loss(how, hidden, out, wanted, parts, scale):
+    return _run(how, hidden, out, wanted, parts, scale, gradient=False, of_weights=False)[0]
 
 
-def _forward(how, hidden, out, wanted, parts):
+def _forward(how, hidden, out, wanted, parts, scale):
     of_weights = out.weights.perturbed  # not those of a student whose adapter is all that trains
-    hidden, out, wanted, parts = jax.tree.map(lambda x: x.value, (hidden, out, wanted, parts))
-    found, change = _run(how, hidden, out, wanted, parts, gradient=True, of_weights=of_weights)
-    return found, (change, out)
+    given = jax.tree.map(lambda x: x.value, (hidden, out, wanted, parts, scale))
+    found, change = _run(how, *given, gradient=True, of_weights=of_weights)
+    return found, (change, given[1])
 
 
 def _backward(how, saved, by):
     (hidden, weights), out = saved
-    if isinstance(by["loss"], SymbolicZero):
-        return None, None, None, None
-    by_out = None if weights is None else dataclasses.replace(out, weights=weights * by["loss"])
-    return (hidden * by["loss"]).astype(hidden.dtype), by_out, None, None
+    if isinstance(by[0], SymbolicZero):
+        return (None,) * 5
+    by_out = None if weights is None else dataclasses.replace(out, weights=weights * by[0])
+    return (hidden * by[0]).astype(hidden.dtype), by_out, None, None, None
 
 
-_sums.defvjp(_forward, _backward, symbolic_zeros=True)
+_loss.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _run(how, hidden, out, wanted, parts, *, gradient, of_weights):
-    """The sums, and d loss / d (hidden states [devices, M, D], weights), None where they are not asked for."""
+def _run(how, hidden, out, wanted, parts, scale, *, gradient, of_weights):
+    """Loss and sums, and d loss / d (hidden states [devices, M, D], weights), None where they are not asked for."""
     objective, tile = how
     given, wanted = _gathered(out), None if wanted is None else _gathered(wanted)
     real = parts["real"]
@@ -122,7 +166,8 @@ def _run(how, hidden, out, wanted, parts, *, gradient, of_weights):
         terms, slope = _terms(given, wanted, at, objective)
         found = {name: jnp.sum(term, where=at.real) for name, term in terms.items()}
         if gradient:
-            by_hidden, by_weights = _pulled(given, at, slope, change[1])
+            weight = jnp.where(at.real, scale, 0.0)[:, None]
+            by_hidden, by_weights = _pulled(given, at.hidden, lambda block: weight * slope(block), change[1])
             change = change[0].at[rows].set(by_hidden.astype(hidden.dtype), unique_indices=True), by_weights
         return found, change
 
@@ -132,112 +177,114 @@ def _run(how, hidden, out, wanted, parts, *, gradient, of_weights):
         found, change = parallel.on_each(one, rows, hidden, parts, change)
         return jax.tree.map(jnp.add, total, found), change
 
-    devices = len(real)
     axes = ("batch", *_axes(out.layout, "act_embed"))
-    by_weights = parallel.constrain(jnp.zeros((devices, *out.weights.shape)), *axes) if of_weights else None
+    by_weights = parallel.constrain(jnp.zeros((len(real), *out.weights.shape)), *axes) if of_weights else None
     change = (jnp.zeros_like(hidden), by_weights) if gradient else None
     shapes, _ = jax.eval_shape(functools.partial(parallel.on_each, one), first[:, :tile], hidden, parts, change)
-    total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, change = jax.lax.fori_loop(0, -(-real.sum(1).max() // tile), add, (total, change))
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, change = jax.lax.fori_loop(0, -(-real.sum(1).max() // tile), add, (start, change))
     if of_weights:
         change = change[0], parallel.constrain(change[1].sum(0), *_axes(out.layout, "embed"))
-    return jax.tree.map(jnp.sum, total), change
+    sums = jax.tree.map(jnp.sum, total)
+    return (sums["loss"] * scale, sums), change
 
 
-def _pulled(given: Readout, at: Positions, slope: Slope, by_weights: Array | None) -> tuple[Array, Array | None]:
-    """d loss / d hidden of a tile, and `by_weights` with d loss / d weights added, one block after the other."""
-    axis, layout = given.layout.index("v"), given.layout
-    size = given.weights.shape[axis]
-    block = _block(size)
+def _pulled(given: Readout, hidden: Array, slope: Slope, by_weights: Array | None) -> tuple[Array, Array | None]:
+    """d loss / d hidden of a tile [n, D], and `by_weights` with the tile's d loss / d weights added."""
+    layout, axis = given.layout, given.layout.index("v")
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def add(i, carry):
-        by_hidden, by_weights = carry
-
-        def cut(x: Array, axis: int = -1) -> Array:
-            return x if block == size else jax.lax.dynamic_slice_in_dim(x, i * block, block, axis)
-
-        by_logits = jnp.where(at.real[:, None], slope(cut), 0.0).astype(given.dtype)
-        product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-        by_hidden += product(f"nv,{layout}->nd", by_logits, cut(given.weights, axis))
+    def add(block: Block, change: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
+        by_hidden, by_weights = change
+        by_logits = slope(block).astype(given.dtype)
+        by_hidden += product(f"nv,{layout}->nd", by_logits, block.of(given.weights, axis))
         if by_weights is not None:
-            here = cut(by_weights, axis) + product(f"nv,nd->{layout}", by_logits, at.hidden)
-            by_weights = jax.lax.dynamic_update_slice_in_dim(by_weights, here, i * block, axis)
+            here = block.of(by_weights, axis) + product(f"nv,nd->{layout}", by_logits, hidden)
+            by_weights = block.put(by_weights, here, axis)
         return by_hidden, by_weights
 
-    return jax.lax.fori_loop(0, size // block, add, (jnp.zeros(at.hidden.shape), by_weights))
+    return _over_blocks(given.weights.shape[axis], add, (jnp.zeros(hidden.shape), by_weights))
 
 
 def _terms(given: Readout, wanted: Readout | None, at: Positions, objective: config.Objective) -> tuple[dict, Slope]:
     """Every term of the objective at each position of a tile, and the slope of `loss`."""
     logits = parallel.constrain(given(at.hidden), "length", "vocab")
-    logprobs, towards = _listed(logits, at.ids[:, None], 1.0)
-    hard, slope = -logprobs[:, 0], towards(-jnp.ones(logprobs.shape))
+    q = _logprobs(logits, 1.0)
+    ids = at.ids[:, None]
+    hard, slope = -q.at(ids)[:, 0], q.towards(ids, -jnp.ones(ids.shape))
     terms = {"loss": hard, "cross_entropy": hard, "count": jnp.ones(hard.shape)}
     if objective.kind != "cross_entropy":
-        soft, soft_slope, extra = _soft(logits, wanted, at, objective)
+        heated = q if objective.temperature == 1 else _logprobs(logits, objective.temperature)
+        soft, soft_slope, extra = _soft(heated, wanted, at, objective)
         a, b = objective.alpha, (1 - objective.alpha) * objective.temperature**2
         terms |= extra | {"loss": a * hard + b * soft if a else b * soft}
         slope = _weighed(a, slope, b, soft_slope)
     if given.soft_cap is None:
         return terms, slope
-    return terms, lambda cut: slope(cut) * (1 - jnp.square(cut(logits) / given.soft_cap))
+    return terms, lambda block: slope(block) * (1 - jnp.square(block.of(logits) / given.soft_cap))
 
 
-def _soft(logits: Array, wanted: Readout | None, at: Positions, objective: config.Objective) -> tuple:
+def _soft(q: Logprobs, wanted: Readout | None, at: Positions, objective: config.Objective) -> tuple:
     """The divergence from the kind of targets there is, its slope, and the metrics that come with it."""
     if objective.targets == "full":
         assert wanted is not None and at.teacher is not None
         teacher = parallel.constrain(wanted(at.teacher), "length", "vocab")
-        return _full(teacher, logits, objective)
+        return _full(_logprobs(teacher, objective.temperature), q, objective)
     if objective.targets == "sampled":
-        logprobs, towards = _listed(logits, at.draws, objective.temperature)
-        return -logprobs.mean(-1), towards(jnp.full(logprobs.shape, -1 / logprobs.shape[-1])), {}
-    logprobs, towards = _listed(logits, at.top_ids, objective.temperature)
+        share = jnp.full(at.draws.shape, 1 / at.draws.shape[-1])
+        return -q.at(at.draws).mean(-1), q.towards(at.draws, -share), {}
+    top = q.at(at.top_ids)
     buckets = functools.partial(losses.bucket_divergence, at.top_logprobs, beta=objective.beta)
-    soft, back = jax.vjp(functools.partial(buckets, kind=objective.kind), logprobs)
+    soft, back = jax.vjp(functools.partial(buckets, kind=objective.kind), top)
     extra = {
-        "kl": buckets(logprobs, kind="forward_kl"),
+        "kl": buckets(top, kind="forward_kl"),
         "teacher_top_mass": jnp.exp(at.top_logprobs).sum(-1),
-        "student_top_mass": jnp.exp(logprobs).sum(-1),
+        "student_top_mass": jnp.exp(top).sum(-1),
     }
-    return soft, towards(*back(jnp.ones(soft.shape))), extra
+    return soft, q.towards(at.top_ids, *back(jnp.ones(soft.shape))), extra
 
 
-def _full(teacher: Array, student: Array, objective: config.Objective) -> tuple[Array, Slope, dict]:
+def _full(p: Logprobs, q: Logprobs, objective: config.Objective) -> tuple[Array, Slope, dict]:
     """The divergence between two rows of logits, its slope with respect to the student's, and forward KL."""
-    p, q = (_normaliser(logits, objective.temperature) for logits in (teacher, student))
     kind, beta = objective.kind, objective.beta
-    pull = losses.pull(p(teacher), q(student), kind=kind, beta=beta)
-    soft, kl = (losses.token_divergence(p(teacher), q(student), kind=kind, beta=beta) for kind in (kind, "forward_kl"))
 
-    def slope(cut: Cut) -> Array:
-        by = losses.slope(p(cut(teacher)), q(cut(student)), pull, kind=kind, beta=beta)
-        return by / objective.temperature
+    def add(block: Block, total: tuple[Array, ...]) -> tuple[Array, ...]:
+        parts = (
+            losses.token_divergence(p.of(block), q.of(block), kind=kind, beta=beta),
+            losses.token_divergence(p.of(block), q.of(block), kind="forward_kl", beta=beta),
+            losses.pull(p.of(block), q.of(block), kind=kind, beta=beta),
+        )
+        return jax.tree.map(jnp.add, total, parts)
 
+    def slope(block: Block) -> Array:
+        return losses.slope(p.of(block), q.of(block), pull, kind=kind, beta=beta) / q.temperature
+
+    soft, kl, pull = _over_blocks(q.logits.shape[-1], add, (jnp.zeros(len(q.logits)),) * 3)
     return soft, slope, {"kl": kl}
 
 
-def _listed(logits: Array, ids: Array, temperature: float) -> tuple[Array, Callable[[Array], Slope]]:
-    """Log-probabilities of k ids [n, k], and what makes a slope of the derivatives with respect to them."""
-    q = _normaliser(logits, temperature)
-
-    def towards(by: Array) -> Slope:
-        pulls = jnp.zeros_like(logits).at[jnp.arange(len(ids))[:, None], ids].add(by)
-        mass = by.sum(-1, keepdims=True)
-        return lambda cut: (cut(pulls) - mass * jnp.exp(q(cut(logits)))) / temperature
-
-    return q(jnp.take_along_axis(logits, ids, -1)), towards
-
-
-def _normaliser(logits: Array, temperature: float) -> Callable[[Array], Array]:
-    """Turns any of the logits [n, V] into log-probabilities."""
+def _logprobs(logits: Array, temperature: float) -> Logprobs:
     peak = logits.max(-1, keepdims=True)
-    total = jnp.log(jnp.sum(jnp.exp((logits - peak) / temperature), -1, keepdims=True))
-    return lambda some: (some - peak) / temperature - total
+
+    def add(block: Block, total: Array) -> Array:
+        return total + jnp.sum(jnp.exp((block.of(logits) - peak) / temperature), -1, keepdims=True)
+
+    return Logprobs(logits, peak, jnp.log(_over_blocks(logits.shape[-1], add, jnp.zeros(peak.shape))), temperature)
 
 
 def _weighed(a: float, one: Slope, b: float, two: Slope) -> Slope:
-    return lambda cut: a * one(cut) + b * two(cut) if a else b * two(cut)
+    return lambda block: a * one(block) + b * two(block) if a else b * two(block)
+
+
+def _over_blocks(vocab: int, step: Callable[[Block, Any], Any], start: Any) -> Any:
+    """`step` of every block and what the last one returned; equal blocks, or one where devices share the vocabulary.
+
+    What is made of a block stays in the cache; arrays of [n, V] beside the logits would cost more than their memory.
+    """
+    most = 1 if parallel.parts("vocab") > 1 else max(vocab // OUTCOMES, 1)
+    blocks = next(blocks for blocks in range(most, 0, -1) if vocab % blocks == 0)
+    size = vocab // blocks
+    return jax.lax.fori_loop(0, blocks, lambda i, carry: step(Block(i * size, size), carry), start)
 
 
 def _gathered(out: Readout) -> Readout:
@@ -248,12 +295,6 @@ def _gathered(out: Readout) -> Readout:
 
 def _axes(layout: str, embed: str) -> tuple[str, ...]:
     return tuple({"v": "vocab", "d": embed}[letter] for letter in layout)
-
-
-def _block(vocab: int) -> int:
-    """Outcomes of a block: equal blocks, so a divisor of the vocabulary; all where it is split over devices."""
-    most = 1 if parallel.parts("vocab") > 1 else max(vocab // OUTCOMES, 1)
-    return next(vocab // blocks for blocks in range(most, 0, -1) if vocab % blocks == 0)
 
 
 def _blank(at: Positions) -> Positions:

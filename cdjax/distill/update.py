@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from cdjax import config, parallel
 from cdjax.distill import fused
@@ -83,8 +83,7 @@ def make_update(
 
         def loss(params: nnx.State, part: PairBatch) -> tuple[Array, dict[str, Array]]:
             student = nnx.merge(graph, params, frozen)
-            sums = batch_sums(student, teacher, prefix, part, objective=objective)
-            return sums["loss"] / count, sums
+            return batch_loss(student, teacher, prefix, part, objective=objective, over=count)
 
         place = functools.partial(_place, mesh=mesh)
         pieces = len(batch.real) // parallel.batch_parts(mesh)
@@ -97,22 +96,23 @@ def make_update(
     return update
 
 
-def batch_sums(
+def batch_loss(
     student: Decoder,
     teacher: Decoder | None,
     prefix: Prefix | None,
     batch: PairBatch,
     *,
     objective: config.Objective,
-) -> dict[str, Float[Array, ""]]:
-    """`fused.sums` of one batch: the student reads its own rows, the teacher (full targets) prefix and its own."""
+    over: Int[Array, ""] | int = 1,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """`fused.loss` of one batch: the student reads its own rows, the teacher (full targets) prefix and its own."""
     hidden = hidden_at(student, batch.student, None)
     wanted = None
     if teacher is not None and objective.targets == "full":
         assert batch.teacher is not None
         wanted = jax.lax.stop_gradient(hidden_at(teacher, batch.teacher, prefix))
     positions = fused.Positions(hidden, wanted, batch.ids, batch.real, batch.top_ids, batch.top_logprobs, batch.draws)
-    return fused.sums(student, teacher, positions, objective=objective)
+    return fused.loss(student, teacher, positions, objective=objective, over=over)
 
 
 def hidden_at(model: Decoder, rows: Rows, prefix: Prefix | None) -> Float[Array, "G C D"]:
