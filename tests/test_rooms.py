@@ -13,6 +13,9 @@ PACKAGE = Path(__file__).parent.parent / "cdjax"
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 
 PLAIN = {
+    "bench.cases",
+    "bench.contest",
+    "bench.figures",
     "config",
     "errors",
     "journal",
@@ -55,6 +58,7 @@ MAY_IMPORT = {
     "journal": {"config", "errors"},
     "plots": set(),
     "report": {"config", "errors", "metrics", "plots"},
+    "bench": LEARN | {"bench"},
 }
 # These see every room, and no room sees them.
 WHOLE = {"__init__", "baseline", "cli", "distill.rounds", "distill.stages", "evaluate", "results", "setting"}
