@@ -58,7 +58,10 @@ def descend(here: Setting, seed: int, lr: float, score: Callable[[float, int, nn
     step = update.make_update(here.graph, tx, HARD, here.mesh)
     with metrics.progress(f"baseline, lr {lr:g}", len(steps)) as advance:
         state = update.train(
-            lambda state, batch: step(state, here.frozen, None, None, batch),
+            metrics.tell_compilations(
+                lambda state, batch: step(state, here.frozen, None, None, batch),
+                lambda _, batch: f"the baseline's update for {batch}",
+            ),
             update.start(here.start(seed), tx, here.mesh),
             steps,
             on_step=lambda _, values: advance(1, loss=values["loss"]),

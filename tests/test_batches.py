@@ -109,3 +109,8 @@ def test_batches_are_split_over_data_and_fsdp(mesh8, mesh):
 def test_what_cannot_be_cut_is_refused_before_anything_runs(flags, mesh8):
     with pytest.raises(config.UserError):
         make(mesh8, **flags)
+
+
+def test_a_batch_says_its_shape(mesh):
+    (batch,) = batches.Batches(make_pairs(3), config.Update(batch=3), 0, mesh, teacher=True)
+    assert str(batch) == "1 rows of 16 tokens and 1 rows of the teacher's of 24 tokens"

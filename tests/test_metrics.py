@@ -71,3 +71,11 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
         advance(4, loss=0.5)
     err = capsys.readouterr().err
     assert "teacher" in err and "4/4" in err and "/s" in err and "loss 0.5" in err
+
+
+def test_every_new_shape_is_told_once(capsys):
+    call = metrics.tell_compilations(lambda x, y: x + y, lambda x, y: f"the sum for {x} tokens")
+    assert [call(1, 2), call(1, 3), call(2, 2), call(1, 2)] == [3, 4, 4, 3]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[::2] == ["compiling the sum for 1 tokens", "compiling the sum for 2 tokens"]
+    assert lines[1::2] == [f"compiled the sum for {x} tokens in 0.0 s" for x in (1, 2)]

@@ -4,6 +4,7 @@ In: `Kept` (keep.py) and the prompts of both views. Out: `Pair`, which `batches.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -66,8 +67,8 @@ class PairBatch:
 
     def __str__(self) -> str:
         sides = {"": self.student} | ({} if self.teacher is None else {" of the teacher's": self.teacher})
-        rows = (f"{'x'.join(map(str, side.tokens.shape))} tokens{whose}" for whose, side in sides.items())
-        return f"{', '.join(rows)}, {'x'.join(map(str, self.real.shape))} of them learned"
+        shapes = ((math.prod(side.tokens.shape[:-1]), side.tokens.shape[-1], whose) for whose, side in sides.items())
+        return " and ".join(f"{rows} rows{whose} of {width} tokens" for rows, width, whose in shapes)
 
 
 def pair(kept: Sequence[Kept], teacher: Prompts, student: Prompts, *, completion_budget: int) -> list[Pair]:
