@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     run = command("run", _run, "Distil as a config says, or continue; the results go to a run directory.")
+    run.add_argument("--profile", action="store_true", help="trace a few steps, for https://ui.perfetto.dev")
     score = command("eval", _eval, "Score the teacher and the model before, without training; run goes on from there.")
     for made in (run, score):
         made.add_argument("config", metavar="CONFIG", help="a file from configs/, or a run's config.json")
@@ -82,10 +83,13 @@ def _run(arguments: argparse.Namespace) -> None:
     from cdjax.distill import rounds, update
 
     try:
-        rounds.run(cfg, workdir)
+        rounds.run(cfg, workdir, profile=arguments.profile)
     except update.Diverged as error:
         sys.exit(f"cdjax: {error}")
     _tell([workdir])
+    if arguments.profile:
+        traces = sorted(map(str, (workdir / "profile").glob("*.json.gz")))
+        _say("\n".join(traces) or "no trace: all steps had been done before")
 
 
 def _eval(arguments: argparse.Namespace) -> None:

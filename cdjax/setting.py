@@ -16,11 +16,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int32
 
-from cdjax import batches, config, parallel
+from cdjax import batches, compiled, config, parallel
 from cdjax.journal import Journal
 from cdjax.metrics import Metrics
 from cdjax.model import source
 from cdjax.model.decoder import Decoder
+from cdjax.profile import Profile
 from cdjax.students import trainable
 from cdjax.tasks import Task, inputs, load
 from cdjax.views import encode
@@ -52,6 +53,7 @@ class Setting:
     frozen: nnx.State
     journal: Journal
     metrics: Metrics
+    profile: Profile
 
     def model(self, params: nnx.State) -> Decoder:
         """The decoder with these trainable weights."""
@@ -86,11 +88,12 @@ class Setting:
         return Views(teacher, student, len(long) + len(long_too))
 
 
-def open(cfg: config.Experiment, workdir: Path) -> Setting:
+def open(cfg: config.Experiment, workdir: Path, *, profile: bool = False) -> Setting:
     """Starts a run's directory, or continues the one that is there.
 
     Everything that can be wrong with the user's files is found here, before anything is compiled. Raises UserError,
     also if the directory holds a run of another experiment, or of files that have changed since.
+    With `profile`, a few steps are traced into its folder of that name.
     """
     config.validate(cfg)
     tasks = tuple(
@@ -99,7 +102,7 @@ def open(cfg: config.Experiment, workdir: Path) -> Setting:
     for operation, task in zip(cfg.operations(), tasks, strict=True):
         _check_task(cfg, operation, task)
     _check_same(cfg, workdir)
-    here = _make(cfg, workdir, tasks)
+    here = _make(cfg, workdir, tasks, Profile(workdir / "profile" if profile else None))
     for number, task in enumerate(tasks):
         here.views(number, [example.input for example in task.test])
     workdir.mkdir(parents=True, exist_ok=True)
@@ -110,10 +113,11 @@ def open(cfg: config.Experiment, workdir: Path) -> Setting:
 
 def reopen(workdir: Path) -> Setting:
     """The setting of a run directory, from its own config.json; without tasks, so that it needs none of their files."""
-    return _make(config.load_config(workdir / "config.json"), workdir, ())
+    return _make(config.load_config(workdir / "config.json"), workdir, (), Profile(None))
 
 
-def _make(cfg: config.Experiment, workdir: Path, tasks: tuple[Task, ...]) -> Setting:
+def _make(cfg: config.Experiment, workdir: Path, tasks: tuple[Task, ...], profile: Profile) -> Setting:
+    compiled.keep()
     mesh = parallel.make_mesh(cfg.mesh)
     batches.check(cfg.update, mesh)
     model, tokenizer, info = source.load(cfg.model, mesh, dtype=cfg.dtype, remat=cfg.remat)
@@ -133,6 +137,7 @@ def _make(cfg: config.Experiment, workdir: Path, tasks: tuple[Task, ...]) -> Set
         frozen=frozen,
         journal=Journal(workdir / "journal.json"),
         metrics=Metrics(workdir / "metrics.jsonl"),
+        profile=profile,
     )
 
 

@@ -48,8 +48,18 @@ def calls(monkeypatch):
 def test_run_hands_over_the_changed_config(path, calls, tmp_path, capsys):
     code = cli.main(["run", str(path), "--set", "optim.lr=3e-5", "--set", "name=a=b", "--workdir", str(tmp_path)])
     wanted = config.override(config.load_config(path), {"optim.lr": 3e-5, "name": "a=b"})
-    assert code == 0 and calls == [("run", wanted, tmp_path), ("table", [tmp_path])]
+    assert code == 0 and calls == [("run", wanted, tmp_path, {"profile": False}), ("table", [tmp_path])]
     assert capsys.readouterr().out == f"| a table |\n{tmp_path}/page.html\n"
+
+
+def test_a_profile_is_asked_for_and_named(path, calls, tmp_path, capsys):
+    command = ["run", str(path), "--profile", "--workdir", str(tmp_path)]
+    assert cli.main(command) == 0 and calls[0][3] == {"profile": True}
+    assert capsys.readouterr().out.endswith("no trace: all steps had been done before\n")
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "update.json.gz").touch()
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.endswith(f"page.html\n{tmp_path}/profile/update.json.gz\n")
 
 
 def test_a_run_goes_to_a_directory_of_its_name(path, calls):
@@ -101,7 +111,7 @@ def test_bench_hands_over_cases_interpreters_and_rules(monkeypatch, capsys):
 
 
 def test_divergence_is_one_line_and_exit_code_1(path, calls, monkeypatch):
-    def fail(cfg, workdir):
+    def fail(cfg, workdir, profile):
         raise distill.update.Diverged("loss is NaN at step 3; lower optim.lr")
 
     monkeypatch.setattr(distill.rounds, "run", fail)
@@ -111,7 +121,7 @@ def test_divergence_is_one_line_and_exit_code_1(path, calls, monkeypatch):
 
 
 def test_an_interrupted_run_says_how_to_go_on(path, calls, monkeypatch, capsys):
-    def stop(cfg, workdir):
+    def stop(cfg, workdir, profile):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(distill.rounds, "run", stop)
@@ -125,7 +135,7 @@ def test_an_interrupted_run_says_how_to_go_on(path, calls, monkeypatch, capsys):
         (["run", "nowhere.py"], "there is no config file nowhere.py"),
         (["run", "CONFIG", "--set", "optim.lrr=1"], "optim has no field 'lrr'"),
         (["run", "CONFIG", "--set", "optim.lr=x"], "optim.lr must be a number, got 'x'"),
-        (["run", "CONFIG", "--set", "update.micro_batches=3"], "cannot be cut into 3 micro-batches"),
+        (["run", "CONFIG", "--set", "update.micro_batches=17"], "cannot be cut into 17 parts"),
         (["eval", "CONFIG", "--set", "context.file=a.md"], "context.file is 'a.md', which does not exist"),
         (["generate", "tiny:0", "a", "--context", "nowhere.md"], "there is no context file nowhere.md"),
         (["export", "nowhere", "out"], "nowhere is not a run directory"),

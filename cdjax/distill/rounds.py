@@ -20,9 +20,12 @@ from cdjax.setting import Setting
 from cdjax.students import trainable
 
 
-def run(cfg: config.Experiment, workdir: str | Path) -> dict[str, Any]:
-    """Runs an experiment, or continues it in the same directory; returns what `results.json` holds."""
-    here = setting.open(cfg, Path(workdir))
+def run(cfg: config.Experiment, workdir: str | Path, *, profile: bool = False) -> dict[str, Any]:
+    """Runs an experiment, or continues it in the same directory; returns what `results.json` holds.
+
+    `profile` leaves traces of a few steps of sampling and of the update in the directory's `profile/`.
+    """
+    here = setting.open(cfg, Path(workdir), profile=profile)
     with jax.set_mesh(here.mesh):
         score_original(here)
         for seed in cfg.seeds:
