@@ -15,7 +15,7 @@ from flax import nnx
 
 from cdjax import batches, config, optim, parallel
 from cdjax.bench.peers import serve
-from cdjax.distill import losses, pairs, update
+from cdjax.distill import fused, losses, pairs, update
 from cdjax.distill.keep import Kept
 from cdjax.model import decoder
 from cdjax.model.cache import Prefix
@@ -65,7 +65,7 @@ def sample(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
 
 def score_answers(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     """Answers under a context that was read once, or, with `read`, is read every time."""
-    model, context = _model(shapes, options, mesh), jnp.asarray(_context(shapes))
+    model, context = _model(shapes, options, mesh), _context(shapes)
     rows = _scored(shapes, mesh, slice(None), with_context=False)
     kept = None if options.get("read") else decoder.read_prefix(model, context)
 
@@ -91,7 +91,7 @@ def learn(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     ids = serve.tokens(shapes["vocab"], shapes["batch"], shapes["prompt"] + shapes["completion"])
     cut = [(row[: shapes["prompt"]], row[shapes["prompt"] :]) for row in ids]
     examples = [pairs.hard(prompt, prompt, completion) for prompt, completion in cut]
-    batch = batches.Batches(examples, config.Update(batch=len(examples)), 0, mesh)[0]
+    batch = batches.Batches(examples, config.Update(batch=len(examples)), 0, mesh, teacher=True)[0]
     learner = Learner(student, config.Objective(targets="full"), mesh)
     return lambda: learner.step(other, None, batch)
 
@@ -108,8 +108,8 @@ def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     def work() -> Done:
         kept = [Kept(rollout, np.arange(len(rollout.ids), dtype=np.int32), "") for rollout in ask(model)]
         lesson = pairs.pair(kept, views, of_student, completion_budget=shapes["answer"])
-        batch = batches.Batches(lesson, config.Update(batch=len(lesson)), 0, mesh)[0]
-        prefix = decoder.read_prefix(model, jnp.asarray(views.context)) if full else None
+        batch = batches.Batches(lesson, config.Update(batch=len(lesson)), 0, mesh, teacher=full)[0]
+        prefix = decoder.read_prefix(model, views.context) if full else None
         return learner.step(model if full else None, prefix, batch)
 
     return work
@@ -121,7 +121,7 @@ class Learner:
     def __init__(self, student: Decoder, objective: config.Objective, mesh: jax.sharding.Mesh) -> None:
         graph, params, self._frozen = trainable.split(student, config.Adapter())
         tx = optim.make(config.Optim(lr=1e-5), 1000)
-        self._update = update.make_update(graph, tx, objective, micro_batches=1, mesh=mesh)
+        self._update = update.make_update(graph, tx, objective, mesh)
         self._state = update.start(params, tx, mesh)
 
     def step(self, model: Decoder | None, prefix: Prefix | None, batch: pairs.PairBatch) -> Done:
@@ -133,12 +133,11 @@ class Learner:
 def fused_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     """Value and gradient by hidden states and embedding, as an update computes them."""
     objective = config.Objective(targets="full")
-    chunk = losses.chunk_size(shapes["batch"], shapes["length"])
 
     def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
         none = ids[..., None][..., :0]
-        positions = losses.Positions(hidden, wanted, ids, ids >= 0, none, none.astype(jnp.float32), none)
-        sums = losses.fused(student, other, positions, objective=objective, chunk=chunk)
+        positions = fused.Positions(hidden, wanted, ids, ids >= 0, none, none.astype(jnp.float32), none)
+        sums = fused.sums(student, other, positions, objective=objective)
         return sums["loss"] / sums["count"]
 
     return _gradient(loss, shapes, options, mesh)
