@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--peer-python", metavar="PATH", action="append", default=[], help="another interpreter that may have peers"
     )
+    bench.add_argument("--against", metavar="NAME", action="append", help="only those whose name begins so, as TRL")
     bench.add_argument("--alone", action="store_true", help="without peers")
     return top
 
@@ -134,6 +135,8 @@ def _bench(arguments: argparse.Namespace) -> None:
     from cdjax.bench import cases
 
     wanted = cases.cases(arguments.names, arguments.scale, arguments.dtype)
+    if arguments.against:
+        wanted = cases.against(wanted, arguments.against)
     if arguments.alone and arguments.peer_python:
         raise UserError("--alone leaves out the peers that --peer-python looks for; give one of the two")
     from cdjax.bench import contest, figures

@@ -204,6 +204,15 @@ def test_names_choose_benches_and_cases():
     assert cases.cases(["score"], "small")[0].shapes["context"] == 2048
 
 
+def test_others_are_chosen_by_the_beginning_of_their_names():
+    chosen = cases.against(EVERY, ["TRL GKD", "Liger, b"])
+    assert [(one.full_name, [other.name for other in one.others]) for one in chosen] == [
+        ("update/all", ["TRL GKD", "TRL GKD, bfloat16"]),
+        ("update/quarter", ["TRL GKD", "TRL GKD, bfloat16"]),
+        ("loss/vocabulary", ["Liger, bfloat16"]),
+    ]
+
+
 @pytest.mark.parametrize(
     "names, scale, message",
     [

@@ -141,6 +141,7 @@ def test_an_interrupted_run_says_how_to_go_on(path, calls, monkeypatch, capsys):
         (["export", "nowhere", "out"], "nowhere is not a run directory"),
         (["bench", "fly"], "there is no bench 'fly'; there are sample, score, update, loss, rounds"),
         (["bench", "loss", "--scale", "huge"], "there is no scale 'huge'; there are tiny, small, large"),
+        (["bench", "loss", "--against", "you"], "nobody here is called 'you'; there are Liger; Liger, bfloat16; dense"),
         (["bench", "--alone", "--peer-python", "a"], "--alone leaves out the peers that --peer-python looks for"),
     ],
 )

@@ -82,6 +82,16 @@ def cases(wanted: Sequence[str], scale: str, dtype: str = "float32") -> list[Cas
     return [case for case in known if not wanted or {case.bench, case.full_name} & set(wanted)]
 
 
+def against(chosen: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    """The same cases with only these others, chosen by the beginning of their names as in "TRL". Raises UserError."""
+    known = sorted({other.name for case in chosen for other in case.others})
+    for name in names:
+        if not any(one.startswith(name) for one in known):
+            raise UserError(f"nobody here is called {name!r}; there are {'; '.join(known)}")
+    kept = [tuple(one for one in case.others if one.name.startswith(tuple(names))) for case in chosen]
+    return [dataclasses.replace(case, others=others) for case, others in zip(chosen, kept, strict=True) if others]
+
+
 def _all(scale: str, dtype: str) -> list[Case]:
     sizes = SCALES[scale]
     model, work = sizes["model"], sizes["work"]

@@ -65,7 +65,7 @@ def sample(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
 
 def score_answers(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     """Answers under a context that was read once, or, with `read`, is read every time."""
-    model, context = _model(shapes, options, mesh), jnp.asarray(_context(shapes))
+    model, context = _model(shapes, options, mesh), _context(shapes)
     rows = _scored(shapes, mesh, slice(None), with_context=False)
     kept = None if options.get("read") else decoder.read_prefix(model, context)
 
@@ -109,7 +109,7 @@ def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
         kept = [Kept(rollout, np.arange(len(rollout.ids), dtype=np.int32), "") for rollout in ask(model)]
         lesson = pairs.pair(kept, views, of_student, completion_budget=shapes["answer"])
         batch = batches.Batches(lesson, config.Update(batch=len(lesson)), 0, mesh, teacher=full)[0]
-        prefix = decoder.read_prefix(model, jnp.asarray(views.context)) if full else None
+        prefix = decoder.read_prefix(model, views.context) if full else None
         return learner.step(model if full else None, prefix, batch)
 
     return work
