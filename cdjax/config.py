@@ -214,7 +214,7 @@ class Experiment:
     limits: Limits = Limits()
     score: Score = Score()
     mesh: Mesh = Mesh()
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # auto: what is faster here, measured at the start
     remat: Literal["none", "dots", "full"] = "none"
     seeds: tuple[int, ...] = (0,)
 

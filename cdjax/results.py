@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cdjax import config
+from cdjax import config, setting
 from cdjax.evaluate import summary
 from cdjax.journal import Journal
 
@@ -33,6 +33,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         "experiment": cfg.name,
         "commit": commit(),
         "versions": versions(),
+        "dtype": setting.dtype(cfg, journal),
         "seeds": list(cfg.seeds),
         "scores": {name: summary(metric, [one["grades"] for one in many]) for name, many in graded.items()},
         "tokens_per_request": {
