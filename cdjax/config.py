@@ -108,6 +108,7 @@ class Sampling:
     top_p: float = 1.0
     per_input: int = 1
     batch: int = 64
+    weights: Literal["full", "int8"] = "full"  # the teacher's, while it answers
 
 
 @dataclass(frozen=True)

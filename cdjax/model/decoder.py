@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cdjax import config
 from cdjax.model import attention, cache
-from cdjax.model.layers import Projection, RMSNorm, rope, weight
+from cdjax.model.layers import Projection, RMSNorm, Steps, rope, weight
 from cdjax.model.spec import DecoderSpec
 from cdjax.parallel import constrain, shardings
 
@@ -93,9 +93,11 @@ class Decoder(nnx.Module):
         self.dtype = dtype
         self.remat = remat
         self.embedding = weight(rngs, (spec.vocab, spec.embed), ("vocab", "embed"))
+        self.embedding_steps: Steps | None = nnx.data(None)  # where it is int8
         self.blocks: Block | nnx.List = Block(spec, rngs=rngs, adapter=adapter, dtype=dtype)
         self.final_norm = RMSNorm((), spec.embed, "embed", spec.norm_eps, rngs=rngs)
         self.head = None if spec.tied else weight(rngs, (spec.embed, spec.vocab), ("embed", "vocab"))
+        self.head_steps: Steps | None = nnx.data(None)
 
     def __call__(
         self,
@@ -140,8 +142,7 @@ class Decoder(nnx.Module):
 
     def _layers(self, tokens, positions, mask, prefix, past, keep: bool):
         """The stream after the last layer; each layer's keys and values, stacked or apart as the layers are."""
-        table = constrain(self.embedding[...].astype(self.dtype), "vocab", "act_embed")  # gathered before the look-up
-        x = constrain(table[tokens], "batch", "length", "act_embed")
+        x = constrain(self._embed(tokens), "batch", "length", "act_embed")
         shared_mask = None if prefix is None else prefix.visible(positions, self.spec.window)
 
         @REMAT[self.remat]
@@ -166,13 +167,22 @@ class Decoder(nnx.Module):
             kept.append(kv)
         return x, tuple(zip(*kept, strict=True))
 
+    def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        table = self.embedding[...]  # gathered before the look-up
+        if self.embedding_steps is None:
+            return constrain(table.astype(self.dtype), "vocab", "act_embed")[tokens]
+        steps = self.embedding_steps[...][tokens][..., None]
+        return (constrain(table, "vocab", "act_embed")[tokens] * steps).astype(self.dtype)
+
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Float32 logits over the vocabulary, from hidden states."""
         if self.head is None:
-            table = self.embedding[...].astype(self.dtype)
-            return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
-        table = self.head[...].astype(self.dtype)
-        return jnp.einsum("...d,dv->...v", hidden, table, preferred_element_type=jnp.float32)
+            table, layout, steps = self.embedding, "vd", self.embedding_steps
+        else:
+            table, layout, steps = self.head, "dv", self.head_steps
+        weights = table[...].astype(self.dtype)
+        logits = jnp.einsum(f"...d,{layout}->...v", hidden, weights, preferred_element_type=jnp.float32)
+        return logits if steps is None else logits * jnp.broadcast_to(steps[...], logits.shape)
 
 
 def read_prefix(model: Decoder, *contexts: Int[Array, "_"] | Int[np.ndarray, "_"]) -> cache.Prefix:
@@ -201,7 +211,8 @@ def unstack(model: Decoder) -> Decoder:
         return model
 
     def cast(variable: nnx.Variable, axes: tuple[str, ...], value: Array) -> nnx.Variable:
-        value = value.astype(model.dtype) if value.ndim > 1 else value  # norms stay in float32
+        if value.ndim > 1 and value.dtype != jnp.int8 and not isinstance(variable, Steps):  # norms stay in float32
+            value = value.astype(model.dtype)
         return variable.replace(constrain(value, *axes), axes=axes)
 
     def of_layer(at: int, variable: nnx.Variable) -> nnx.Variable:
