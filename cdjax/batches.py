@@ -32,6 +32,7 @@ class Batches:
         self._sides: Sides = ("student", "teacher") if teacher else ("student",)
         self.plan = packing.plan(
             [np.array([len(pair.read(side)[0]) for pair in pairs]) for side in self._sides],
+            np.array([pair.context for pair in pairs]),
             np.array([len(pair.kept) for pair in pairs]),
             batch=cfg.batch,
             parts=parallel.batch_parts(mesh) * cfg.micro_batches,
@@ -66,14 +67,13 @@ def check(cfg: config.Update, mesh: jax.sharding.Mesh) -> None:
 
 def pack(pairs: Sequence[Pair], sides: Sides, plan: packing.Plan, step: int) -> tuple[Arrays, list[Arrays]]:
     """One step of the plan on the host: the fields of a `PairBatch`, and the `Rows` of each side."""
-    *widths, length = plan.sizes[step].tolist()
 
     def zeros(like: np.ndarray) -> np.ndarray:
-        return np.zeros((plan.parts, length, *like.shape[1:]), like.dtype)
+        return np.zeros((plan.parts, plan.kept, *like.shape[1:]), like.dtype)
 
     kept = {name: zeros(getattr(pairs[0], name)) for name in ("top_ids", "top_logprobs", "draws")}
     kept |= {"ids": zeros(pairs[0].rollout), "real": zeros(np.zeros(0, bool))}
-    rows = [_rows((plan.parts, layout.rows, width), length) for layout, width in zip(plan.sides, widths, strict=True)]
+    rows = [_rows(plan, layout, step) for layout in plan.sides]
     filled = [0] * plan.parts
     for place, number in enumerate(plan.index[step]):
         if number < 0:
@@ -86,14 +86,15 @@ def pack(pairs: Sequence[Pair], sides: Sides, plan: packing.Plan, step: int) -> 
             kept[name][here] = getattr(pair, name)
         for side, layout, into in zip(sides, plan.sides, rows, strict=True):
             tokens, at = pair.read(side)
-            row, start = layout.row[step, place], layout.start[step, place]
-            cells = part, row, slice(start, start + len(tokens))
+            group, row, start = (x[step, place] for x in (layout.group, layout.row, layout.start))
+            cells = part, group, row, slice(start, start + len(tokens))
             into["tokens"][cells], into["positions"][cells] = tokens, np.arange(len(tokens))
             into["texts"][cells] = place + 1
-            into["at"][here] = row * into["tokens"].shape[-1] + start + at
+            into["at"][here] = (group * layout.rows + row) * layout.width[step] + start + at
     return kept, rows
 
 
-def _rows(shape: tuple[int, int, int], length: int) -> Arrays:
+def _rows(plan: packing.Plan, layout: packing.Layout, step: int) -> Arrays:
+    shape = plan.parts, layout.groups, layout.rows, layout.width[step]
     rows: Arrays = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "texts")}
-    return rows | {"at": np.zeros((shape[0], length), np.int32)}
+    return rows | {"at": np.zeros((plan.parts, plan.kept), np.int32)}

@@ -78,13 +78,13 @@ def test_packed_pairs_learn_as_pairs_alone(objective, mesh):
     """Value and gradient: the sum over batches of one pair each, on both sides."""
     pairs, teacher = make_pairs(6), model_on(mesh, seed=1)
     packed = batch_of(mesh, pairs)
-    assert packed.student.tokens.shape[1] < 6 and packed.teacher.tokens.shape[1] < 6
+    assert packed.student.tokens.shape[2] < 6 and packed.teacher.tokens.shape[2] < 6
     graph, params, frozen = trainable.split(model_on(mesh), config.Adapter())
 
     @jax.jit
     def sums(params, frozen, teacher, batch):
         student = nnx.merge(graph, params, frozen)
-        return update.batch_sums(student, teacher, None, batch, objective=objective, chunk=4)["loss"]
+        return update.batch_sums(student, teacher, None, batch, objective=objective)["loss"]
 
     with jax.set_mesh(mesh):
         whole = jax.value_and_grad(sums)(params, frozen, teacher, packed)
@@ -167,10 +167,28 @@ def test_a_shared_context_is_read_before_every_prompt_of_the_teacher(mesh):
         dataclasses.replace(pair, teacher_prompt=np.concatenate([context, pair.teacher_prompt])) for pair in pairs
     ]
     with jax.set_mesh(mesh):
-        prefix = decoder.read_prefix(model_on(mesh), jnp.asarray(context))
+        prefix = decoder.read_prefix(model_on(mesh), context)
     shared = step(mesh, batch_of(mesh, pairs), model_on(mesh), prefix, objective=FULL)
     assert_same(shared, step(mesh, batch_of(mesh, longer), model_on(mesh), objective=FULL))
     assert shared[1]["kl"] != step(mesh, batch_of(mesh, pairs), model_on(mesh), objective=FULL)[1]["kl"]
+
+
+@pytest.mark.parametrize("where", ["mesh", "mesh8"])
+def test_each_pair_is_read_after_its_own_context(where, request):
+    """Several contexts in one batch, in micro-batches: as if each stood in every row that reads it."""
+    mesh = request.getfixturevalue(where)
+    contexts = [np.array(ids, np.int32) for ids in ([5, 9, 44], [], [7, 2, 3, 11, 12])]
+    pairs = [dataclasses.replace(pair, context=at % 3) for at, pair in enumerate(make_pairs(24))]
+    whole = [
+        dataclasses.replace(
+            pair, teacher_prompt=np.concatenate([contexts[pair.context], pair.teacher_prompt]), context=0
+        )
+        for pair in pairs
+    ]
+    with jax.set_mesh(mesh):
+        prefix = decoder.read_prefix(model_on(mesh), *contexts)
+    shared = step(mesh, batch_of(mesh, pairs, 24, 2), model_on(mesh), prefix, objective=FULL)
+    assert_same(shared, step(mesh, batch_of(mesh, whole, 24, 2), model_on(mesh), objective=FULL), rtol=1e-4)
 
 
 def test_the_model_that_was_given_outlives_its_training(mesh):

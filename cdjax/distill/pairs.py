@@ -26,6 +26,7 @@ class Pair:
     top_ids: Int32[np.ndarray, "C k"]
     top_logprobs: Float32[np.ndarray, "C k"]
     draws: Int32[np.ndarray, "C n"]
+    context: int = 0  # which of the round's shared contexts the teacher reads first
 
     def read(self, side: Literal["student", "teacher"]) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "C"]]:
         """What that side reads, as far as the last kept token needs it, and where the token before each kept one is."""
@@ -39,12 +40,15 @@ class Pair:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Texts one after the other in rows; each sees itself alone. G parts of a batch, R rows of T tokens in each."""
+    """Texts one after the other in rows; each sees itself and its context alone.
 
-    tokens: Int[Array, "G R T"]
-    positions: Int[Array, "G R T"]  # from 0 in every text
-    texts: Int[Array, "G R T"]  # which text a token belongs to, from 1; 0 is padding
-    at: Int[Array, "G C"]  # for each kept token, where in its part's R x T the token before it stands
+    G parts of a batch, in each of them X contexts, for each of them R rows of T tokens.
+    """
+
+    tokens: Int[Array, "G X R T"]
+    positions: Int[Array, "G X R T"]  # from 0 in every text
+    texts: Int[Array, "G X R T"]  # which text a token belongs to, from 1; 0 is padding
+    at: Int[Array, "G C"]  # for each kept token, where in its part's X x R x T the token before it stands
 
 
 @jax.tree_util.register_dataclass

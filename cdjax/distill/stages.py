@@ -171,7 +171,7 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     """The round's updates, from its last checkpoint if there is one; returns the new trainable state."""
     if here.journal.done(at.stage("update")):
         return restore(here, at)
-    examples = _together(here.cfg, lessons)
+    examples = _together(lessons)
     full = _needs_teacher(here.cfg.objective)
     steps = batches.Batches(examples, here.cfg.update, at.fold("update"), here.mesh, teacher=full)
     tx = optim.make(here.cfg.optim, len(steps))
@@ -252,19 +252,13 @@ def _needs_teacher(objective: config.Objective) -> bool:
 
 
 def _full_teacher(here: Setting, params: nnx.State, lessons: list[Lesson]) -> tuple[Decoder | None, Prefix | None]:
-    """For full targets the teacher itself, and its context read once where all pairs share one."""
+    """For full targets the teacher itself, and every lesson's context, read once."""
     if not _needs_teacher(here.cfg.objective):
         return None, None
-    model, context = here.model(params), lessons[0].context
-    return model, read_prefix(model, context) if len(lessons) == 1 and len(context) else None
+    model, contexts = here.model(params), [lesson.context for lesson in lessons]
+    return model, read_prefix(model, *contexts) if any(map(len, contexts)) else None
 
 
-def _together(cfg: config.Experiment, lessons: list[Lesson]) -> list[pairs.Pair]:
-    """All pairs of a round. Where a teacher must read several contexts, each stands in its own rows."""
-    if len(lessons) == 1 or not _needs_teacher(cfg.objective):
-        return [pair for lesson in lessons for pair in lesson.pairs]
-    return [
-        dataclasses.replace(pair, teacher_prompt=np.concatenate([lesson.context, pair.teacher_prompt]))
-        for lesson in lessons
-        for pair in lesson.pairs
-    ]
+def _together(lessons: list[Lesson]) -> list[pairs.Pair]:
+    """All pairs of a round; each says which lesson's context its teacher reads."""
+    return [dataclasses.replace(pair, context=number) for number, lesson in enumerate(lessons) for pair in lesson.pairs]

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cdjax import config, parallel
-from cdjax.distill import losses
+from cdjax.distill import fused
 from cdjax.distill.pairs import PairBatch, Rows
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
@@ -75,23 +75,20 @@ def make_update(
     one after the other (micro-batches), one at a time in memory.
     Raises UserError for an objective that cannot be computed.
     """
-    losses.check(objective)
+    fused.check(objective)
 
     @functools.partial(jax.jit, donate_argnames="state")
     def update(state, frozen, teacher, prefix, batch):
-        parts, positions = batch.real.shape
-        chunk = losses.chunk_size(1, positions)
         count = jnp.maximum(batch.real.sum(), 1)
 
         def loss(params: nnx.State, part: PairBatch) -> tuple[Array, dict[str, Array]]:
             student = nnx.merge(graph, params, frozen)
-            sums = batch_sums(student, teacher, prefix, part, objective=objective, chunk=chunk)
+            sums = batch_sums(student, teacher, prefix, part, objective=objective)
             return sums["loss"] / count, sums
 
         place = functools.partial(_place, mesh=mesh)
-        grads, sums = _accumulate(
-            jax.grad(loss, has_aux=True), state.params, batch, parts // parallel.batch_parts(mesh), place
-        )
+        pieces = len(batch.real) // parallel.batch_parts(mesh)
+        grads, sums = _accumulate(jax.grad(loss, has_aux=True), state.params, batch, pieces, place)
         changes, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics = {name: (total, count) for name, total in sums.items() if name != "count"}
         metrics["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
@@ -107,26 +104,30 @@ def batch_sums(
     batch: PairBatch,
     *,
     objective: config.Objective,
-    chunk: int,
 ) -> dict[str, Float[Array, ""]]:
-    """`losses.fused` of one batch: the student reads its own rows, the teacher (full targets) prefix and its own."""
+    """`fused.sums` of one batch: the student reads its own rows, the teacher (full targets) prefix and its own."""
+    hidden = hidden_at(student, batch.student, None)
     wanted = None
     if teacher is not None and objective.targets == "full":
         assert batch.teacher is not None
         wanted = jax.lax.stop_gradient(hidden_at(teacher, batch.teacher, prefix))
-    hidden = hidden_at(student, batch.student, None)
-    positions = losses.Positions(hidden, wanted, batch.ids, batch.real, batch.top_ids, batch.top_logprobs, batch.draws)
-    return losses.fused(student, teacher, positions, objective=objective, chunk=chunk)
+    positions = fused.Positions(hidden, wanted, batch.ids, batch.real, batch.top_ids, batch.top_logprobs, batch.draws)
+    return fused.sums(student, teacher, positions, objective=objective)
 
 
 def hidden_at(model: Decoder, rows: Rows, prefix: Prefix | None) -> Float[Array, "G C D"]:
-    """The hidden state that predicts each kept token. `prefix` is the context that stands before every text."""
-    parts, count, width = rows.tokens.shape
-    tokens, positions, texts = (x.reshape(parts * count, width) for x in (rows.tokens, rows.positions, rows.texts))
+    """The hidden state that predicts each kept token. `prefix` has the contexts that stand before the texts."""
+    parts, contexts, count, width = rows.tokens.shape
+
+    def by_context(x: Array) -> Array:
+        return jnp.swapaxes(x, 0, 1).reshape(-1, width)
+
+    tokens, positions, texts = by_context(rows.tokens), by_context(rows.positions), by_context(rows.texts)
     if prefix is not None:
-        positions += prefix.starts(len(tokens))[:, None]
+        positions = positions + prefix.starts(len(tokens))[:, None]
     hidden, _ = model(tokens, positions, texts > 0, prefix=prefix, texts=texts)
-    return jnp.take_along_axis(hidden.reshape(parts, count * width, -1), rows.at[..., None], 1)
+    by_part = jnp.swapaxes(hidden.reshape(contexts, parts, count * width, -1), 0, 1)
+    return jnp.take_along_axis(by_part.reshape(parts, contexts * count * width, -1), rows.at[..., None], 1)
 
 
 def train(

@@ -13,7 +13,8 @@ def main() -> None:
     rows: dict[tuple, dict] = {}
     for line in map(json.loads, sys.stdin):
         if line["peer"]:
-            kind = line["unit"] if line["unit"].startswith("bytes") else "speed"
+            known = ("bytes, peak", "bytes, temporary")
+            kind = line["unit"] if line["unit"] in known or line["unit"].endswith("first time") else "speed"
             rows.setdefault((line["bench"], line["case"], line["peer"]["name"]), {})[kind] = line
     print(row(HEAD), row(["---"] * len(HEAD)), sep="\n")
     for (bench, case, name), kinds in rows.items():
