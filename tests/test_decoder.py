@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdjax.model import cache, decoder
+from cdjax.model import attention, cache, decoder
 from cdjax.model.spec import DecoderSpec
 from tests.conftest import TINY
 
@@ -51,11 +51,13 @@ def test_rows_grouped_by_context_equal_plain_concatenation(mesh, mesh8, window, 
     assert "rematerialization" not in capfd.readouterr().err
 
 
-def test_cached_decode_equals_whole_forward(tiny, mesh):
+@pytest.mark.parametrize("block", [attention.BLOCK, 4])
+def test_cached_decode_equals_whole_forward(tiny, mesh, block, monkeypatch):
     with jax.set_mesh(mesh):
         whole = jax.jit(forward)(tiny, TOKENS, REAL)
+        monkeypatch.setattr(attention, "BLOCK", block)
         positions = decoder.row_positions(jnp.asarray(REAL), None)
-        past = cache.new_cache(TINY, 8, 9, tiny.dtype)
+        past = cache.new_cache(TINY, 8, 15, tiny.dtype)
         step = jax.jit(lambda model, past, *row: model(*(jnp.asarray(x) for x in row), past=past))
         apart = decoder.unstack(tiny)
         hidden = []
@@ -63,6 +65,15 @@ def test_cached_decode_equals_whole_forward(tiny, mesh):
             out, past = step(apart, past, TOKENS[:, t : t + 1], positions[:, t : t + 1], REAL[:, t : t + 1])
             hidden.append(np.asarray(out))
     np.testing.assert_allclose(np.concatenate(hidden, 1)[REAL], np.asarray(whole)[REAL], atol=2e-5)
+
+
+def test_attention_in_blocks_equals_attention_at_once(tiny, mesh, monkeypatch):
+    with jax.set_mesh(mesh):
+        prefix = decoder.read_prefix(tiny, CONTEXT)
+        whole = jax.jit(forward)(tiny, TOKENS, REAL, prefix)
+        monkeypatch.setattr(attention, "BLOCK", 4)
+        blocks = jax.jit(lambda *a: forward(*a))(tiny, TOKENS, REAL, prefix)
+    np.testing.assert_allclose(np.asarray(blocks)[REAL], np.asarray(whole)[REAL], atol=2e-5)
 
 
 def test_padding_changes_nothing(tiny, mesh):

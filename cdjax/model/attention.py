@@ -4,6 +4,8 @@ A context's keys have no row axis, so attention over them is one matrix product 
 merged by their log-sum-exp, which equals one softmax over both.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -37,11 +39,13 @@ def attend(
     batch, length, heads, size = q.shape
     kv_heads = k.shape[1]
     grouped = q.reshape(batch, length, kv_heads, heads // kv_heads, size) * size**-0.5
-    step = max(BLOCK, -(-length // 8)) if length == k.shape[2] else length
+    same = length == k.shape[2]
+    step = max(BLOCK, -(-length // 8)) if same else length
     blocks = []
     for start in range(0, length, step):
-        part, end = slice(start, start + step), min(start + step, length) if step < length else k.shape[2]
-        found = _own(grouped[:, part], k[:, :, :end], v[:, :, :end], mask[:, part, :end])
+        part, end = slice(start, start + step), slice(0, start + step if same else None)
+        find = _own if same else _own_used
+        found = find(grouped[:, part], k[:, :, end], v[:, :, end], mask[:, part, end])
         if shared is not None and shared_mask is not None:
             seen = shared_mask if shared_mask.shape[1] == 1 else shared_mask[:, part]
             found = _merge(_shared(grouped[:, part], *shared, seen), found)
@@ -59,6 +63,21 @@ def _own(grouped, k, v, mask):
     top, weights = _weights(jnp.where(mask[:, None, None], scores, NEGATIVE))
     summed = jnp.einsum("bkgts,bksh->bkgth", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return top, weights.sum(-1), summed
+
+
+def _own_used(grouped, k, v, mask):
+    """The same, block by block up to the last key that any query sees: a cache is mostly room for what comes."""
+    if k.shape[2] <= BLOCK:
+        return _own(grouped, k, v, mask)
+    used = jnp.where(mask.any((0, 1)), jnp.arange(mask.shape[2]), 0).max()
+
+    def block(at, found):
+        part = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=at * BLOCK, slice_size=BLOCK, axis=2)
+        return _merge(found, _own(grouped, part(k), part(v), part(mask)))
+
+    return jax.lax.fori_loop(
+        1, used // BLOCK + 1, block, _own(grouped, k[:, :, :BLOCK], v[:, :, :BLOCK], mask[..., :BLOCK])
+    )
 
 
 def _shared(grouped, k, v, mask):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from cdjax import parallel
+from cdjax.model import attention
 from cdjax.model.spec import DecoderSpec
 
 AXES = ("batch", "kv_heads", "length", "head_dim")
@@ -58,7 +59,9 @@ class Prefix:
 
 
 def new_cache(spec: DecoderSpec, batch: int, slots: int, dtype: jnp.dtype) -> Cache:
-    """An empty cache of `slots` columns, born sharded when called under jit."""
+    """An empty cache of at least `slots` columns, born sharded when called under jit."""
+    if slots > attention.BLOCK:
+        slots = -(-slots // attention.BLOCK) * attention.BLOCK
 
     # A buffer each, not one many times: a donated array may appear only once.
     def zeros() -> tuple[jax.Array, ...]:

@@ -7,7 +7,6 @@ taken apart, once, by `unstack`.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -227,9 +226,9 @@ def _read_contexts(model: Decoder, contexts: Int[Array, "G P"], lengths: Int[Arr
 
 @jax.jit
 def unstack(model: Decoder) -> Decoder:
-    """The model with its layers apart and its matrices in the compute dtype, for sampling.
+    """The model as it is sampled from: its layers apart, its matrices in the compute dtype, its head as x @ w wants it.
 
-    A loop over stacked layers copies each layer's weights out of the stack every time, and converts them every time.
+    A loop over stacked layers copies each layer's weights out of the stack, and converts them, for every token.
     """
     if isinstance(model.blocks, nnx.List):
         return model
@@ -239,16 +238,18 @@ def unstack(model: Decoder) -> Decoder:
             value = value.astype(model.dtype)
         return variable.replace(constrain(value, *axes), axes=axes)
 
+    def whole(variable: nnx.Variable) -> nnx.Variable:
+        return cast(variable, variable.axes, variable[...])
+
     def of_layer(at: int, variable: nnx.Variable) -> nnx.Variable:
         return cast(variable, variable.axes[1:], variable[...][at])
 
-    def every(change: Callable, part: Any) -> Any:
-        return jax.tree.map(change, part, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-
-    blocks = [every(functools.partial(of_layer, at), model.blocks) for at in range(model.spec.layers)]
-    model = every(lambda variable: cast(variable, variable.axes, variable[...]), model)
-    model.blocks = nnx.List(blocks)
-    return model
+    every = functools.partial(jax.tree.map, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    apart = every(whole, model)
+    apart.blocks = nnx.List([every(functools.partial(of_layer, at), model.blocks) for at in range(model.spec.layers)])
+    if model.head is None:
+        apart.head = nnx.data(cast(model.embedding, model.embedding.axes[::-1], model.embedding[...].T))
+    return apart
 
 
 def row_positions(real: Bool[Array, "B T"], prefix: cache.Prefix | None) -> Int[Array, "B T"]:

@@ -181,10 +181,12 @@ def decode(
         at = jnp.where(state.alive, state.ages, steps)  # beyond the end: nothing is written
         ages = state.ages + state.alive
         stopped = state.alive & stops[column["ids"]]
+        alive = state.alive & ~stopped & (ages < steps)
+        past = dataclasses.replace(past, lengths=jnp.where(alive, past.lengths, 0))  # what has ended is not read again
         return State(
             tokens=column["ids"],
             keys=state.keys,
-            alive=state.alive & ~stopped & (ages < steps),
+            alive=alive,
             stopped=state.stopped | stopped,
             ages=ages,
             past=past,
