@@ -108,6 +108,7 @@ class Sampling:
     top_p: float = 1.0
     per_input: int = 1
     batch: int = 64
+    weights: Literal["full", "int8"] = "full"  # the teacher's, while it answers
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class Experiment:
     limits: Limits = Limits()
     score: Score = Score()
     mesh: Mesh = Mesh()
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # auto: what is faster here, measured at the start
     remat: Literal["none", "dots", "full"] = "none"
     seeds: tuple[int, ...] = (0,)
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cdjax import compiled, config, parallel
-from cdjax.model import decoder
+from cdjax.model import decoder, precision
 from cdjax.model import source as origin
 from cdjax.model.spec import DecoderSpec
 from cdjax.sampling import teacher
@@ -39,8 +39,8 @@ def load_model(
 
     Raises UserError naming what is missing or does not fit.
     """
-    if dtype not in ("float32", "bfloat16"):
-        raise config.UserError(f"dtype must be float32 or bfloat16, got {dtype!r}")
+    if dtype not in (*precision.KINDS, "auto"):
+        raise config.UserError(f"dtype must be float32, bfloat16 or auto, got {dtype!r}")
     if remat not in decoder.REMAT:
         raise config.UserError(f"remat must be one of {', '.join(decoder.REMAT)}, got {remat!r}")
     compiled.keep()

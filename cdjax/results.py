@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cdjax import config
+from cdjax import config, setting
 from cdjax.evaluate import summary
 from cdjax.journal import Journal
 
@@ -33,6 +33,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         "experiment": cfg.name,
         "commit": commit(),
         "versions": versions(),
+        "dtype": setting.dtype(cfg, journal),
         "seeds": list(cfg.seeds),
         "scores": {name: summary(metric, [one["grades"] for one in many]) for name, many in graded.items()},
         "tokens_per_request": {
@@ -76,13 +77,17 @@ def inputs(found: dict[str, Any]) -> dict[str, int]:
 
 
 def rollouts(found: dict[str, Any]) -> dict[str, Any]:
-    """Teacher's samples over all seeds, rounds and operations: sampled == kept + the sum of dropped."""
+    """Teacher's samples over all seeds, rounds and operations: sampled == kept + the sum of dropped.
+
+    `int8_kl` has for each round how far the rounded teacher that answered was from the full one, in nats a token.
+    """
     kept = [result for name, result in found.items() if name.endswith("/keep")]
+    int8 = [result["int8_kl"] for name, result in found.items() if name.endswith("/sample") and "int8_kl" in result]
     return {
         "sampled": sum(result["sampled"] for name, result in found.items() if name.endswith("/sample")),
         "kept": sum(result["kept"] for result in kept),
         "dropped": dict(sum((Counter(result["dropped"]) for result in kept), Counter())),
-    }
+    } | ({"int8_kl": int8} if int8 else {})
 
 
 def seconds(journal: Journal) -> dict[str, float]:

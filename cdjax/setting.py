@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from jaxtyping import Int32
 from cdjax import batches, compiled, config, parallel
 from cdjax.journal import Journal
 from cdjax.metrics import Metrics
-from cdjax.model import source
+from cdjax.model import precision, source
 from cdjax.model.decoder import Decoder
 from cdjax.profile import Profile
 from cdjax.students import trainable
@@ -106,6 +107,8 @@ def open(cfg: config.Experiment, workdir: Path, *, profile: bool = False) -> Set
     for number, task in enumerate(tasks):
         here.views(number, [example.input for example in task.test])
     workdir.mkdir(parents=True, exist_ok=True)
+    if cfg.dtype == "auto":
+        _tell_precision(here)
     _write(workdir / "files.json", json.dumps(_digests(cfg), indent=2))
     _write(workdir / "config.json", config.to_json(cfg))
     return here
@@ -120,7 +123,8 @@ def _make(cfg: config.Experiment, workdir: Path, tasks: tuple[Task, ...], profil
     compiled.keep()
     mesh = parallel.make_mesh(cfg.mesh)
     batches.check(cfg.update, mesh)
-    model, tokenizer, info = source.load(cfg.model, mesh, dtype=cfg.dtype, remat=cfg.remat)
+    journal = Journal(workdir / "journal.json")
+    model, tokenizer, info = source.load(cfg.model, mesh, dtype=dtype(cfg, journal), remat=cfg.remat)
     if cfg.objective.targets == "top_k" and cfg.objective.top_k > model.spec.vocab:
         raise config.UserError(f"objective.top_k={cfg.objective.top_k} is over the vocabulary, {model.spec.vocab}")
     graph, original, frozen = trainable.split(trainable.add_adapter(model, cfg.adapter, 0), cfg.adapter)
@@ -135,10 +139,23 @@ def _make(cfg: config.Experiment, workdir: Path, tasks: tuple[Task, ...], profil
         graph=graph,
         original=original,
         frozen=frozen,
-        journal=Journal(workdir / "journal.json"),
+        journal=journal,
         metrics=Metrics(workdir / "metrics.jsonl"),
         profile=profile,
     )
+
+
+def dtype(cfg: config.Experiment, journal: Journal) -> str:
+    """What the run computes in: the config's choice, or for "auto" what was measured when it began."""
+    return str(journal.results().get("precision", {"dtype": cfg.dtype})["dtype"])
+
+
+def _tell_precision(here: Setting) -> None:
+    """Writes down what `dtype="auto"` chose, for every later start of this run, and says it once."""
+    if not here.journal.done("precision"):
+        found = here.journal.once("precision", lambda: precision.choose(here.model(here.original).spec))
+        times = " and ".join(f"{1000 * seconds:.0f} ms in {kind}" for kind, seconds in found["seconds"].items())
+        sys.stderr.write(f"computing in {found['dtype']}: the products of 256 tokens take {times} here\n")
 
 
 def _check_task(cfg: config.Experiment, operation: config.Operation, task: Task) -> None:

@@ -9,7 +9,9 @@ import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import optax
 from flax import nnx
@@ -18,10 +20,11 @@ from jaxtyping import Int32
 from cdjax import batches, config, metrics, optim
 from cdjax.checkpoint import Checkpoints
 from cdjax.distill import keep, pairs, update
+from cdjax.model import quantize
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder, read_prefix
 from cdjax.rollouts import Rollout, Store
-from cdjax.sampling import teacher
+from cdjax.sampling import compare, teacher
 from cdjax.sampling.generate import Record
 from cdjax.setting import Setting, Views
 from cdjax.tasks import Example, inputs
@@ -125,7 +128,7 @@ def sample_teacher(here: Setting, at: Round, op: int, params: nnx.State, views: 
             progress=progress,
         )
 
-    def once() -> dict[str, int]:
+    def once() -> dict[str, Any]:
         total = len(views.teacher.inputs) * cfg.sampling.per_input
         with (
             metrics.progress("teacher's answers", total) as advance,
@@ -133,10 +136,21 @@ def sample_teacher(here: Setting, at: Round, op: int, params: nnx.State, views: 
         ):
             rollouts = sample(lambda done: (advance(done), tick()))
         store.write_text(rollouts, lambda ids: encode.decode(here.tokenizer, ids))
-        return {"sampled": len(rollouts), "over_budget": views.dropped}
+        told: dict[str, Any] = {"sampled": len(rollouts), "over_budget": views.dropped}
+        if cfg.sampling.weights == "int8":
+            told["int8_kl"] = _int8_kl(here, params, views, rollouts)
+        return told
 
     here.journal.once(at.stage("sample", op), once)
     return sample()  # from the store
+
+
+def _int8_kl(here: Setting, params: nnx.State, views: Views, rollouts: Sequence[Rollout]) -> float:
+    """Mean KL(teacher || its int8 weights, which answered) in nats a token, on some of the answers."""
+    model = here.model(params)
+    with jax.set_mesh(here.mesh):
+        rounded = quantize.int8(model)
+    return compare.divergence(model, rounded, here.mesh, views.teacher, rollouts)
 
 
 def keep_answers(here: Setting, at: Round, op: int, rollouts: Sequence[Rollout]) -> list[keep.Kept]:

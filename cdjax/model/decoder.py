@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cdjax import config
 from cdjax.model import attention, cache
-from cdjax.model.layers import Projection, RMSNorm, rope, weight
+from cdjax.model.layers import Projection, RMSNorm, Steps, rope, weight
 from cdjax.model.spec import DecoderSpec
 from cdjax.parallel import constrain, shardings
 
@@ -38,11 +38,14 @@ class Readout:
     layout: str = dataclasses.field(metadata=dict(static=True))  # their axes: "vd", or "dv"
     dtype: jnp.dtype = dataclasses.field(metadata=dict(static=True))
     soft_cap: float | None = dataclasses.field(metadata=dict(static=True))
+    steps: Float[Array, "V"] | None = None  # where the weights are int8
 
     def __call__(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Float32 logits."""
         weights = self.weights.astype(self.dtype)
         logits = jnp.einsum(f"...d,{self.layout}->...v", hidden, weights, preferred_element_type=jnp.float32)
+        if self.steps is not None:
+            logits = logits * jnp.broadcast_to(self.steps, logits.shape)
         return logits if self.soft_cap is None else self.soft_cap * jnp.tanh(logits / self.soft_cap)
 
 
@@ -110,9 +113,11 @@ class Decoder(nnx.Module):
         self.dtype = dtype
         self.remat = remat
         self.embedding = weight(rngs, (spec.vocab, spec.embed), ("vocab", "embed"))
+        self.embedding_steps: Steps | None = nnx.data(None)  # where it is int8
         self.blocks: Block | nnx.List = Block(spec, rngs=rngs, adapter=adapter, dtype=dtype)
         self.final_norm = RMSNorm((), spec.embed, "embed", spec.norm_eps, rngs=rngs)
         self.head = None if spec.tied else weight(rngs, (spec.embed, spec.vocab), ("embed", "vocab"))
+        self.head_steps: Steps | None = nnx.data(None)
 
     def __call__(
         self,
@@ -157,8 +162,7 @@ class Decoder(nnx.Module):
 
     def _layers(self, tokens, positions, mask, prefix, past, keep: bool):
         """The stream after the last layer; each layer's keys and values, stacked or apart as the layers are."""
-        table = constrain(self.embedding[...].astype(self.dtype), "vocab", "act_embed")  # gathered before the look-up
-        x = constrain(table[tokens], "batch", "length", "act_embed")
+        x = constrain(self._embed(tokens), "batch", "length", "act_embed")
         shared_mask = None if prefix is None else prefix.visible(positions, self.spec.window)
 
         @REMAT[self.remat]
@@ -183,14 +187,25 @@ class Decoder(nnx.Module):
             kept.append(kv)
         return x, tuple(zip(*kept, strict=True))
 
+    def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        table = self.embedding[...]  # gathered before the look-up
+        if self.embedding_steps is None:
+            return constrain(table.astype(self.dtype), "vocab", "act_embed")[tokens]
+        steps = self.embedding_steps[...][tokens][..., None]
+        return (constrain(table, "vocab", "act_embed")[tokens] * steps).astype(self.dtype)
+
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Float32 logits over the vocabulary, from hidden states."""
         return self.readout()(hidden)
 
     def readout(self) -> Readout:
         """The part of the weights that `logits` needs."""
-        weights, layout = (self.embedding, "vd") if self.head is None else (self.head, "dv")
-        return Readout(weights[...], layout, self.dtype, self.spec.logit_soft_cap)
+        weights, steps, layout = self.embedding, self.embedding_steps, "vd"
+        if self.head is not None:
+            weights, steps, layout = self.head, self.head_steps, "dv"
+        return Readout(
+            weights[...], layout, self.dtype, self.spec.logit_soft_cap, None if steps is None else steps[...]
+        )
 
 
 def read_prefix(model: Decoder, *contexts: Int[Array, "_"] | Int[np.ndarray, "_"]) -> cache.Prefix:
@@ -219,7 +234,8 @@ def unstack(model: Decoder) -> Decoder:
         return model
 
     def cast(variable: nnx.Variable, axes: tuple[str, ...], value: Array) -> nnx.Variable:
-        value = value.astype(model.dtype) if value.ndim > 1 else value  # norms stay in float32
+        if value.ndim > 1 and value.dtype != jnp.int8 and not isinstance(variable, Steps):  # norms stay in float32
+            value = value.astype(model.dtype)
         return variable.replace(constrain(value, *axes), axes=axes)
 
     def whole(variable: nnx.Variable) -> nnx.Variable:

@@ -53,6 +53,10 @@ def _product_backward(contract, operands, gradient):
 product.defvjp(_product_forward, _product_backward)
 
 
+class Steps(nnx.Variable):
+    """What one step of an int8 matrix stands for, in float32, for each of its outputs; see `quantize`."""
+
+
 class Projection(nnx.Module):
     """x @ w (+ bias) (+ low-rank adapter), contracting the first `contract` axes of w; stacked over layers."""
 
@@ -69,11 +73,13 @@ class Projection(nnx.Module):
         dtype: jnp.dtype = jnp.dtype("float32"),
     ) -> None:
         self.contract = contract
+        self.outputs = len(shape) - contract  # axes
         self.dtype = dtype
         self.scale = adapter.alpha / max(adapter.rank, 1)
         into, out = shape[:contract], shape[contract:]
         into_axes, out_axes = axes[:contract], axes[contract:]
         self.w = weight(rngs, (layers, *shape), ("layers", *axes))
+        self.steps: Steps | None = nnx.data(None)  # where w is int8
         zeros = nnx.initializers.zeros
         # Assigned once each: nnx fixes an attribute as static or as data at its first assignment.
         self.bias = weight(rngs, (layers, *out), ("layers", *out_axes), init=zeros) if bias else None
@@ -84,7 +90,12 @@ class Projection(nnx.Module):
         self.b = low((layers, rank, *out), ("layers", "rank", *out_axes), init=zeros) if rank else None
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        y = product(x, self.w[...].astype(self.dtype), self.contract)
+        w = self.w[...].astype(self.dtype)
+        if self.steps is None:
+            y = product(x, w, self.contract)
+        else:
+            summed = jnp.tensordot(x, w, self.contract, preferred_element_type=jnp.float32)
+            y = (summed * jnp.broadcast_to(self.steps[...], summed.shape)).astype(self.dtype)
         if self.bias is not None:
             y = y + jnp.broadcast_to(self.bias[...].astype(self.dtype), y.shape)
         if self.a is not None and self.b is not None:

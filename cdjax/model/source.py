@@ -43,7 +43,8 @@ def load(
 ) -> tuple[decoder.Decoder, PreTrainedTokenizerFast, dict[str, Any]]:
     """The decoder on the mesh, its tokenizer, and `{"source": ..., "stop_ids": [...]}`.
 
-    Weights are float32, computed in `dtype`. Raises UserError if the source is unknown, incomplete or does not fit.
+    Weights are float32, computed in `dtype` (auto: what is faster here).
+    Raises UserError if the source is unknown, incomplete or does not fit.
     """
     build = weights.Build(mesh, dtype, remat, adapter)
     if source.startswith("tiny:"):

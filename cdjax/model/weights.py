@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from cdjax import config, parallel
+from cdjax.model import precision
 from cdjax.model.decoder import Decoder
 from cdjax.model.spec import DecoderSpec
 
@@ -87,7 +88,7 @@ class Build:
     """How a decoder is made around the weights that are read."""
 
     mesh: jax.sharding.Mesh
-    dtype: str = "float32"  # of the computation; weights stay float32
+    dtype: str = "float32"  # of the computation, or "auto", see `precision.choose`; weights stay float32
     remat: str = "none"
     adapter: config.Adapter = config.Adapter()
 
@@ -130,6 +131,8 @@ def assemble(spec: DecoderSpec, fetch: Fetch, build: Build) -> Decoder:
 
     Adapter weights, which no checkpoint has, start as a fresh adapter does: without effect.
     """
+    if build.dtype == "auto":
+        build = dataclasses.replace(build, dtype=precision.choose(spec)["dtype"])
     key = jax.random.key(0)
     abstract = jax.eval_shape(functools.partial(build.fresh, spec), key)
     graph, *states = nnx.split(abstract, nnx.LoRAParam, ...)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Int32, UInt32
 
 from cdjax import config, parallel
-from cdjax.model import decoder
+from cdjax.model import decoder, quantize
 from cdjax.rollouts import RAGGED, Rollout, Store
 from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Record
@@ -39,6 +39,7 @@ def sample(
 ) -> list[Rollout]:
     """`sampling.per_input` answers to each prompt, each at most `steps` tokens long and ended by one of the `stops`.
 
+    With `sampling.weights="int8"` the model is rounded first: what is recorded is of the rounded one, which answered.
     A shard that `store` has is read, not sampled again. `progress` is told how many answers have been added.
     Raises UserError if the store holds something else, or if a prompt does not fit the model.
     """
@@ -58,6 +59,7 @@ def sample(
         shard_of = {row: number for number, rows in enumerate(shards) for row in rows}
         left = Counter(shard_of[row] for row in missing)
         with jax.set_mesh(mesh):
+            model = quantize.int8(model) if sampling.weights == "int8" else model
             prefix = decoder.read_prefix(model, prompts.context) if len(prompts.context) else None
             slots = Slots(
                 decoder.unstack(model),
