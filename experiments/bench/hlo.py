@@ -70,18 +70,28 @@ class Work:
     flops: float = 0.0
     hbm: float = 0.0
     seconds: float = 0.0  # of the replayed schedule
-    links: float = 0.0  # seconds that the links are busy
+    links: dict[str, float] = dataclasses.field(default_factory=dict)  # direction -> seconds that the links are busy
     collectives: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # kind -> [count, bytes]
     parts: dict[str, float] = dataclasses.field(default_factory=dict)  # source -> seconds
     loops: dict[str, "Work"] = dataclasses.field(default_factory=dict)  # source -> once through its body
 
     def add(self, other: "Work", times: float) -> None:
-        for name in ("flops", "hbm", "seconds", "links"):
-            setattr(self, name, getattr(self, name) + times * getattr(other, name))
+        self.flops += times * other.flops
+        self.hbm += times * other.hbm
+        for direction, seconds in other.links.items():
+            self.hold(times * seconds, direction)
         for kind, (count, size) in other.collectives.items():
             self.count(kind, times * count, times * size)
         for source, seconds in other.parts.items():
             self.parts[source] = self.parts.get(source, 0.0) + times * seconds
+
+    @property
+    def linked(self) -> float:
+        """Seconds of the busiest links: those that carry both ways, then the busier way."""
+        return self.links.get("both", 0.0) + max(self.links.get("up", 0.0), self.links.get("down", 0.0))
+
+    def hold(self, seconds: float, direction: str) -> None:
+        self.links[direction] = self.links.get(direction, 0.0) + seconds
 
     def count(self, kind: str, count: float, size: float) -> None:
         total = self.collectives.setdefault(kind, [0.0, 0.0])
@@ -244,7 +254,7 @@ class Module:
             elif kind := next((kind for kind in COLLECTIVES if one.opcode in (kind, f"{kind}-start")), ""):
                 seconds, engine = _transfer(one, kind, computation, chip)
                 work.count(kind, 1, _moved(one, kind, computation))
-                work.links += seconds
+                work.hold(seconds, engine)
                 end = max(now, free.get(engine, 0.0)) + seconds
                 free[engine] = end
                 if one.opcode.endswith("-start"):
@@ -261,7 +271,7 @@ class Module:
                     if inner.dims("channel_id") not in fused:  # the pieces of one collective share a channel
                         fused.add(inner.dims("channel_id"))
                         work.count(kind, 1, _moved(inner, kind, inside))
-                        work.links += _transfer(inner, kind, inside, chip)[0]
+                        work.hold(*_transfer(inner, kind, inside, chip))
                 work.hbm += moved
                 work.flops += self.products(one.called("calls")) if one.opcode == "fusion" else 0.0
                 work.flops += _product(one, computation) if one.opcode in ("convolution", "dot") else 0.0
@@ -334,7 +344,7 @@ def _transfer(one: Operation, kind: str, computation: Computation, chip: Chip) -
         return moved / chip.link, "up" if pair and int(pair[1]) < int(pair[2]) else "down"
     axes = max(1, math.ceil(math.log(group, 4) - 1e-9))
     passes = 2.0 if kind == "all-reduce" else 1.0
-    return passes * moved * (group - 1) / group / (chip.link * axes * (2 if chip.ring else 1)), "all"
+    return passes * moved * (group - 1) / group / (chip.link * axes * (2 if chip.ring else 1)), "both"
 
 
 def _group(one: Operation) -> int:

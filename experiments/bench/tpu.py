@@ -213,13 +213,13 @@ def measure(name: str, topology: str, spec: DecoderSpec, shapes: Shapes, axes: t
     rows = [row]
     if name == "sample":
         loops = [one for source, one in work.loops.items() if source.count("while") == 1]
-        rows.append(common | {"case": "decode"} | figures(max(loops, key=lambda one: one.links + one.flops), chip))
+        rows.append(common | {"case": "decode"} | figures(max(loops, key=lambda one: one.linked + one.flops / chip.flops), chip))
     return rows
 
 
 def figures(work: hlo.Work, chip: hlo.Chip) -> dict[str, Any]:
     """The estimate beside the roofline of the program's own counts: the slowest of products, memory and links."""
-    bounds = {"products": work.flops / chip.flops, "memory": work.hbm / chip.hbm, "links": work.links}
+    bounds = {"products": work.flops / chip.flops, "memory": work.hbm / chip.hbm, "links": work.linked}
     bound = max(bounds, key=bounds.__getitem__)
     slowest = sorted(work.parts.items(), key=lambda part: -part[1])[:12]
     return {
