@@ -340,8 +340,10 @@ def _transfer(one: Operation, kind: str, computation: Computation, chip: Chip) -
     """Seconds of a collective at the full speed of the links that its group can use, and which link it holds."""
     moved, group = _moved(one, kind, computation), _group(one)
     if kind == "collective-permute":
-        pair = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", one.rest)
-        return moved / chip.link, "up" if pair and int(pair[1]) < int(pair[2]) else "down"
+        pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", one.rest)
+        steps = re.findall(r"(\d+),(\d+)", pairs[1]) if pairs else []
+        ascending = sum(int(source) < int(target) for source, target in steps)  # all but where the ring closes
+        return moved / chip.link, "up" if 2 * ascending > len(steps) else "down"
     axes = max(1, math.ceil(math.log(group, 4) - 1e-9))
     passes = 2.0 if kind == "all-reduce" else 1.0
     return passes * moved * (group - 1) / group / (chip.link * axes * (2 if chip.ring else 1)), "both"
