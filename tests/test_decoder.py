@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,15 +33,34 @@ def test_shared_prefix_equals_plain_concatenation(tiny, mesh):
         np.testing.assert_allclose(split(tiny), whole(tiny), atol=2e-5)
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_rows_grouped_by_context_equal_plain_concatenation(mesh, mesh8, window, capfd):
+    """Contexts of several lengths, none among them, in one batch."""
+    contexts = [CONTEXT, CONTEXT[2:6], CONTEXT[:0], CONTEXT[::-1]]
+    spec = dataclasses.replace(TINY, window=window)
+    whole, real = np.zeros((8, 16), np.int32), np.zeros((8, 16), bool)
+    for row, own in enumerate(REAL):
+        ids = np.concatenate([contexts[row // 2], TOKENS[row][own]])
+        whole[row, 16 - len(ids) :], real[row, 16 - len(ids) :] = ids, True
+    for where in (mesh, mesh8):
+        model = decoder.create(spec, where, seed=0)
+        with jax.set_mesh(where):
+            grouped = jax.jit(forward)(model, TOKENS, REAL, decoder.read_prefix(model, *contexts))
+            wanted = jax.jit(forward)(model, whole, real)[:, 7:]
+        np.testing.assert_allclose(np.asarray(grouped)[REAL], np.asarray(wanted)[REAL], atol=2e-5)
+    assert "rematerialization" not in capfd.readouterr().err
+
+
 def test_cached_decode_equals_whole_forward(tiny, mesh):
     with jax.set_mesh(mesh):
         whole = jax.jit(forward)(tiny, TOKENS, REAL)
         positions = decoder.row_positions(jnp.asarray(REAL), None)
         past = cache.new_cache(TINY, 8, 9, tiny.dtype)
         step = jax.jit(lambda model, past, *row: model(*(jnp.asarray(x) for x in row), past=past))
+        apart = decoder.unstack(tiny)
         hidden = []
         for t in range(9):
-            out, past = step(tiny, past, TOKENS[:, t : t + 1], positions[:, t : t + 1], REAL[:, t : t + 1])
+            out, past = step(apart, past, TOKENS[:, t : t + 1], positions[:, t : t + 1], REAL[:, t : t + 1])
             hidden.append(np.asarray(out))
     np.testing.assert_allclose(np.concatenate(hidden, 1)[REAL], np.asarray(whole)[REAL], atol=2e-5)
 

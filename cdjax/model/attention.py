@@ -1,13 +1,15 @@
-"""Grouped-query attention over the rows' own keys and over a prefix that all rows share.
+"""Grouped-query attention over the rows' own keys and over contexts that many rows share.
 
-The prefix has no batch axis, so attention over it is one matrix product for the whole batch. The two parts are merged
-by their log-sum-exp, which equals one softmax over both.
+A context's keys have no row axis, so attention over them is one matrix product for all its rows. The two parts are
+merged by their log-sum-exp, which equals one softmax over both.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 NEGATIVE = jnp.float32(-1e30)
+BLOCK = 256  # queries of a long text that are done together, over the keys up to the last of them
 
 
 def visible(
@@ -21,32 +23,63 @@ def visible(
 
 def attend(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
     mask: Bool[Array, "B T S"],
-    shared: tuple[Float[Array, "P K H"], Float[Array, "P K H"]] | None,
-    shared_mask: Bool[Array, "B T P"] | None,
+    shared: tuple[Float[Array, "G K P H"], Float[Array, "G K P H"]] | None,
+    shared_mask: Bool[Array, "_ _ P"] | None,
 ) -> Float[Array, "B T N H"]:
-    """Softmax attention in float32; `shared` keys and values come before the rows' own."""
+    """Softmax attention in float32. Every B / G rows also see one context of `shared`, placed before their own keys.
+
+    `shared_mask` has a row for every context, or one for every row and query. A query that sees nothing gets some
+    finite value. As many keys as queries are the same tokens: no query sees a later column.
+    """
     batch, length, heads, size = q.shape
-    kv_heads = k.shape[-2]
+    kv_heads = k.shape[1]
     grouped = q.reshape(batch, length, kv_heads, heads // kv_heads, size) * size**-0.5
-    part = _partial(grouped, k, v, mask, "bskh")
-    if shared is not None and shared_mask is not None:
-        part = _merge(_partial(grouped, *shared, shared_mask, "skh"), part)
-    top, total, summed = part
-    out = summed / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)[..., None]
+    step = max(BLOCK, -(-length // 8)) if length == k.shape[2] else length
+    blocks = []
+    for start in range(0, length, step):
+        part, end = slice(start, start + step), min(start + step, length) if step < length else k.shape[2]
+        found = _own(grouped[:, part], k[:, :, :end], v[:, :, :end], mask[:, part, :end])
+        if shared is not None and shared_mask is not None:
+            seen = shared_mask if shared_mask.shape[1] == 1 else shared_mask[:, part]
+            found = _merge(_shared(grouped[:, part], *shared, seen), found)
+        blocks.append(found[2] / found[1][..., None])
+    out = blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, 3)
     return jnp.moveaxis(out, 3, 1).reshape(batch, length, heads, size).astype(q.dtype)
 
 
-def _partial(grouped, k, v, mask, keys: str):
-    """Unnormalised attention over one set of keys: row maximum, sum of exponentials, weighted values (B K G T ..)."""
-    scores = jnp.einsum(f"btkgh,{keys}->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores, NEGATIVE)
-    top = scores.max(-1)
-    weights = jnp.where(mask[:, None, None], jnp.exp(scores - top[..., None]), 0.0)
-    summed = jnp.einsum(f"bkgts,{keys}->bkgth", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+def _own(grouped, k, v, mask):
+    """Unnormalised attention of each row over its own keys: maximum, sum of exponentials, weighted values (B K g T ..).
+
+    A query that sees nothing weighs all keys alike; merged with one that sees something, that has weight 0.
+    """
+    scores = jnp.einsum("btkgh,bksh->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    top, weights = _weights(jnp.where(mask[:, None, None], scores, NEGATIVE))
+    summed = jnp.einsum("bkgts,bksh->bkgth", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return top, weights.sum(-1), summed
+
+
+def _shared(grouped, k, v, mask):
+    """The same over the contexts: for each context and head one product of all its queries with one set of keys."""
+    contexts = len(k)
+    queries = grouped.reshape(contexts, -1, *grouped.shape[1:])
+    seen = mask.reshape(contexts, 1, -1, mask.shape[1], 1, mask.shape[2])
+    scores = jnp.einsum("xrtkgh,xkph->xkrtgp", queries, k, preferred_element_type=jnp.float32)
+    top, weights = _weights(jnp.where(seen, scores, NEGATIVE))
+    summed = jnp.einsum("xkrtgp,xkph->xkrtgh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+
+    def by_row(x):
+        x = jnp.moveaxis(x, (0, 2, 1, 4, 3), (0, 1, 2, 3, 4))
+        return x.reshape(-1, *x.shape[2:])
+
+    return by_row(top), by_row(weights.sum(-1)), by_row(summed)
+
+
+def _weights(scores):
+    top = jax.lax.stop_gradient(scores.max(-1))  # it cancels, and so does its gradient
+    return top, jnp.exp(scores - top[..., None])
 
 
 def _merge(one, two):

@@ -1,6 +1,7 @@
-"""Keys and values that outlive one call: the rows' own cache, and the prefix that all rows share."""
+"""Keys and values that outlive one call: each row's own, and those of the contexts that rows share."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,41 +10,67 @@ from jaxtyping import Array, Bool, Float, Int
 from cdjax import parallel
 from cdjax.model.spec import DecoderSpec
 
+AXES = ("batch", "kv_heads", "length", "head_dim")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """What each row has read so far. Columns are the same for all rows, because prompts are left-padded."""
+    """What each row has read so far, without gaps: row b's tokens lie in its columns 0 .. lengths[b] - 1.
 
-    k: Float[Array, "L B S K H"]
-    v: Float[Array, "L B S K H"]
-    positions: Int[Array, "B S"]
-    real: Bool[Array, "B S"]  # False for padding and for columns not yet written
-    column: Int[Array, ""]  # where the next token goes
+    A buffer for each layer, so that a loop which carries them writes one token and moves nothing else.
+    """
+
+    k: tuple[Float[Array, "B K S H"], ...]
+    v: tuple[Float[Array, "B K S H"], ...]
+    lengths: Int[Array, "B"]
+
+    def visible(self, queries: int, window: int | None) -> Bool[Array, "B T S"]:
+        """Which columns the next `queries` tokens of each row may see: those before each, and its own."""
+        own = self.lengths[:, None, None] + jnp.arange(queries)[None, :, None]
+        distance = own - jnp.arange(self.k[0].shape[2])[None, None]
+        return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prefix:
-    """The context's keys and values, at positions 0 .. P-1: stored once, attended to by every row."""
+    """The keys and values of G contexts, each at positions 0 .. lengths[g] - 1: stored once, never repeated for a row.
 
-    k: Float[Array, "L P K H"]
-    v: Float[Array, "L P K H"]
+    A batch that reads them is grouped by context: its first B / G rows read the first, and so on.
+    """
 
-    @property
-    def length(self) -> int:
-        return self.k.shape[1]
+    k: Float[Array, "L G K P H"]
+    v: Float[Array, "L G K P H"]
+    lengths: Int[Array, "G"]
+
+    def starts(self, rows: int) -> Int[Array, "B"]:
+        """The position of each row's own first token."""
+        return jnp.repeat(self.lengths, rows // len(self.lengths), total_repeat_length=rows)
+
+    def visible(self, positions: Int[Array, "B T"], window: int | None) -> Bool[Array, "_ _ P"]:
+        """Which columns a row's own tokens see: the whole context, unless a sliding window leaves it behind."""
+        columns = jnp.arange(self.k.shape[3])
+        if window is None:
+            return (columns[None] < self.lengths[:, None])[:, None]
+        real = (columns[None] < self.starts(len(positions))[:, None])[:, None]
+        return real & (positions[..., None] - columns[None, None] < window)
 
 
 def new_cache(spec: DecoderSpec, batch: int, slots: int, dtype: jnp.dtype) -> Cache:
     """An empty cache of `slots` columns, born sharded when called under jit."""
-    shape = (spec.layers, batch, slots, spec.kv_heads, spec.head_dim)
 
-    def zeros() -> jax.Array:
-        return parallel.constrain(jnp.zeros(shape, dtype), "layers", "batch", "length", "kv_heads", "head_dim")
+    # A buffer each, not one many times: a donated array may appear only once.
+    def zeros() -> tuple[jax.Array, ...]:
+        shape = (batch, spec.kv_heads, slots, spec.head_dim)
+        return tuple(parallel.constrain(jnp.zeros(shape, dtype), *AXES) for _ in range(spec.layers))
 
-    def row(kind: type) -> jax.Array:
-        return parallel.constrain(jnp.zeros((batch, slots), kind), "batch", "length")
+    return Cache(zeros(), zeros(), parallel.constrain(jnp.zeros(batch, jnp.int32), "batch"))
 
-    # Two buffers, not one twice: a donated array may appear only once.
-    return Cache(zeros(), zeros(), row(jnp.int32), row(jnp.bool_), jnp.int32(0))
+
+def write(
+    rows: Float[Array, "B K S H"], new: Float[Array, "B K T H"], columns: Int[Array, "B"]
+) -> Float[Array, "B K S H"]:
+    """Each row's new tokens from its own column on."""
+    one = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+    return parallel.constrain(jax.vmap(one)(rows, new.astype(rows.dtype), start_index=columns), *AXES)

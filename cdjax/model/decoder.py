@@ -1,13 +1,16 @@
 """The decoder: tokens -> hidden states. Logits are made where they are used, by `Decoder.logits`.
 
-Layers are stacked and run by one `jax.lax.scan`; `remat` says what the backward pass recomputes.
+Layers are stacked and run by one `jax.lax.scan`; `remat` says what the backward pass recomputes. For sampling they are
+taken apart, once, by `unstack`.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -41,15 +44,16 @@ class Attention(nnx.Module):
         self.q_norm = norm() if spec.qk_norm else None
         self.k_norm = norm() if spec.qk_norm else None
 
-    def __call__(self, x, positions, mask, kv, column, shared, shared_mask):
+    def __call__(self, x, positions, mask, past, shared, shared_mask):
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rope(q, positions, self.spec), rope(k, positions, self.spec)
-        if kv is not None:
-            write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=column, axis=1)
-            k, v = kv = (write(kv[0], k.astype(kv[0].dtype)), write(kv[1], v.astype(kv[1].dtype)))
-        return self.o(attention.attend(q, k, v, mask, shared, shared_mask)), kv
+        k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+        if past is not None:
+            before_k, before_v, columns = past
+            k, v = cache.write(before_k, k, columns), cache.write(before_v, v, columns)
+        return self.o(attention.attend(q, k, v, mask, shared, shared_mask)), (k, v)
 
 
 class Block(nnx.Module):
@@ -65,8 +69,8 @@ class Block(nnx.Module):
         self.up = make((spec.embed, spec.mlp), ("embed", "mlp"))
         self.down = make((spec.mlp, spec.embed), ("mlp", "embed"))
 
-    def __call__(self, x, positions, mask, kv, column, shared, shared_mask):
-        attended, kv = self.attention(self.attention_norm(x), positions, mask, kv, column, shared, shared_mask)
+    def __call__(self, x, positions, mask, past, shared, shared_mask):
+        attended, kv = self.attention(self.attention_norm(x), positions, mask, past, shared, shared_mask)
         x = constrain(x + attended, "batch", "length", "act_embed")
         h = self.mlp_norm(x)
         x = x + self.down(jax.nn.silu(self.gate(h)) * self.up(h))
@@ -89,7 +93,7 @@ class Decoder(nnx.Module):
         self.dtype = dtype
         self.remat = remat
         self.embedding = weight(rngs, (spec.vocab, spec.embed), ("vocab", "embed"))
-        self.blocks = Block(spec, rngs=rngs, adapter=adapter, dtype=dtype)
+        self.blocks: Block | nnx.List = Block(spec, rngs=rngs, adapter=adapter, dtype=dtype)
         self.final_norm = RMSNorm((), spec.embed, "embed", spec.norm_eps, rngs=rngs)
         self.head = None if spec.tied else weight(rngs, (spec.embed, spec.vocab), ("embed", "vocab"))
 
@@ -104,32 +108,59 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], cache.Cache | None]:
         """Hidden states after the final norm, and `past` with these tokens written into it.
 
-        `positions` count from 0, or from `prefix.length` when there is a prefix. Padding has `real` False.
+        `positions` count from 0, or from the end of the row's context in `prefix`. Padding has `real` False; with a
+        `past` it stands on the right. `past` is for a model whose layers are apart, see `unstack`.
         """
+        if past is None:
+            mask = attention.visible(positions, positions, real, self.spec.window)
+            x, _ = self._layers(tokens, positions, mask, prefix, None, keep=False)
+        else:
+            mask = past.visible(tokens.shape[1], self.spec.window)
+            x, kv = self._layers(tokens, positions, mask, prefix, past, keep=True)
+            k, v = kv
+            past = cache.Cache(k, v, past.lengths + real.sum(1))
+        return self.final_norm(x), past
+
+    def read(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        real: Bool[Array, "B T"],
+        *,
+        prefix: cache.Prefix | None = None,
+    ) -> tuple[Float[Array, "L B K T H"], Float[Array, "L B K T H"]]:
+        """The tokens' keys and values in every layer: what a prefix or a cache is filled with."""
+        mask = attention.visible(positions, positions, real, self.spec.window)
+        _, (k, v) = self._layers(tokens, positions, mask, prefix, None, keep=True)
+        return (jnp.stack(k), jnp.stack(v)) if isinstance(self.blocks, nnx.List) else (k, v)
+
+    def _layers(self, tokens, positions, mask, prefix, past, keep: bool):
+        """The stream after the last layer; each layer's keys and values, stacked or apart as the layers are."""
         table = constrain(self.embedding[...].astype(self.dtype), "vocab", "act_embed")  # gathered before the look-up
         x = constrain(table[tokens], "batch", "length", "act_embed")
-        keys, keys_real, column = positions, real, jnp.int32(0)
-        if past is not None:
-            column = past.column
-            write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=column, axis=1)
-            keys, keys_real = write(past.positions, positions), write(past.real, real)
-        mask = attention.visible(positions, keys, keys_real, self.spec.window)
-        shared_mask = None
-        if prefix is not None:
-            at = jnp.broadcast_to(jnp.arange(prefix.length), (tokens.shape[0], prefix.length))
-            shared_mask = attention.visible(positions, at, jnp.ones_like(at, bool), self.spec.window)
+        shared_mask = None if prefix is None else prefix.visible(positions, self.spec.window)
 
         @REMAT[self.remat]
         def layer(x, part):
-            block, kv, shared = part
-            return block(x, positions, mask, kv, column, shared, shared_mask)
+            block, before, shared = part
+            return block(x, positions, mask, before, shared, shared_mask)
 
-        kv = None if past is None else (past.k, past.v)
-        shared = None if prefix is None else (prefix.k, prefix.v)
-        x, kv = jax.lax.scan(layer, x, (self.blocks, kv, shared))
-        if past is not None and kv is not None:
-            past = cache.Cache(kv[0], kv[1], keys, keys_real, column + tokens.shape[1])
-        return self.final_norm(x), past
+        if not isinstance(self.blocks, nnx.List):
+            assert past is None, "a cache is for a model whose layers are apart"
+            shared = None if prefix is None else (prefix.k, prefix.v)
+
+            def one(x, part):
+                x, kv = layer(x, part)
+                return x, kv if keep else None
+
+            return jax.lax.scan(one, x, (self.blocks, None, shared))
+        kept = []
+        for at, block in enumerate(self.blocks):
+            before = None if past is None else (past.k[at], past.v[at], past.lengths)
+            shared = None if prefix is None else (prefix.k[at], prefix.v[at])
+            x, kv = layer(x, (block, before, shared))
+            kept.append(kv)
+        return x, tuple(zip(*kept, strict=True))
 
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Float32 logits over the vocabulary, from hidden states."""
@@ -140,21 +171,51 @@ class Decoder(nnx.Module):
         return jnp.einsum("...d,dv->...v", hidden, table, preferred_element_type=jnp.float32)
 
 
+def read_prefix(model: Decoder, *contexts: Int[Array, "_"] | Int[np.ndarray, "_"]) -> cache.Prefix:
+    """The keys and values of one context or of several, read once; the shorter ones are padded to the longest."""
+    width = max(len(context) for context in contexts)
+    padded = [jnp.pad(jnp.asarray(context), (0, width - len(context))) for context in contexts]
+    return _read_contexts(model, jnp.stack(padded), jnp.array([len(context) for context in contexts]))
+
+
 @jax.jit
-def read_prefix(model: Decoder, context: Int[Array, "P"]) -> cache.Prefix:
-    """The keys and values of a context, computed at batch 1."""
-    length = context.shape[0]
-    positions = jnp.arange(length)[None]
-    empty = cache.new_cache(model.spec, 1, length, model.dtype)
-    _, past = model(context[None], positions, jnp.ones((1, length), bool), past=empty)
-    assert past is not None
-    return cache.Prefix(past.k[:, 0], past.v[:, 0])
+def _read_contexts(model: Decoder, contexts: Int[Array, "G P"], lengths: Int[Array, "G"]) -> cache.Prefix:
+    real = jnp.arange(contexts.shape[1])[None] < lengths[:, None]
+    k, v = model.read(contexts, row_positions(real, None), real)
+    # Whole on every device that has its heads: any row may read any context.
+    k, v = (constrain(x, "layers", "length", "kv_heads", "length", "head_dim") for x in (k, v))
+    return cache.Prefix(k, v, lengths)
+
+
+@jax.jit
+def unstack(model: Decoder) -> Decoder:
+    """The model with its layers apart and its matrices in the compute dtype, for sampling.
+
+    A loop over stacked layers copies each layer's weights out of the stack every time, and converts them every time.
+    """
+    if isinstance(model.blocks, nnx.List):
+        return model
+
+    def cast(variable: nnx.Variable, axes: tuple[str, ...], value: Array) -> nnx.Variable:
+        value = value.astype(model.dtype) if value.ndim > 1 else value  # norms stay in float32
+        return variable.replace(constrain(value, *axes), axes=axes)
+
+    def of_layer(at: int, variable: nnx.Variable) -> nnx.Variable:
+        return cast(variable, variable.axes[1:], variable[...][at])
+
+    def every(change: Callable, part: Any) -> Any:
+        return jax.tree.map(change, part, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+    blocks = [every(functools.partial(of_layer, at), model.blocks) for at in range(model.spec.layers)]
+    model = every(lambda variable: cast(variable, variable.axes, variable[...]), model)
+    model.blocks = nnx.List(blocks)
+    return model
 
 
 def row_positions(real: Bool[Array, "B T"], prefix: cache.Prefix | None) -> Int[Array, "B T"]:
     """Positions of left- or right-padded rows, counted after the prefix; padding gets the nearest real one."""
-    start = 0 if prefix is None else prefix.length
-    return start + jnp.maximum(jnp.cumsum(real, 1) - 1, 0)
+    own = jnp.maximum(jnp.cumsum(real, 1) - 1, 0)
+    return own if prefix is None else own + prefix.starts(len(real))[:, None]
 
 
 def create(

@@ -47,12 +47,13 @@ class Samples:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Between two steps: the token each row reads next, and what has been written so far."""
+    """Between two steps: what each row reads next, what it has read, and what it has written so far."""
 
-    step: Int[Array, ""]
     tokens: Int[Array, "B"]
-    positions: Int[Array, "B"]
+    keys: Key[Array, "B"]
     alive: Bool[Array, "B"]
+    stopped: Bool[Array, "B"]
+    ages: Int[Array, "B"]  # tokens written
     past: cache.Cache
     written: dict[str, Array]  # the fields of Samples that have a C axis
 
@@ -74,41 +75,131 @@ def generate(
 
     What a row gets depends on its prompt and its key, never on the rest of the batch.
     """
-
-    def step(state: State) -> State:
-        tokens, positions, alive = state.tokens[:, None], state.positions[:, None], state.alive[:, None]
-        hidden, past = model(tokens, positions, alive, prefix=prefix, past=state.past)
-        logits = constrain(model.logits(hidden[:, 0]), "batch", "vocab")
-        uniforms = _uniforms(keys, state.step, 1 + record.draws)
-        column = _column(logits, uniforms, choice, record)
-        column = {name: jnp.where(_like(state.alive, x), x, 0) for name, x in column.items()} | {"real": state.alive}
-        written = {name: _write(state.written[name], column[name], state.step) for name in state.written}
-        alive_after = state.alive & ~stops[column["ids"]]
-        assert past is not None
-        return State(state.step + 1, column["ids"], state.positions + 1, alive_after, past, written)
-
-    state = _prefill(model, prompts, real, prefix, record, steps)
-    state = jax.lax.while_loop(lambda state: (state.step < steps) & state.alive.any(), step, state)
-    return Samples(stopped=real[:, -1] & ~state.alive, **state.written)
+    model = decoder.unstack(model)
+    rows = jnp.arange(len(prompts))
+    state = start(model, len(rows), prompts.shape[1] - 1 + steps, record=record, steps=steps)
+    state = admit(model, state, prompts, real, keys, rows, prefix)
+    return collect(decode(model, state, stops, prefix, len(rows), choice=choice, record=record), rows)
 
 
-def _prefill(model, prompts, real, prefix, record: Record, steps: int) -> State:
-    """Reads all but the last prompt token. The loop begins with that one, so that only the loop makes logits."""
-    batch, length = prompts.shape
-    positions = decoder.row_positions(real, prefix)
-    past = cache.new_cache(model.spec, batch, length - 1 + steps, model.dtype)
-    if length > 1:
-        _, past = model(prompts[:, :-1], positions[:, :-1], real[:, :-1], prefix=prefix, past=past)
+@functools.partial(jax.jit, static_argnames=("batch", "slots", "record", "steps"))
+def start(model: decoder.Decoder, batch: int, slots: int, *, record: Record, steps: int) -> State:
+    """Rows that wait for a prompt. `slots` is `steps` and the length of the longest prompt, less one."""
     shapes = {
         "ids": ((), jnp.int32),
         "logprobs": ((), jnp.float32),
-        "real": ((), jnp.bool_),
         "top_ids": ((record.top_k,), jnp.int32),
         "top_logprobs": ((record.top_k,), jnp.float32),
         "draws": ((record.draws,), jnp.int32),
     }
-    written = {name: jnp.zeros((batch, steps, *shape), dtype) for name, (shape, dtype) in shapes.items()}
-    return State(jnp.int32(0), prompts[:, -1], positions[:, -1], real[:, -1], past, written)
+
+    def zeros(shape: tuple[int, ...], dtype: type) -> Array:
+        return constrain(jnp.zeros((batch, *shape), dtype), "batch", *("length",) * len(shape))
+
+    return State(
+        tokens=zeros((), jnp.int32),
+        keys=jax.random.split(jax.random.key(0), batch),
+        alive=zeros((), jnp.bool_),
+        stopped=zeros((), jnp.bool_),
+        ages=zeros((), jnp.int32),
+        past=cache.new_cache(model.spec, batch, slots, model.dtype),
+        written={name: zeros((steps, *shape), dtype) for name, (shape, dtype) in shapes.items()},
+    )
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def admit(
+    model: decoder.Decoder,
+    state: State,
+    prompts: Int[Array, "R T"],
+    real: Bool[Array, "R T"],
+    keys: Key[Array, "R"],
+    rows: Int[Array, "R"],
+    prefix: cache.Prefix | None,
+) -> State:
+    """Puts left-padded prompts into rows that are free; one whose last column is padding goes nowhere.
+
+    Reads all but the last prompt token. Decoding begins with that one, so that only decoding makes logits.
+    """
+    # Each row of the batch finds its prompt, if there is one: the prompts move, the rows stay on their devices.
+    found = (rows[None] == jnp.arange(len(state.alive))[:, None]) & real[:, -1][None]
+    new, which = found.any(1), found.argmax(1)
+
+    def put(old: Array, fresh: Array) -> Array:
+        return jnp.where(_like(new, old), fresh[which], old)
+
+    past = state.past
+    if prompts.shape[1] > 1:
+        k, v = _read(model, prompts[:, :-1], real[:, :-1], prefix)
+        columns = slice(0, prompts.shape[1] - 1)
+
+        def fill(old: Array, fresh: Array) -> Array:
+            return old.at[:, :, columns].set(put(old[:, :, columns], fresh.astype(old.dtype)))
+
+        past = dataclasses.replace(past, k=tuple(map(fill, past.k, k)), v=tuple(map(fill, past.v, v)))
+    return State(
+        tokens=put(state.tokens, prompts[:, -1]),
+        keys=put(state.keys, keys),
+        alive=state.alive | new,
+        stopped=state.stopped & ~new,
+        ages=jnp.where(new, 0, state.ages),
+        past=dataclasses.replace(past, lengths=put(past.lengths, real[:, :-1].sum(1))),
+        written={name: jnp.where(_like(new, x), 0, x) for name, x in state.written.items()},
+    )
+
+
+def _read(model, prompts, real, prefix):
+    """Keys and values of left-padded prompts, moved to the left so that a row's columns have no gaps."""
+    width, lengths = prompts.shape[1], real.sum(1)
+    columns = jnp.arange(width)[None]
+    moved = jnp.take_along_axis(prompts, (columns - lengths[:, None]) % width, 1)
+    real = columns < lengths[:, None]
+    return model.read(moved, decoder.row_positions(real, prefix), real, prefix=prefix)
+
+
+@functools.partial(jax.jit, static_argnames=("choice", "record"), donate_argnames="state")
+def decode(
+    model: decoder.Decoder,
+    state: State,
+    stops: Bool[Array, "V"],
+    prefix: cache.Prefix | None,
+    free: int | Int[Array, ""],
+    *,
+    choice: choose.Choice,
+    record: Record,
+) -> State:
+    """Steps until at least `free` rows are free."""
+    batch, steps = state.written["ids"].shape
+
+    def step(state: State) -> State:
+        positions = state.past.lengths if prefix is None else state.past.lengths + prefix.starts(batch)
+        row = (x[:, None] for x in (state.tokens, positions, state.alive))
+        hidden, past = model(*row, prefix=prefix, past=state.past)
+        assert past is not None
+        logits = constrain(model.logits(hidden[:, 0]), "batch", "vocab")
+        column = _column(logits, _uniforms(state.keys, state.ages, 1 + record.draws), choice, record)
+        at = jnp.where(state.alive, state.ages, steps)  # beyond the end: nothing is written
+        ages = state.ages + state.alive
+        stopped = state.alive & stops[column["ids"]]
+        return State(
+            tokens=column["ids"],
+            keys=state.keys,
+            alive=state.alive & ~stopped & (ages < steps),
+            stopped=state.stopped | stopped,
+            ages=ages,
+            past=past,
+            written={name: _write(x, column[name], at) for name, x in state.written.items()},
+        )
+
+    return jax.lax.while_loop(lambda state: state.alive.sum() > batch - free, step, state)
+
+
+@jax.jit
+def collect(state: State, rows: Int[Array, "R"]) -> Samples:
+    """What these rows have written."""
+    written = {name: x[rows] for name, x in state.written.items()}
+    real = jnp.arange(state.written["ids"].shape[1])[None] < state.ages[rows][:, None]
+    return Samples(real=real, stopped=state.stopped[rows], **written)
 
 
 def _column(logits, uniforms, choice: choose.Choice, record: Record) -> dict[str, Array]:
@@ -124,13 +215,13 @@ def _column(logits, uniforms, choice: choose.Choice, record: Record) -> dict[str
     }
 
 
-def _uniforms(keys, step, count: int):
+def _uniforms(keys, ages, count: int):
     """[B, count] numbers in [0, 1) that belong to a row and a step. The first of them does not depend on `count`."""
-    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, step), (count,)))(keys)
+    return jax.vmap(lambda key, age: jax.random.uniform(jax.random.fold_in(key, age), (count,)))(keys, ages)
 
 
-def _write(rows, column, step):
-    return jax.lax.dynamic_update_slice_in_dim(rows, column[:, None], step, axis=1)
+def _write(rows, column, at):
+    return rows.at[jnp.arange(len(rows)), at].set(column, mode="drop", unique_indices=True)
 
 
 def _like(row, x):

@@ -52,7 +52,7 @@ def sample(
     done = {} if store is None else {number: store.read(number) for number in range(len(shards)) if store.has(number)}
     with jax.set_mesh(mesh):
         shared = len(prompts.context) and len(done) < len(shards)
-        prefix = decoder.read_prefix(model, jnp.asarray(prompts.context)) if shared else None
+        prefix = decoder.read_prefix(model, prompts.context) if shared else None
         ends = jnp.zeros(model.spec.vocab, bool).at[stops].set(True)
         for number, rows in enumerate(shards):
             if number not in done:
