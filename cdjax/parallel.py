@@ -77,6 +77,12 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
+def splits(rows: int) -> bool:
+    """Whether the devices of the current mesh (`jax.set_mesh`) can each take as many of these rows."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and rows % _parts("batch", mesh) == 0
+
+
 def batch_parts(mesh: jax.sharding.Mesh) -> int:
     """How many devices a batch is split over: a global batch is a multiple of this."""
     return _parts("batch", mesh)
@@ -87,6 +93,6 @@ def place_batch(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, spec("batch"))), tree)
 
 
-def _parts(axis: str, mesh: jax.sharding.Mesh) -> int:
+def _parts(axis: str, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
     names = RULES[axis] or ()
     return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))

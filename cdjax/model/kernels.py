@@ -1,4 +1,4 @@
-"""Attention of very many queries over one context, for TPUs: what XLA writes to main memory stays on the chip.
+"""Attention of all rows over one context, for TPUs: the scores, which XLA writes to main memory, stay on the chip.
 
 In: the queries of all rows and the context's keys and values. Out: what `attention` merges with the rows' own part.
 """
@@ -11,9 +11,33 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
+from cdjax import parallel
+
 QUERIES, KEYS = 512, 2048  # of a block: its scores take 4 MB of the chip's own memory
 MEMORY = 64 * 2**20  # that a kernel may take of it
 LEAST = -1e30
+
+
+def by_row(
+    grouped: Float[Array, "B T K g H"],
+    k: Float[Array, "K P H"],
+    v: Float[Array, "K P H"],
+    length: Int[Array, ""],
+    *,
+    interpret: bool = False,
+) -> tuple[Float[Array, "B K g T"], Float[Array, "B K g T"], Float[Array, "B K g T H"]]:
+    """`over_context` with each device's rows and heads on that device."""
+
+    def local(grouped, k, v, length):
+        batch, columns, heads, group, size = grouped.shape
+        q = grouped.transpose(2, 0, 3, 1, 4).reshape(heads, -1, size)
+        parts = over_context(q, k, v, length, interpret=interpret)
+        return tuple(jnp.swapaxes(x.reshape(heads, batch, group, columns, *x.shape[2:]), 0, 1) for x in parts)
+
+    row = parallel.spec("batch", "kv_heads", "length", "length")
+    inputs = (parallel.spec("batch", "length", "kv_heads"), parallel.spec("kv_heads"), parallel.spec("kv_heads"))
+    mapped = jax.shard_map(local, in_specs=(*inputs, jax.P()), out_specs=(row, row, row), check_vma=False)
+    return mapped(grouped, k, v, length)
 
 
 @functools.partial(jax.jit, static_argnames="interpret")

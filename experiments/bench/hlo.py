@@ -17,6 +17,8 @@ LINE = re.compile(r"^\s+(ROOT )?%(\S+) = (.*)$")
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 NOTHING = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "partition-id", "after-all", "domain"}
 VIEWS = {"bitcast", "reshape", "copy"}
+# Of the peak: `over_context` is scheduled in 5,170 instruction bundles a block, 4,096 of which its products need.
+KERNEL = 0.79
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Operation:
     def cycles(self) -> int | None:
         found = re.search(r'estimated_cycles":"(\d+)"', self.rest)
         return int(found[1]) if found else None
+
+    @property
+    def kernel(self) -> float:
+        """FLOPs of a Pallas kernel, as it states them: the compiler gives no estimate for what it did not write."""
+        found = re.search(r'cost_estimate":\{"flops":"(\d+)"', self.rest)
+        return float(found[1]) if found else 0.0
 
     @property
     def source(self) -> str:
@@ -262,7 +270,8 @@ class Module:
                 else:
                     now = end
             elif one.opcode in ("copy-start", "slice-start"):
-                moved = size(computation[one.operands[0]].shape) if one.opcode == "copy-start" else size(one.shape) / 2
+                _, (kind, dims, _), *_ = arrays(one.shape)  # from where, to where
+                moved = BYTES[kind] * math.prod(dims)
                 work.hbm += moved
                 ends[one.name] = free["copy"] = max(now, free.get("copy", 0.0)) + moved / chip.hbm
             else:
@@ -274,8 +283,11 @@ class Module:
                         work.hold(*_transfer(inner, kind, inside, chip))
                 work.hbm += moved
                 work.flops += self.products(one.called("calls")) if one.opcode == "fusion" else 0.0
-                work.flops += _product(one, computation) if one.opcode in ("convolution", "dot") else 0.0
-                now += moved / chip.hbm if one.cycles is None else one.cycles / chip.clock
+                work.flops += _product(one, computation) if one.opcode in ("convolution", "dot") else one.kernel
+                if one.cycles is None:
+                    now += max(moved / chip.hbm, one.kernel / KERNEL / chip.flops)
+                else:
+                    now += one.cycles / chip.clock
             if now > begun:
                 source = _where(one)
                 work.parts[source] = work.parts.get(source, 0.0) + now - begun

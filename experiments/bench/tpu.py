@@ -9,8 +9,8 @@ cycles for every operation, played back in the order it scheduled them (`hlo.py`
 
 import argparse
 import dataclasses
+import functools
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -19,6 +19,8 @@ from typing import Any
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no machine to ask about its neighbours
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Weights split over fsdp are gathered while the products before them run, not multiplied shard by shard.
+os.environ.setdefault("LIBTPU_INIT_ARGS", "--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000")
 
 import hlo
 import jax
@@ -71,10 +73,10 @@ class Shapes:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A step to compile: how, on which mesh, and the FLOPs and bytes that no program for it can do without."""
+    """A step to compile: how, at which shapes, on which mesh."""
 
     build: Callable[["Job"], Any]
-    shapes: Shapes
+    shapes: dict[str, Shapes]  # by topology
     meshes: dict[str, tuple[int, int, int]]  # topology -> data, fsdp, tensor
 
 
@@ -101,19 +103,38 @@ class Job:
             rngs = nnx.Rngs(params=jax.random.key(0))
             return decoder.Decoder(self.spec, rngs=rngs, dtype=BFLOAT16, remat=remat)
 
-        shapes = jax.eval_shape(make)
-        return jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, stored, sharding=where),
-            shapes,
-            parallel.shardings(shapes, self.mesh),
-        )
+        return jax.tree.map(lambda leaf: leaf.update(dtype=stored), self.placed(jax.eval_shape(make)))
+
+    def sampler(self) -> decoder.Decoder:
+        return self.placed(jax.eval_shape(decoder.unstack, self.model(jnp.float32)))
+
+    def placed(self, shapes: Any) -> Any:
+        """Abstract arrays with their shardings: parameters by their axes."""
+        places = parallel.shardings(shapes, self.mesh)
+        return jax.tree.map(lambda leaf, place: leaf.update(sharding=place), shapes, places)
 
     def prefix(self) -> cache.Prefix:
-        shapes = jax.eval_shape(
-            decoder.read_prefix, self.model(), jax.ShapeDtypeStruct((self.shapes.context,), jnp.int32)
+        shapes = jax.eval_shape(decoder._read_contexts, self.model(), *self.contexts())
+        spec = self.on((1,), jnp.int32)
+        kv = (self.on(x.shape, x.dtype, "layers", "length", "kv_heads", "length", "head_dim") for x in (shapes.k, shapes.v))
+        return cache.Prefix(*kv, spec)
+
+    def contexts(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        return self.on((1, self.shapes.context), jnp.int32), self.on((1,), jnp.int32)
+
+    def state(self) -> generate.State:
+        """A decode loop's state, with room for the prompts and the completions."""
+        slots, steps = self.shapes.prompt - 1 + self.shapes.completion, self.shapes.completion
+        start = functools.partial(
+            generate.start, batch=self.shapes.rows, slots=slots, record=generate.Record(top_k=32), steps=steps
         )
-        axes = ("layers", "length", "kv_heads", "head_dim")
-        return jax.tree.map(lambda leaf: self.on(leaf.shape, leaf.dtype, *axes), shapes)
+        shapes = jax.eval_shape(start, self.sampler())
+
+        def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            axes = cache.AXES if leaf.ndim == 4 else ("batch",)
+            return leaf.update(sharding=NamedSharding(self.mesh, parallel.spec(*axes)))
+
+        return jax.tree.map(one, shapes)
 
 
 def update_full(job: Job) -> Any:
@@ -149,32 +170,36 @@ def score_step(job: Job) -> Any:
     return score.logprobs.lower(job.model(), *texts, job.prefix())
 
 
-def read_context(job: Job) -> Any:
+def context(job: Job) -> Any:
     """The keys and values of the context, at batch 1."""
-    return decoder.read_prefix.lower(job.model(), job.on((job.shapes.context,), jnp.int32))
+    return decoder._read_contexts.lower(job.model(), *job.contexts())
 
 
-def sample(job: Job) -> Any:
-    """Prefill and the decode loop; the loop's steps are also shown alone, as `decode`."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return generate.generate.lower(
-        job.model(),
-        *job.text(job.shapes.prompt),
-        job.on((job.shapes.rows,), key.dtype, "batch"),
-        job.on((job.spec.vocab,), jnp.bool_),
-        job.prefix(),
-        choice=choose.Choice(),
-        record=generate.Record(top_k=32),
-        steps=job.shapes.completion,
-    )
+def prefill(job: Job) -> Any:
+    """Prompts into the rows of a decode loop."""
+    prompts, state = job.text(job.shapes.prompt), job.state()
+    rows = job.on((job.shapes.rows,), jnp.int32, "batch")
+    return generate.admit.lower(job.sampler(), state, *prompts, state.keys, rows, job.prefix())
 
 
+def decode(job: Job) -> Any:
+    """The decode loop, of which one step is shown."""
+    state, stops = job.state(), job.on((job.spec.vocab,), jnp.bool_)
+    settings = {"choice": choose.Choice(), "record": generate.Record(top_k=32)}
+    return generate.decode.lower(job.sampler(), state, stops, job.prefix(), job.shapes.rows, **settings)
+
+
+TENSOR = {"v5e:4x4": (2, 1, 8), "v5p:4x4x4": (8, 1, 8)}
+SHARDED = {"v5e:4x4": (1, 16, 1), "v5p:4x4x4": (1, 64, 1)}
+LEARN = {"v5e:4x4": Shapes(64, 2048, 64, 448), "v5p:4x4x4": Shapes(256, 2048, 64, 448)}
+ANSWER = {"v5e:4x4": Shapes(256), "v5p:4x4x4": Shapes(1024)}
 STEPS = {
-    "update": Step(update_full, Shapes(64, 2048, 64, 448), {"v5e:4x4": (1, 16, 1), "v5p:4x4x4": (1, 64, 1)}),
-    "update_top_k": Step(update_top_k, Shapes(64, 2048, 64, 448), {"v5e:4x4": (1, 16, 1), "v5p:4x4x4": (1, 64, 1)}),
-    "score": Step(score_step, Shapes(), {"v5e:4x4": (2, 1, 8), "v5p:4x4x4": (8, 1, 8)}),
-    "context": Step(read_context, Shapes(), {"v5e:4x4": (2, 1, 8), "v5p:4x4x4": (8, 1, 8)}),
-    "sample": Step(sample, Shapes(), {"v5e:4x4": (2, 1, 8), "v5p:4x4x4": (8, 1, 8)}),
+    "update": Step(update_full, LEARN, SHARDED),
+    "update_top_k": Step(update_top_k, LEARN, SHARDED),
+    "score": Step(score_step, ANSWER, SHARDED),
+    "context": Step(context, ANSWER, TENSOR),
+    "prefill": Step(prefill, ANSWER, TENSOR),
+    "decode": Step(decode, ANSWER, TENSOR),
 }
 
 
@@ -183,8 +208,8 @@ def topology_mesh(topology: str, shape: tuple[int, int, int]) -> Mesh:
     return jax.make_mesh(shape, parallel.AXES, axis_types=(AxisType.Auto,) * 3, devices=chips)
 
 
-def measure(name: str, topology: str, spec: DecoderSpec, shapes: Shapes, axes: tuple[int, int, int]) -> list[dict]:
-    """Compiles a step; one row of figures for it, and one for a decode step if it has a decode loop."""
+def measure(name: str, topology: str, spec: DecoderSpec, shapes: Shapes, axes: tuple[int, int, int]) -> dict[str, Any]:
+    """Compiles a step; a row of figures for it."""
     mesh, chip = topology_mesh(topology, axes), CHIPS[topology.split(":")[0]]
     began = time.perf_counter()
     with jax.set_mesh(mesh):
@@ -194,27 +219,25 @@ def measure(name: str, topology: str, spec: DecoderSpec, shapes: Shapes, axes: t
     if folder := os.environ.get("HLO"):
         Path(folder, f"{name}-{topology.replace(':', '-')}.hlo").write_text(text)
     work = hlo.Module(text).replay(chip)
+    if name == "decode":
+        work = max(work.loops.values(), key=lambda one: one.seconds)
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    common = {
+    return {
         "bench": "tpu",
+        "case": name,
         "topology": topology,
         "mesh": dict(zip(parallel.AXES, axes, strict=True)),
         "shapes": dataclasses.asdict(shapes),
+        **figures(work, chip),
+        "memory_bytes": {
+            "arguments": memory.argument_size_in_bytes,
+            "temporaries": memory.temp_size_in_bytes,
+            "peak": memory.peak_memory_in_bytes,
+            "chip": int(chip.memory),
+        },
+        "compiler": {key: cost.get(key) for key in ("flops", "bytes accessed", "optimal_seconds")},
+        "compile_seconds": round(seconds, 1),
     }
-    row = common | {"case": name} | figures(work, chip)
-    row["memory_bytes"] = {
-        "arguments": memory.argument_size_in_bytes,
-        "temporaries": memory.temp_size_in_bytes,
-        "peak": memory.peak_memory_in_bytes,
-        "chip": int(chip.memory),
-    }
-    row["compiler"] = {key: cost.get(key) for key in ("flops", "bytes accessed", "optimal_seconds")}
-    row["compile_seconds"] = round(seconds, 1)
-    rows = [row]
-    if name == "sample":
-        loops = [one for source, one in work.loops.items() if source.count("while") == 1]
-        rows.append(common | {"case": "decode"} | figures(max(loops, key=lambda one: one.linked + one.flops / chip.flops), chip))
-    return rows
 
 
 def figures(work: hlo.Work, chip: hlo.Chip) -> dict[str, Any]:
@@ -238,9 +261,8 @@ def figures(work: hlo.Work, chip: hlo.Chip) -> dict[str, Any]:
 def show(row: dict[str, Any]) -> None:
     bounds = ", ".join(f"{name} {value:.2f}" for name, value in row["roofline"].items())
     print(f"{row['case']} on {row['topology']} {row['mesh']}: {row['value']:.2f} ms = {row['ratio']} x {row['bound']} ({bounds})")
-    if memory := row.get("memory_bytes"):
-        print("  GiB a chip:", ", ".join(f"{name} {value / 2**30:.2f}" for name, value in memory.items()))
-        print("  compiler, loops once:", row["compiler"], f"compiled in {row['compile_seconds']} s")
+    print("  GiB a chip:", ", ".join(f"{name} {size / 2**30:.2f}" for name, size in row["memory_bytes"].items()))
+    print("  compiler, loops once:", row["compiler"], f"compiled in {row['compile_seconds']} s")
     print("  collectives:", ", ".join(f"{n['count']} {kind} {n['bytes'] / 1e9:.2f} GB" for kind, n in row["collectives"].items()))
     for source, value in row["slowest"].items():
         print(f"  {value:10.2f} ms  {source}")
@@ -258,9 +280,10 @@ def main() -> None:
     for name in given.steps:
         step = STEPS[name]
         axes = tuple(map(int, given.mesh.split(","))) if given.mesh else step.meshes[given.topology]
-        shapes = dataclasses.replace(step.shapes, rows=given.rows) if given.rows else step.shapes
-        for row in measure(name, given.topology, MODELS[given.model], shapes, axes):
-            print(json.dumps(row), flush=True) if given.json else show(row)
+        shapes = step.shapes[given.topology]
+        shapes = dataclasses.replace(shapes, rows=given.rows) if given.rows else shapes
+        row = measure(name, given.topology, MODELS[given.model], shapes, axes)
+        print(json.dumps(row), flush=True) if given.json else show(row)
 
 
 if __name__ == "__main__":
