@@ -8,7 +8,7 @@ import pytest
 from cdjax import config, parallel
 from cdjax.model import decoder
 from cdjax.rollouts import Store
-from cdjax.sampling import choose, score, teacher
+from cdjax.sampling import choose, score, slots, teacher
 from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Record, generate
 from cdjax.views.prompts import Prompts
@@ -217,7 +217,7 @@ def test_a_choice_out_of_range_is_refused(wrong):
 def test_rollouts_do_not_depend_on_batch_or_mesh(tiny, mesh, tiny8, mesh8, capfd):
     rollouts, threes, eight = (
         ask(model, where, sampling=config.Sampling(per_input=2, batch=batch))
-        for model, where, batch in ((tiny, mesh, 64), (tiny, mesh, 3), (tiny8, mesh8, 64))
+        for model, where, batch in ((tiny, mesh, 64), (tiny, mesh, 3), (tiny8, mesh8, 4))
     )
     assert [(r.input, r.sample) for r in rollouts] == [(text, s) for text in PROMPTS.inputs for s in (0, 1)]
     assert len({tuple(r.ids.tolist()) for r in rollouts}) > 10
@@ -232,22 +232,42 @@ def test_recording_changes_no_sample(tiny, mesh):
     assert [r.draws.shape for r in bare] == [(len(r.ids), 0) for r in bare]
 
 
+def test_finished_rows_make_room(tiny, mesh, monkeypatch):
+    """Three slots take fewer steps than three rows at a time, each waiting for its longest."""
+    steps = []
+
+    def counted(model, state, *rest, **choice):
+        before = np.asarray(state.ages)
+        after = slots_decode(model, state, *rest, **choice)
+        steps.append(int((np.asarray(after.ages) - before).max()))
+        return after
+
+    slots_decode = slots.decode
+    monkeypatch.setattr(slots, "decode", counted)
+    rollouts = ask(tiny, mesh, sampling=config.Sampling(per_input=2, batch=3))
+    lengths = [len(one.ids) for one in sorted(rollouts, key=lambda one: -len(PROMPTS.own[int(one.input[-1])]))]
+    assert sum(lengths) / 3 <= sum(steps) < sum(max(lengths[at : at + 3]) for at in range(0, 14, 3))
+
+
 def test_killed_and_resumed_equals_never_killed(tiny, mesh, tmp_path, monkeypatch):
-    wanted = dict(store=Store(tmp_path / "store"))
-    never = ask(tiny, mesh, **{**wanted, "store": Store(tmp_path / "other")})
-    done = []
+    wanted = dict(sampling=config.Sampling(per_input=2, batch=3))
+    never = ask(tiny, mesh, **wanted, store=Store(tmp_path / "other"))
 
     def kill(count):
-        done.append(count)
-        if len(done) == 2:
+        if len(list(tmp_path.glob("store/*.npz"))) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ask(tiny, mesh, **wanted, progress=kill)
-    calls = []
-    monkeypatch.setattr(teacher, "generate", lambda *a, **k: calls.append(a) or generate(*a, **k))
-    same(ask(tiny, mesh, **wanted, progress=done.append), never)
-    assert len(calls) == 1 and done == [3, 3, 3, 3, 1]
+        ask(tiny, mesh, **wanted, store=Store(tmp_path / "store"), progress=kill)
+    asked, counts, run = [], [], slots.Slots.run
+
+    def watched(self, prompts, rows, seed):
+        asked.extend(rows)
+        return run(self, prompts, rows, seed)
+
+    monkeypatch.setattr(slots.Slots, "run", watched)
+    same(ask(tiny, mesh, **wanted, store=Store(tmp_path / "store"), progress=counts.append), never)
+    assert len(asked) == 14 - 6 and counts[:2] == [3, 3] and sum(counts) == 14
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"record": Record(4)}, {"stops": np.array([1], np.int32)}, "weights"])
@@ -283,6 +303,6 @@ def test_a_prompt_that_does_not_fit_is_named(tiny, mesh):
 
 
 def test_widths_are_few():
-    widths = [teacher.width(length) for length in range(1, 1025)]
+    widths = [slots.width(length) for length in range(1, 1025)]
     assert all(width >= length and width % 8 == 0 for length, width in enumerate(widths, 1))
     assert sorted(set(widths)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]

@@ -1,4 +1,4 @@
-"""The teacher's answers to all inputs, a batch at a time, each batch kept on disk as soon as it is done.
+"""The teacher's answers to all inputs, kept on disk a shard at a time, as soon as all answers of the shard are there.
 
 In: `Prompts` (views/) and a model. Out: `Rollout`s in input order, the same whatever the batch size or the mesh, and
 however often the stage was interrupted.
@@ -6,22 +6,22 @@ however often the stage was interrupted.
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Int32, Key, UInt32
+from jaxtyping import Array, Int32, UInt32
 
 from cdjax import config, parallel
 from cdjax.model import decoder
 from cdjax.rollouts import RAGGED, Rollout, Store
 from cdjax.sampling.choose import Choice
-from cdjax.sampling.generate import Record, generate
+from cdjax.sampling.generate import Record
+from cdjax.sampling.slots import Row, Slots
 from cdjax.views.prompts import Prompts
-
-Row = tuple[int, int]  # which prompt, and which of its samples
 
 
 def sample(
@@ -39,31 +39,45 @@ def sample(
 ) -> list[Rollout]:
     """`sampling.per_input` answers to each prompt, each at most `steps` tokens long and ended by one of the `stops`.
 
-    A batch that `store` has is read, not sampled again. `progress` is told how many answers each batch added.
+    A shard that `store` has is read, not sampled again. `progress` is told how many answers have been added.
     Raises UserError if the store holds something else, or if a prompt does not fit the model.
     """
-    choice = Choice(sampling.temperature, sampling.top_k, sampling.top_p)
     shards = _shards(prompts, sampling)
     check(model, prompts, steps)
     if store is not None:
         asked: dict[str, Any] = {"sampling": dataclasses.asdict(sampling), "record": dataclasses.asdict(record)}
         asked |= {"steps": steps, "seed": seed, "prompts": _digest(prompts.inputs, prompts.context, *prompts.own)}
         store.open(asked | {"stops": _digest(stops), "model": identity(model)})
-    done = {} if store is None else {number: store.read(number) for number in range(len(shards)) if store.has(number)}
-    with jax.set_mesh(mesh):
-        shared = len(prompts.context) and len(done) < len(shards)
-        prefix = decoder.read_prefix(model, prompts.context) if shared else None
-        ends = jnp.zeros(model.spec.vocab, bool).at[stops].set(True)
-        for number, rows in enumerate(shards):
-            if number not in done:
-                batch = parallel.place_batch(_batch(prompts, rows, _rows_on(mesh, len(shards[0])), seed), mesh)
-                samples = generate(model, *batch, ends, prefix, choice=choice, record=record, steps=steps)
-                done[number] = list(_rollouts(jax.device_get(vars(samples)), prompts, rows))
+    answers: dict[Row, Rollout] = {}
+    stored = [] if store is None else [(rows, store.read(at)) for at, rows in enumerate(shards) if store.has(at)]
+    for rows, rollouts in stored:
+        answers |= zip(rows, rollouts, strict=True)
+        progress(len(rows))
+    missing = [row for rows in shards for row in rows if row not in answers]
+    if missing:
+        shard_of = {row: number for number, rows in enumerate(shards) for row in rows}
+        left = Counter(shard_of[row] for row in missing)
+        with jax.set_mesh(mesh):
+            prefix = decoder.read_prefix(model, prompts.context) if len(prompts.context) else None
+            slots = Slots(
+                decoder.unstack(model),
+                mesh,
+                prefix,
+                stops=jnp.zeros(model.spec.vocab, bool).at[stops].set(True),
+                choice=Choice(sampling.temperature, sampling.top_k, sampling.top_p),
+                record=record,
+                steps=steps,
+                batch=_rows_on(mesh, len(shards[0])),
+            )
+            for rows, samples in slots.run(prompts.own, missing, seed):
+                answers |= zip(rows, _rollouts(samples, prompts, rows), strict=True)
+                left.subtract(shard_of[row] for row in rows)
                 if store is not None:
-                    store.write(number, done[number])
-            progress(len(rows))
-    answers = [pair for number, rows in enumerate(shards) for pair in zip(rows, done[number], strict=True)]
-    return [rollout for _, rollout in sorted(answers, key=lambda pair: pair[0])]
+                    for number in {shard_of[row] for row in rows}:
+                        if not left[number]:
+                            store.write(number, [answers[row] for row in shards[number]])
+                progress(len(rows))
+    return [answers[row] for row in sorted(answers)]
 
 
 def identity(model: decoder.Decoder) -> str:
@@ -90,16 +104,8 @@ def check(model: decoder.Decoder, prompts: Prompts, steps: int) -> None:
             )
 
 
-def width(length: int) -> int:
-    """Columns for prompts of this length: 8, 16, 24, 32, 48, 64, 96, ... so that few shapes are compiled."""
-    if length <= 16:
-        return -(-length // 8) * 8
-    power = 1 << (length - 1).bit_length()
-    return power * 3 // 4 if length <= power * 3 // 4 else power
-
-
 def _shards(prompts: Prompts, sampling: config.Sampling) -> list[list[Row]]:
-    """Batches of rows of like length, the longest first, so that a machine that is too small fails at once."""
+    """Shards of rows of like length, the longest first, so that a machine that is too small fails at once."""
     if sampling.batch < 1 or sampling.per_input < 1:
         raise config.UserError(
             f"sampling needs a batch and samples per input of 1 or more, got {sampling.batch} and {sampling.per_input}"
@@ -114,29 +120,11 @@ def _rows_on(mesh: jax.sharding.Mesh, rows: int) -> int:
     return -(-rows // parts) * parts
 
 
-def _batch(prompts: Prompts, rows: Sequence[Row], size: int, seed: int) -> tuple[np.ndarray, np.ndarray, jax.Array]:
-    """Left-padded prompts, which tokens are real, and a key a row; filled with empty rows up to `size`."""
-    columns = width(len(prompts.own[rows[0][0]]))
-    ids, real = np.zeros((size, columns), np.int32), np.zeros((size, columns), bool)
-    for row, (index, _) in enumerate(rows):
-        own = prompts.own[index]
-        ids[row, columns - len(own) :], real[row, columns - len(own) :] = own, True
-    which = np.zeros((size, 2), np.int32)
-    which[: len(rows)] = rows
-    return ids, real, _row_keys(jax.random.key(seed), jnp.asarray(which))
-
-
 def _rollouts(samples: dict[str, np.ndarray], prompts: Prompts, rows: Sequence[Row]) -> Iterator[Rollout]:
     for row, (index, number) in enumerate(rows):
         length = int(samples["real"][row].sum())
         kept: dict[str, Any] = {name: np.array(samples[name][row, :length]) for name in RAGGED}
         yield Rollout(prompts.inputs[index], number, stopped=bool(samples["stopped"][row]), **kept)
-
-
-@jax.jit
-def _row_keys(key: Key[Array, ""], rows: Int[Array, "B 2"]) -> Key[Array, "B"]:
-    """A key for each prompt and sample number: it does not depend on where in which batch the row lies."""
-    return jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row[0]), row[1]))(rows)
 
 
 @jax.jit
