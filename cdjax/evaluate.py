@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from cdjax import batches, config, metrics
-from cdjax.distill import keep, losses, pairs, update
+from cdjax.distill import keep, pairs, update
 from cdjax.model.decoder import Decoder, read_prefix
 from cdjax.rollouts import Rollout, Store
 from cdjax.sampling import teacher
@@ -184,5 +184,4 @@ def wilson(mean: float, n: int, z: float = 1.959964) -> tuple[float, float]:
 
 @jax.jit
 def _sums(student, original, prefix, batch):
-    chunk = losses.chunk_size(*batch.completion.shape)
-    return update.batch_sums(student, original, prefix, batch, objective=FULL_KL, chunk=chunk)
+    return update.batch_sums(student, original, prefix, batch, objective=FULL_KL)

@@ -5,6 +5,7 @@ In: `config.Mesh`. Out: a `jax.sharding.Mesh` with axes (data, fsdp, tensor); `c
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -58,6 +59,19 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*split))
 
 
+def apart(x: jax.Array) -> jax.Array:
+    """[B, ...] -> [devices, B / devices, ...] on the current mesh: the rows that each device has of the batch."""
+    devices = 1 if len(x) == 1 else parts("batch")
+    split = x.reshape(devices, len(x) // devices, *x.shape[1:])
+    return constrain(split, "batch", *("length",) * x.ndim)
+
+
+def on_each(function: Callable, *args: Any) -> Any:
+    """`function` of every device's part of `args`, which lie along a leading axis as `apart` makes it."""
+    devices = len(jax.tree.leaves(args)[0])
+    return jax.vmap(function, spmd_axis_name=None if devices == 1 else RULES["batch"])(*args)
+
+
 def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """The NamedSharding of every leaf: parameters by their `axes`, anything else replicated.
 
@@ -77,10 +91,9 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def splits(rows: int) -> bool:
-    """Whether the devices of the current mesh (`jax.set_mesh`) can each take as many of these rows."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and rows % _parts("batch", mesh) == 0
+def parts(axis: str) -> int:
+    """How many pieces the current mesh splits an axis into."""
+    return _parts(axis, jax.sharding.get_abstract_mesh())
 
 
 def batch_parts(mesh: jax.sharding.Mesh) -> int:
@@ -95,4 +108,4 @@ def place_batch(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def _parts(axis: str, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
     names = RULES[axis] or ()
-    return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
+    return math.prod(mesh.shape.get(name, 1) for name in ((names,) if isinstance(names, str) else names))

@@ -1,5 +1,4 @@
 import dataclasses
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +7,7 @@ import pytest
 from scipy.special import log_softmax
 
 from cdjax import config
-from cdjax.distill import losses
+from cdjax.distill import fused, losses
 from cdjax.model import decoder
 from tests.conftest import TINY
 
@@ -44,14 +43,14 @@ def positions(top_k=0, draws=None, temperature=1.0, hidden=HIDDEN, wanted=WANTED
         logprobs, top = jax.lax.top_k(full, top_k)
     draws = np.zeros((B, C, 0), np.int32) if draws is None else draws
     parts = (hidden, wanted, IDS, MASK, top, logprobs, draws)
-    return losses.Positions(*(jnp.asarray(part) for part in parts))
+    return fused.Positions(*(jnp.asarray(part) for part in parts))
 
 
-def value_and_grad(model, at, objective, chunk):
+def value_and_grad(model, at, objective, tile):
     """Mean loss with its gradient with respect to the student's weights and hidden states."""
 
     def loss(student, hidden):
-        sums = losses.fused(student, model, dataclasses.replace(at, hidden=hidden), objective=objective, chunk=chunk)
+        sums = fused.sums(student, model, dataclasses.replace(at, hidden=hidden), objective=objective, tile=tile)
         return sums["loss"] / sums["count"]
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(model, at.hidden)
@@ -97,8 +96,8 @@ def test_outcomes_excluded_by_both_add_nothing(kind):
     assert not np.any(whole[1][..., 40:])
 
 
-@pytest.mark.parametrize("kind, chunk", [*((kind, 2) for kind in KINDS), ("reverse_kl", C)])
-def test_fused_equals_dense_in_value_and_gradient(kind, chunk, tiny, mesh):
+@pytest.mark.parametrize("kind, tile", [*((kind, 2) for kind in KINDS), ("reverse_kl", C)])
+def test_fused_equals_dense_in_value_and_gradient(kind, tile, tiny, mesh):
     objective = config.Objective(kind=kind, beta=0.3, temperature=2.0, targets="full")
     at = positions()
 
@@ -108,7 +107,7 @@ def test_fused_equals_dense_in_value_and_gradient(kind, chunk, tiny, mesh):
 
     with jax.set_mesh(mesh):
         wanted = jax.jit(jax.value_and_grad(dense, argnums=(0, 1)))(tiny, at.hidden)
-        assert_same(value_and_grad(tiny, at, objective, chunk), wanted)
+        assert_same(value_and_grad(tiny, at, objective, tile), wanted)
 
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl"])
@@ -141,31 +140,36 @@ def test_top_k_of_the_whole_vocabulary_is_full(tiny, mesh):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_vanishing_tail_stays_finite(kind):
     """The teacher is certain to float32 precision and the student is certain of something else."""
-    ids, top = jnp.array([[3, 5]]), jnp.array([[0.0, -40.0]])
-    loss = jax.jit(jax.value_and_grad(lambda z: losses.bucket_divergence(ids, top, z, kind=kind, beta=0.5).sum()))
+    top = jnp.array([[0.0, -40.0]])
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(z):
+        listed = jax.nn.log_softmax(z)[:, jnp.array([3, 5])]
+        return losses.bucket_divergence(top, listed, kind=kind, beta=0.5).sum()
+
     for certain in (3, 9):
         value, grad = loss(jnp.asarray(60 * np.eye(V, dtype=np.float32)[certain : certain + 1]))
         assert np.isfinite(value) and np.all(np.isfinite(grad))
 
 
-def test_sampled_targets_in_proportion_give_the_gradient_of_full_ones():
+def test_sampled_targets_in_proportion_give_the_gradient_of_full_ones(tiny, mesh):
     """Draws whose frequencies are the teacher's probabilities: equal gradients, and values one entropy apart."""
-    counts = RNG.multinomial(96, np.full(V, 1 / V), size=3)
-    draws = jnp.asarray(np.stack([np.repeat(np.arange(V), row) for row in counts]).astype(np.int32))
+    counts = RNG.multinomial(96, np.full(V, 1 / V), size=(B, C))
+    draws = [np.repeat(np.arange(V), row) for row in counts.reshape(-1, V)]
+    at = positions(draws=np.stack(draws).reshape(B, C, 96).astype(np.int32))
     p = counts / 96
-    entropy = -np.sum(p * np.log(np.maximum(p, 1e-30)), -1)
-    teacher = jnp.log(jnp.asarray(p, jnp.float32))
-    logits = jnp.asarray(STUDENT[0, :3])
+    entropy = -np.sum(p * np.log(np.maximum(p, 1e-30)), -1)[MASK].mean()
 
-    def from_draws(z):
-        return -losses.logprobs_of(z, draws).mean(-1).sum()
+    def dense(model, hidden):
+        teacher = jnp.log(jnp.asarray(p, jnp.float32))
+        return losses.divergence(teacher, model.logits(hidden), MASK, kind="forward_kl")
 
-    def from_all(z):
-        return losses.token_divergence(teacher, jax.nn.log_softmax(z), kind="forward_kl", beta=0.5).sum()
-
-    sampled, full = (jax.jit(jax.value_and_grad(loss))(logits) for loss in (from_draws, from_all))
-    np.testing.assert_allclose(sampled[0], full[0] + entropy.sum(), rtol=1e-5)
-    np.testing.assert_allclose(sampled[1], full[1], atol=1e-6)
+    with jax.set_mesh(mesh):
+        full = jax.jit(jax.value_and_grad(dense, argnums=(0, 1)))(tiny, at.hidden)
+        sampled = value_and_grad(tiny, at, config.Objective(targets="sampled"), 3)
+    np.testing.assert_allclose(sampled[0], full[0] + entropy, rtol=1e-5)
+    assert_same(sampled[1], full[1])
 
 
 def test_sampled_loss_is_the_cross_entropy_to_the_draws(tiny, mesh):
@@ -182,7 +186,7 @@ def test_alpha_mixes_hard_labels_at_temperature_one(tiny, mesh):
 
     def sums(**flags):
         objective = config.Objective(temperature=2.0, **flags)
-        return jax.jit(lambda model, at: losses.fused(model, None, at, objective=objective, chunk=3))(tiny, at)
+        return jax.jit(lambda model, at: fused.sums(model, None, at, objective=objective, tile=3))(tiny, at)
 
     with jax.set_mesh(mesh):
         mixed, soft, hard = sums(alpha=0.25), sums(), sums(kind="cross_entropy")
@@ -213,7 +217,7 @@ def test_every_flag_of_the_objective_changes_the_gradient(tiny, mesh):
     def gradients(model, at):
         def loss(hidden, flag):
             now, objective = dataclasses.replace(at, hidden=hidden), config.Objective(**flag)
-            return losses.fused(model, model, now, objective=objective, chunk=C)["loss"]
+            return fused.sums(model, model, now, objective=objective, tile=C)["loss"]
 
         return [jax.grad(loss)(at.hidden, flag) for flag in flags]
 
@@ -242,20 +246,13 @@ def test_logits_of_all_positions_never_exist_together(mesh):
 
     def loss(model, hidden):
         ids, top = jnp.zeros(shape, jnp.int32), jnp.zeros((*shape, 2))
-        at = losses.Positions(hidden, hidden, ids, ids == 0, top.astype(int), top, top.astype(int))
-        return losses.fused(model, model, at, objective=config.Objective(targets="full"), chunk=4)["loss"]
+        at = fused.Positions(hidden, hidden, ids, ids == 0, top.astype(int), top, top.astype(int))
+        return fused.sums(model, model, at, objective=config.Objective(targets="full"), tile=4)["loss"]
 
     with jax.set_mesh(mesh):
         lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(model, jnp.zeros((*shape, spec.embed)))
     memory = lowered.compile().memory_analysis().temp_size_in_bytes
     assert memory < 4 * 64 * 4096 * 4
-
-
-def test_chunks_are_equal_and_within_the_budget():
-    for rows, length in itertools.product((1, 3, 16, 32, 600), (1, 4, 7, 64, 1000)):
-        chunk = losses.chunk_size(rows, length)
-        assert 1 <= chunk <= length and rows * (chunk - 1) < losses.POSITIONS
-        assert -(-length // chunk) * chunk - length < -(-length // chunk), "the last chunk is nearly full"
 
 
 def test_an_objective_that_cannot_be_computed_is_refused(tiny, mesh):
@@ -265,6 +262,6 @@ def test_an_objective_that_cannot_be_computed_is_refused(tiny, mesh):
         (config.Objective(alpha=1.5), "alpha"),
     ):
         with pytest.raises(config.UserError, match=said):
-            losses.check(wrong)
+            fused.check(wrong)
     with jax.set_mesh(mesh), pytest.raises(config.UserError, match="recorded without"):
-        losses.fused(tiny, None, positions(), objective=config.Objective(), chunk=4)
+        fused.sums(tiny, None, positions(), objective=config.Objective(), tile=4)

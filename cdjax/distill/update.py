@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cdjax import config, parallel
-from cdjax.distill import losses
+from cdjax.distill import fused
 from cdjax.distill.pairs import PairBatch
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
@@ -77,17 +77,15 @@ def make_update(
     the sum over the global batch divided by its number of real tokens, however it is split over devices and pieces.
     Raises UserError for an objective that cannot be computed.
     """
-    losses.check(objective)
-    pieces = micro_batches * parallel.batch_parts(mesh)
+    fused.check(objective)
 
     @functools.partial(jax.jit, donate_argnames="state")
     def update(state, frozen, teacher, prefix, batch):
-        chunk = losses.chunk_size(batch.completion.shape[0] // pieces, batch.completion.shape[1])
         count = jnp.maximum(batch.completion_real.sum(), 1)
 
         def loss(params: nnx.State, part: PairBatch) -> tuple[Array, dict[str, Array]]:
             student = nnx.merge(graph, params, frozen)
-            sums = batch_sums(student, teacher, prefix, part, objective=objective, chunk=chunk)
+            sums = batch_sums(student, teacher, prefix, part, objective=objective)
             return sums["loss"] / count, sums
 
         place = functools.partial(_place, mesh=mesh)
@@ -107,9 +105,8 @@ def batch_sums(
     batch: PairBatch,
     *,
     objective: config.Objective,
-    chunk: int,
 ) -> dict[str, Float[Array, ""]]:
-    """`losses.fused` of one batch: the student reads its own prompt, the teacher (full targets) prefix and its own."""
+    """`fused.sums` of one batch: the student reads its own prompt, the teacher (full targets) prefix and its own."""
     hidden = completion_hidden(
         student, batch.student_prompt, batch.student_prompt_real, batch.completion, batch.completion_real, None
     )
@@ -119,10 +116,10 @@ def batch_sums(
             teacher, batch.teacher_prompt, batch.teacher_prompt_real, batch.rollout, batch.rollout_real, prefix
         )
         wanted = jax.lax.stop_gradient(jnp.take_along_axis(whole, batch.kept[..., None], 1))
-    positions = losses.Positions(
+    positions = fused.Positions(
         hidden, wanted, batch.completion, batch.completion_real, batch.top_ids, batch.top_logprobs, batch.draws
     )
-    return losses.fused(student, teacher, positions, objective=objective, chunk=chunk)
+    return fused.sums(student, teacher, positions, objective=objective)
 
 
 def train(

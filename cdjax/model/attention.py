@@ -66,7 +66,7 @@ def _own(grouped, k, v, mask):
 
 def _shared(grouped, k, v, mask):
     """The same over the contexts: for each context and head one product of all its queries with one set of keys."""
-    whole = len(k) == 1 and mask.shape[:2] == (1, 1) and parallel.splits(len(grouped))
+    whole = len(k) == 1 and mask.shape[:2] == (1, 1) and len(grouped) % parallel.parts("batch") == 0
     if not whole:
         return _contexts(grouped, k, v, mask)
     return jax.lax.platform_dependent(grouped, k, v, mask, tpu=_one_context, default=_contexts)

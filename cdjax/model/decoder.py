@@ -1,9 +1,10 @@
-"""The decoder: tokens -> hidden states. Logits are made where they are used, by `Decoder.logits`.
+"""The decoder: tokens -> hidden states. Logits are made where they are used, by `Decoder.logits` or its `Readout`.
 
 Layers are stacked and run by one `jax.lax.scan`; `remat` says what the backward pass recomputes. For sampling they are
 taken apart, once, by `unstack`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,28 @@ REMAT: dict[str, Callable] = {
     ),
     "full": functools.partial(jax.checkpoint, prevent_cse=False),
 }
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Readout:
+    """What makes logits of hidden states: the vocabulary's weights, computed with in `dtype`, and the cap on them."""
+
+    weights: Any  # float32, or a gradient, or what a transform puts in their place
+    layout: str = dataclasses.field(metadata=dict(static=True))  # their axes: "vd", or "dv"
+    dtype: jnp.dtype = dataclasses.field(metadata=dict(static=True))
+    soft_cap: float | None = dataclasses.field(metadata=dict(static=True))
+
+    def __call__(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
+        """Float32 logits."""
+        weights = self.weights.astype(self.dtype)
+        logits = jnp.einsum(f"...d,{self.layout}->...v", hidden, weights, preferred_element_type=jnp.float32)
+        return logits if self.soft_cap is None else self.soft_cap * jnp.tanh(logits / self.soft_cap)
+
+    def gathered(self) -> "Readout":
+        """For many products: the weights once in their precision, and whole but for the vocabulary's axis."""
+        axes = ("vocab" if letter == "v" else "act_embed" for letter in self.layout)
+        return dataclasses.replace(self, weights=constrain(self.weights.astype(self.dtype), *axes))
 
 
 class Attention(nnx.Module):
@@ -164,11 +187,12 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Float32 logits over the vocabulary, from hidden states."""
-        if self.head is None:
-            table = self.embedding[...].astype(self.dtype)
-            return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
-        table = self.head[...].astype(self.dtype)
-        return jnp.einsum("...d,dv->...v", hidden, table, preferred_element_type=jnp.float32)
+        return self.readout()(hidden)
+
+    def readout(self) -> Readout:
+        """The part of the weights that `logits` needs."""
+        weights, layout = (self.embedding, "vd") if self.head is None else (self.head, "dv")
+        return Readout(weights[...], layout, self.dtype, self.spec.logit_soft_cap)
 
 
 def read_prefix(model: Decoder, *contexts: Int[Array, "_"] | Int[np.ndarray, "_"]) -> cache.Prefix:

@@ -35,6 +35,7 @@ class DecoderSpec:
     qkv_bias: bool = False
     qk_norm: bool = False
     tied: bool = True  # the output head is the embedding
+    logit_soft_cap: float | None = None  # logits are cap * tanh(logits / cap)
     window: int | None = None  # sliding-window attention: a token sees this many tokens, itself included
 
     def __post_init__(self) -> None:

@@ -119,9 +119,10 @@ def size(shape: str, *, main: bool = False) -> float:
 
 
 class Module:
-    """A compiled program, by computation."""
+    """A compiled program, by computation. Loops whose end the data decide are taken to run `unbounded` times."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, unbounded: int = 1) -> None:
+        self.unbounded = unbounded
         self.computations: dict[str, Computation] = {}
         current: Computation = {}
         for line in text.splitlines():
@@ -135,14 +136,15 @@ class Module:
 
     def trips(self, loop: Operation) -> int:
         """How often a loop runs: the bound that its condition compares the counter with, by the counter's step."""
-        bounds, waiting = [1], [loop.called("condition")]
+        bounds: list[int] = []
+        waiting = [loop.called("condition")]
         while waiting:
             for one in self.computations.get(waiting.pop(), {}).values():
                 if one.opcode == "constant" and one.shape.startswith(("s32[]", "u32[]")):
                     bounds.append(int(one.operands[0]))
                 elif one.opcode == "fusion":
                     waiting.append(one.called("calls"))
-        return -(-max(bounds) // self._step(loop))
+        return -(-max(bounds) // self._step(loop)) if bounds else self.unbounded
 
     def _step(self, loop: Operation) -> int:
         """By how much the counter of a loop grows each time."""
