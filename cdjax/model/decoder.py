@@ -159,8 +159,9 @@ class Decoder(nnx.Module):
 
     def _layers(self, tokens, positions, mask, prefix, past, keep: bool):
         """The stream after the last layer; each layer's keys and values, stacked or apart as the layers are."""
-        table = constrain(self.embedding[...].astype(self.dtype), "vocab", "act_embed")  # gathered before the look-up
-        x = constrain(table[tokens], "batch", "length", "act_embed")
+        # Every device looks up its own columns for all rows, and they are exchanged: less moves than the table is large.
+        found = constrain(self.embedding[...].astype(self.dtype)[tokens], "row", "length", "embed")
+        x = constrain(found, "batch", "length", "act_embed")
         shared_mask = None if prefix is None else prefix.visible(positions, self.spec.window)
 
         @REMAT[self.remat]

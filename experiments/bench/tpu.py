@@ -19,8 +19,8 @@ from typing import Any
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no machine to ask about its neighbours
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Weights split over fsdp are gathered while the products before them run, not multiplied shard by shard.
-os.environ.setdefault("LIBTPU_INIT_ARGS", "--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000")
+# Weights split over fsdp are gathered while the products before them run; shard by shard, each product is too small.
+os.environ.setdefault("LIBTPU_INIT_ARGS", "--xla_tpu_enable_windowed_einsum_for_all_gather=false")
 
 import hlo
 import jax
