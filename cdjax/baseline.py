@@ -51,12 +51,11 @@ def gradient_descent(here: Setting, seed: int) -> dict[str, Any]:
 def descend(here: Setting, seed: int, lr: float, score: Callable[[float, int, nnx.State], None]) -> None:
     """Fine-tunes on the demonstrations at one learning rate, and calls `score` every few epochs and at the end."""
     cfg = here.cfg.score.baseline
-    parts = parallel.batch_parts(here.mesh)
-    batch = -(-cfg.batch // parts) * parts
+    batch = max(cfg.batch, parallel.batch_parts(here.mesh))  # each device needs a pair
     steps = batches.Batches(solved(here), config.Update(epochs=cfg.epochs, batch=batch), seed, here.mesh)
     an_epoch = len(steps) // cfg.epochs
     tx = optim.make(config.Optim(lr=lr), len(steps))
-    step = update.make_update(here.graph, tx, HARD, micro_batches=1, mesh=here.mesh)
+    step = update.make_update(here.graph, tx, HARD, here.mesh)
     with metrics.progress(f"baseline, lr {lr:g}", len(steps)) as advance:
         state = update.train(
             lambda state, batch: step(state, here.frozen, None, None, batch),

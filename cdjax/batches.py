@@ -1,38 +1,46 @@
-"""Pairs -> shuffled, padded, device-placed global batches; the step number is the whole data cursor.
+"""Pairs -> shuffled, packed, device-placed global batches; the step number is the whole data cursor.
 
-In: `distill.pairs.Pair`s. Out: `PairBatch`es of one shape, the same for a seed wherever one starts.
+In: `distill.pairs.Pair`s. Out: `PairBatch`es of at most `packing.SHAPES` shapes, the same wherever one starts.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
+from typing import Literal, TypeAlias
 
-import grain
 import jax
 import numpy as np
 
-from cdjax import config, parallel
-from cdjax.distill.pairs import Pair, PairBatch
+from cdjax import config, packing, parallel
+from cdjax.distill.pairs import Pair, PairBatch, Rows
 
-WIDTH = 4  # padded widths are multiples of this, so that another data set often finds its step compiled
+Sides: TypeAlias = tuple[Literal["student", "teacher"], ...]
+Arrays: TypeAlias = dict[str, np.ndarray]
 
 
 class Batches:
     """`len(batches)` steps; `batches[step]` is on the mesh. Every epoch is shuffled anew and holds each pair once.
 
-    Rows that only fill the last batch of an epoch are masked throughout.
+    A batch has `cfg.batch` pairs, or one less where they do not come out even. With `teacher`, its rows are there too.
     """
 
-    def __init__(self, pairs: Sequence[Pair], cfg: config.Update, seed: int, mesh: jax.sharding.Mesh) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], cfg: config.Update, seed: int, mesh: jax.sharding.Mesh, *, teacher: bool = False
+    ) -> None:
         if not pairs:
             raise config.UserError("there are no pairs to learn from; the drop counts of the keep stage say why")
         check(cfg, mesh)
-        self._mesh = mesh
-        collate = functools.partial(side_by_side, rows=cfg.batch, widths=widths(pairs))
-        shuffled = grain.MapDataset.source(pairs).shuffle(seed=seed % 2**32)
-        self._steps = shuffled.batch(cfg.batch, batch_fn=collate).repeat(cfg.epochs)
+        self._pairs, self._mesh = pairs, mesh
+        self._sides: Sides = ("student", "teacher") if teacher else ("student",)
+        self.plan = packing.plan(
+            [np.array([len(pair.read(side)[0]) for pair in pairs]) for side in self._sides],
+            np.array([pair.context for pair in pairs]),
+            np.array([len(pair.kept) for pair in pairs]),
+            batch=cfg.batch,
+            parts=parallel.batch_parts(mesh) * cfg.micro_batches,
+            rngs=(np.random.default_rng([seed, epoch]) for epoch in range(cfg.epochs)),
+        )
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self.plan.index)
 
     def __iter__(self) -> Iterator[PairBatch]:
         return (self[step] for step in range(len(self)))
@@ -40,7 +48,9 @@ class Batches:
     def __getitem__(self, step: int) -> PairBatch:
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of {len(self)}")
-        return PairBatch(**parallel.place_batch(self._steps[step], self._mesh))
+        kept, rows = parallel.place_batch(pack(self._pairs, self._sides, self.plan, step), self._mesh)
+        student, *teacher = (Rows(**side) for side in rows)
+        return PairBatch(student=student, teacher=teacher[0] if teacher else None, **kept)
 
 
 def check(cfg: config.Update, mesh: jax.sharding.Mesh) -> None:
@@ -48,43 +58,43 @@ def check(cfg: config.Update, mesh: jax.sharding.Mesh) -> None:
     parts = parallel.batch_parts(mesh)
     if min(cfg.epochs, cfg.batch, cfg.micro_batches) < 1:
         raise config.UserError(f"epochs, batch and micro_batches must be positive, got {cfg}")
-    if cfg.batch % (cfg.micro_batches * parts):
+    if cfg.batch < cfg.micro_batches * parts:
         raise config.UserError(
-            f"update.batch={cfg.batch} must be a multiple of update.micro_batches={cfg.micro_batches} times the "
-            f"{parts} devices that mesh.data and mesh.fsdp split a batch over"
+            f"update.batch={cfg.batch} is less than one pair for each of update.micro_batches={cfg.micro_batches} on "
+            f"each of the {parts} devices that mesh.data and mesh.fsdp split a batch over"
         )
 
 
-def widths(pairs: Sequence[Pair]) -> dict[str, int]:
-    """Padded width of each part, enough for every pair."""
-    longest = {
-        "teacher_prompt": max(len(pair.teacher_prompt) for pair in pairs),
-        "student_prompt": max(len(pair.student_prompt) for pair in pairs),
-        "rollout": max(len(pair.rollout) for pair in pairs),
-        "completion": max(len(pair.kept) for pair in pairs),
-    }
-    return {name: -(-length // WIDTH) * WIDTH for name, length in longest.items()}
+def pack(pairs: Sequence[Pair], sides: Sides, plan: packing.Plan, step: int) -> tuple[Arrays, list[Arrays]]:
+    """One step of the plan on the host: the fields of a `PairBatch`, and the `Rows` of each side."""
+
+    def zeros(like: np.ndarray) -> np.ndarray:
+        return np.zeros((plan.parts, plan.kept, *like.shape[1:]), like.dtype)
+
+    kept = {name: zeros(getattr(pairs[0], name)) for name in ("top_ids", "top_logprobs", "draws")}
+    kept |= {"ids": zeros(pairs[0].rollout), "real": zeros(np.zeros(0, bool))}
+    rows = [_rows(plan, layout, step) for layout in plan.sides]
+    filled = [0] * plan.parts
+    for place, number in enumerate(plan.index[step]):
+        if number < 0:
+            continue
+        pair, part = pairs[number], plan.part[step, place]
+        here = part, slice(filled[part], filled[part] + len(pair.kept))
+        filled[part] += len(pair.kept)
+        kept["ids"][here], kept["real"][here] = pair.rollout[pair.kept], True
+        for name in ("top_ids", "top_logprobs", "draws"):
+            kept[name][here] = getattr(pair, name)
+        for side, layout, into in zip(sides, plan.sides, rows, strict=True):
+            tokens, at = pair.read(side)
+            group, row, start = (x[step, place] for x in (layout.group, layout.row, layout.start))
+            cells = part, group, row, slice(start, start + len(tokens))
+            into["tokens"][cells], into["positions"][cells] = tokens, np.arange(len(tokens))
+            into["texts"][cells] = place + 1
+            into["at"][here] = (group * layout.rows + row) * layout.width[step] + start + at
+    return kept, rows
 
 
-def side_by_side(pairs: Sequence[Pair], *, rows: int, widths: dict[str, int]) -> dict[str, np.ndarray]:
-    """The fields of a `PairBatch`: prompts left-padded, the rest right-padded, up to `rows` filled with padding."""
-    batch = {}
-    for side in ("teacher_prompt", "student_prompt"):
-        prompts = [getattr(pair, side) for pair in pairs]
-        batch[side], batch[f"{side}_real"] = _fill(prompts, rows, widths[side], left=True)
-    batch["rollout"], batch["rollout_real"] = _fill([pair.rollout for pair in pairs], rows, widths["rollout"])
-    completions = [pair.rollout[pair.kept] for pair in pairs]
-    batch["completion"], batch["completion_real"] = _fill(completions, rows, widths["completion"])
-    for part in ("kept", "top_ids", "top_logprobs", "draws"):
-        batch[part], _ = _fill([getattr(pair, part) for pair in pairs], rows, widths["completion"])
-    return batch
-
-
-def _fill(parts: Sequence[np.ndarray], rows: int, width: int, *, left: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """[n, ...] arrays of differing n -> one [rows, width, ...] array, and where it is real."""
-    out = np.zeros((rows, width, *parts[0].shape[1:]), parts[0].dtype)
-    real = np.zeros((rows, width), bool)
-    for row, part in enumerate(parts):
-        at = slice(width - len(part), None) if left else slice(len(part))
-        out[row, at], real[row, at] = part, True
-    return out, real
+def _rows(plan: packing.Plan, layout: packing.Layout, step: int) -> Arrays:
+    shape = plan.parts, layout.groups, layout.rows, layout.width[step]
+    rows: Arrays = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "texts")}
+    return rows | {"at": np.zeros((plan.parts, plan.kept), np.int32)}

@@ -3,9 +3,10 @@
 In: a pytree of arrays and a JSON dictionary. Out: the same, placed as the tree that is given for comparison.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -13,6 +14,7 @@ from orbax.checkpoint import v1 as ocp
 from cdjax import config
 
 Read = TypeVar("Read")
+Save: TypeAlias = Callable[[int, Any, dict[str, Any]], None]
 
 
 class Checkpoints:
@@ -25,10 +27,21 @@ class Checkpoints:
         self._directory = Path(directory).absolute()
         self._keep = keep
 
-    def save(self, step: int, tree: Any, progress: dict[str, Any]) -> None:
-        """Writes `tree` and `progress` (JSON), replacing a checkpoint of that number; they are on disk on return."""
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Save]:
+        """Yields `save(step, tree, progress)`, which replaces a checkpoint of that number; `progress` is JSON.
+
+        `save` returns when it has a copy of the tree on the host, so that the arrays may be donated; the next `save`
+        waits for what is still being written, and so does the end of the `with` block, however it is left.
+        """
         with self._open() as checkpointer:
-            checkpointer.save(step, _named(tree), custom_metadata=progress, overwrite=True)
+
+            def save(step: int, tree: Any, progress: dict[str, Any]) -> None:
+                checkpointer.wait()
+                checkpointer.save_async(step, _named(tree), custom_metadata=progress, overwrite=True)
+
+            yield save
+            checkpointer.wait()
 
     def latest(self) -> int | None:
         """The highest number; None if there is no checkpoint. What a killed save left behind does not count."""
@@ -36,7 +49,7 @@ class Checkpoints:
         return max((int(path.name) for path in found if path.name.isdigit()), default=None)
 
     def progress(self, step: int) -> dict[str, Any]:
-        """What `save` wrote beside the tree. Raises UserError if it cannot be read."""
+        """What was saved beside the tree. Raises UserError if it cannot be read."""
         return self._read(step, lambda checkpointer: checkpointer.metadata(step).custom_metadata)
 
     def load(self, step: int, like: Any) -> Any:

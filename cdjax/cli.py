@@ -1,4 +1,4 @@
-"""The command line: `cdjax run | eval | generate | export | report`. Each command calls one function of the library.
+"""The command line: `cdjax run | eval | generate | export | report | bench`. Each command calls one function.
 
 What is heavy (jax, transformers, matplotlib) is imported by the command that needs it, so that `--help` and a mistake
 are answered at once. A UserError becomes one line and exit code 2.
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     run = command("run", _run, "Distil as a config says, or continue; the results go to a run directory.")
+    run.add_argument("--profile", action="store_true", help="trace a few steps, for https://ui.perfetto.dev")
     score = command("eval", _eval, "Score the teacher and the model before, without training; run goes on from there.")
     for made in (run, score):
         made.add_argument("config", metavar="CONFIG", help="a file from configs/, or a run's config.json")
@@ -60,6 +61,19 @@ def parser() -> argparse.ArgumentParser:
 
     report = command("report", _report, "Write report.html into run directories and print their table.")
     report.add_argument("workdirs", type=Path, metavar="DIR", nargs="+")
+
+    bench = command("bench", _bench, "Measure sample, score, update, loss and rounds, beside peers where installed.")
+    bench.add_argument("names", metavar="BENCH", nargs="*", help="as update, or one case of it as update/all")
+    bench.add_argument("--json", action="store_true", help="a JSON object a line and figure in the place of the table")
+    bench.add_argument("--scale", default="small", metavar="SIZE", help="tiny, small (the default) or large")
+    bench.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what cdjax computes in")
+    bench.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="or CPU seconds of all threads")
+    bench.add_argument("--repeat", type=_count, default=5, metavar="N", help="turns of each comparison")
+    bench.add_argument("--seconds", type=float, default=60.0, metavar="S", help="no new turn after so many")
+    bench.add_argument(
+        "--peer-python", metavar="PATH", action="append", default=[], help="another interpreter that may have peers"
+    )
+    bench.add_argument("--alone", action="store_true", help="without peers")
     return top
 
 
@@ -68,10 +82,13 @@ def _run(arguments: argparse.Namespace) -> None:
     from cdjax.distill import rounds, update
 
     try:
-        rounds.run(cfg, workdir)
+        rounds.run(cfg, workdir, profile=arguments.profile)
     except update.Diverged as error:
         sys.exit(f"cdjax: {error}")
     _tell([workdir])
+    if arguments.profile:
+        traces = sorted(map(str, (workdir / "profile").glob("*.json.gz")))
+        _say("\n".join(traces) or "no trace: all steps had been done before")
 
 
 def _eval(arguments: argparse.Namespace) -> None:
@@ -113,6 +130,25 @@ def _report(arguments: argparse.Namespace) -> None:
     _tell(arguments.workdirs)
 
 
+def _bench(arguments: argparse.Namespace) -> None:
+    from cdjax.bench import cases
+
+    wanted = cases.cases(arguments.names, arguments.scale, arguments.dtype)
+    if arguments.alone and arguments.peer_python:
+        raise UserError("--alone leaves out the peers that --peer-python looks for; give one of the two")
+    from cdjax.bench import contest, figures
+
+    pythons = [] if arguments.alone else [sys.executable, *arguments.peer_python]
+    rules = contest.Rules(arguments.clock, arguments.repeat, arguments.seconds)
+    found = []
+    for figure in contest.run(wanted, pythons, rules, tell=lambda text: sys.stderr.write(text + "\n")):
+        found.append(figure)
+        if arguments.json:
+            _say(figure.line())
+    if not arguments.json:
+        figures.show(found)
+
+
 def _tell(workdirs: list[Path]) -> None:
     """One table of all runs, and where the page of each is."""
     from cdjax import report
@@ -134,6 +170,12 @@ def _change(text: str) -> tuple[str, str]:
     return path.strip(), value
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count of 1 or more")
+    return int(text)
+
+
 def _text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"there is no context file {path}")
@@ -145,6 +187,7 @@ def _text(path: Path) -> str:
 
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _complain(text: str) -> None:

@@ -360,11 +360,13 @@ def _whole(cfg: Experiment) -> Iterator[str]:
 
 def _update(cfg: Experiment) -> Iterator[str]:
     update, baseline, mesh = cfg.update, cfg.score.baseline, cfg.mesh
-    devices = max(1, mesh.data) * mesh.fsdp  # with data=-1 they are counted when there is a mesh
-    if update.micro_batches > 0 and devices > 0 and update.batch % (update.micro_batches * devices):
+    parts = (
+        update.micro_batches * max(1, mesh.data) * mesh.fsdp
+    )  # with data=-1 devices are counted when there is a mesh
+    if update.batch < parts:
         yield (
-            f"update.batch={update.batch} cannot be cut into {update.micro_batches} micro-batches of one size "
-            f"over {devices} devices (mesh.data times mesh.fsdp)"
+            f"update.batch={update.batch} cannot be cut into {parts} parts of one pair or more "
+            "(update.micro_batches times mesh.data times mesh.fsdp)"
         )
     if any(lr <= 0 for lr in baseline.lrs):
         yield f"score.baseline.lrs must be more than 0, got {list(baseline.lrs)}"

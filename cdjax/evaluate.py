@@ -159,7 +159,7 @@ def divergence(
     total = count = 0.0
     for context, found in parts:
         prefix = read_prefix(original, context) if len(context) else None
-        for batch in batches.Batches(found, config.Update(batch=here.cfg.update.batch), 0, here.mesh):
+        for batch in batches.Batches(found, config.Update(batch=here.cfg.update.batch), 0, here.mesh, teacher=True):
             sums = _sums(student, original, prefix, batch)
             total, count = total + float(sums["kl"]), count + float(sums["count"])
     return total / count if count else None

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cdjax import config, parallel
+from cdjax import compiled, config, parallel
 from cdjax.model import decoder
 from cdjax.model import source as origin
 from cdjax.model.spec import DecoderSpec
@@ -43,6 +43,7 @@ def load_model(
         raise config.UserError(f"dtype must be float32 or bfloat16, got {dtype!r}")
     if remat not in decoder.REMAT:
         raise config.UserError(f"remat must be one of {', '.join(decoder.REMAT)}, got {remat!r}")
+    compiled.keep()
     mesh = parallel.make_mesh(config.Mesh()) if mesh is None else mesh
     model, tokenizer, about = origin.load(source, mesh, dtype=dtype, remat=remat, adapter=adapter)
     return LanguageModel(model, tokenizer, mesh, tuple(about["stop_ids"]), about["source"])

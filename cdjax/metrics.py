@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import console
 from rich import progress as bars
 
 Advance = Callable[..., None]
+Result = TypeVar("Result")
 QUIET_SECONDS = 5.0  # between lines where there is no terminal
 
 
@@ -24,12 +25,12 @@ class Metrics:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             _cut_torn_line(self.path)
 
     def append(self, **fields: Any) -> None:
         """One line, on disk when this returns; numpy and jax scalars become numbers."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(fields, default=float, ensure_ascii=False) + "\n")
 
@@ -95,6 +96,27 @@ def _lines(description: str, total: int, done: int) -> Iterator[Advance]:
             sys.stderr.write(f"{description}: {clock} {_numbers(numbers)}".rstrip() + "\n")
 
     yield advance
+
+
+def tell_compilations(call: Callable[..., Result], shape: Callable[..., str]) -> Callable[..., Result]:
+    """`call`, saying on stderr when it meets a shape for the first time, and how long that took.
+
+    `shape` describes the arguments of a call in words.
+    """
+    seen: set[str] = set()
+
+    def told(*given: Any) -> Result:
+        what = shape(*given)
+        if what in seen:
+            return call(*given)
+        seen.add(what)
+        sys.stderr.write(f"compiling {what}\n")
+        started = time.monotonic()
+        result = call(*given)
+        sys.stderr.write(f"compiled {what} in {time.monotonic() - started:.1f} s\n")
+        return result
+
+    return told
 
 
 class Clock:

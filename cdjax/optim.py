@@ -7,6 +7,8 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -44,6 +46,11 @@ def schedule(cfg: config.Optim, steps: int) -> optax.Schedule:
         return after
     warmup = optax.linear_schedule(cfg.lr / cfg.warmup, cfg.lr, max(cfg.warmup - 1, 1))
     return optax.join_schedules([warmup, after], [cfg.warmup])
+
+
+def rates(cfg: config.Optim, steps: int) -> list[float]:
+    """The learning rate of every step at once: asking for one while a step runs would wait for that step."""
+    return np.broadcast_to(schedule(cfg, steps)(jnp.arange(steps)), steps).tolist()
 
 
 def decay_mask(params: Any) -> Any:

@@ -4,6 +4,7 @@ In: an `Experiment` and a directory. Out: `Setting`, which everything after read
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -15,11 +16,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int32
 
-from cdjax import batches, config, parallel
+from cdjax import batches, compiled, config, parallel
 from cdjax.journal import Journal
 from cdjax.metrics import Metrics
 from cdjax.model import source
 from cdjax.model.decoder import Decoder
+from cdjax.profile import Profile
 from cdjax.students import trainable
 from cdjax.tasks import Task, inputs, load
 from cdjax.views import encode
@@ -51,6 +53,7 @@ class Setting:
     frozen: nnx.State
     journal: Journal
     metrics: Metrics
+    profile: Profile
 
     def model(self, params: nnx.State) -> Decoder:
         """The decoder with these trainable weights."""
@@ -85,11 +88,12 @@ class Setting:
         return Views(teacher, student, len(long) + len(long_too))
 
 
-def open(cfg: config.Experiment, workdir: Path) -> Setting:
+def open(cfg: config.Experiment, workdir: Path, *, profile: bool = False) -> Setting:
     """Starts a run's directory, or continues the one that is there.
 
     Everything that can be wrong with the user's files is found here, before anything is compiled. Raises UserError,
-    also if the directory holds a run of another experiment.
+    also if the directory holds a run of another experiment, or of files that have changed since.
+    With `profile`, a few steps are traced into its folder of that name.
     """
     config.validate(cfg)
     tasks = tuple(
@@ -97,14 +101,30 @@ def open(cfg: config.Experiment, workdir: Path) -> Setting:
     )
     for operation, task in zip(cfg.operations(), tasks, strict=True):
         _check_task(cfg, operation, task)
+    _check_same(cfg, workdir)
+    here = _make(cfg, workdir, tasks, Profile(workdir / "profile" if profile else None))
+    for number, task in enumerate(tasks):
+        here.views(number, [example.input for example in task.test])
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write(workdir / "files.json", json.dumps(_digests(cfg), indent=2))
+    _write(workdir / "config.json", config.to_json(cfg))
+    return here
+
+
+def reopen(workdir: Path) -> Setting:
+    """The setting of a run directory, from its own config.json; without tasks, so that it needs none of their files."""
+    return _make(config.load_config(workdir / "config.json"), workdir, (), Profile(None))
+
+
+def _make(cfg: config.Experiment, workdir: Path, tasks: tuple[Task, ...], profile: Profile) -> Setting:
+    compiled.keep()
     mesh = parallel.make_mesh(cfg.mesh)
     batches.check(cfg.update, mesh)
-    _check_same(cfg, workdir)
     model, tokenizer, info = source.load(cfg.model, mesh, dtype=cfg.dtype, remat=cfg.remat)
-    if cfg.objective.top_k > model.spec.vocab:
+    if cfg.objective.targets == "top_k" and cfg.objective.top_k > model.spec.vocab:
         raise config.UserError(f"objective.top_k={cfg.objective.top_k} is over the vocabulary, {model.spec.vocab}")
     graph, original, frozen = trainable.split(trainable.add_adapter(model, cfg.adapter, 0), cfg.adapter)
-    setting = Setting(
+    return Setting(
         cfg=cfg,
         workdir=workdir,
         mesh=mesh,
@@ -117,13 +137,8 @@ def open(cfg: config.Experiment, workdir: Path) -> Setting:
         frozen=frozen,
         journal=Journal(workdir / "journal.json"),
         metrics=Metrics(workdir / "metrics.jsonl"),
+        profile=profile,
     )
-    for number, task in enumerate(tasks):
-        setting.views(number, [example.input for example in task.test])
-    part = workdir / "config.part"
-    part.write_text(config.to_json(cfg), encoding="utf-8")
-    os.replace(part, workdir / "config.json")
-    return setting
 
 
 def _check_task(cfg: config.Experiment, operation: config.Operation, task: Task) -> None:
@@ -155,3 +170,28 @@ def _check_same(cfg: config.Experiment, workdir: Path) -> None:
             f"{workdir} holds a run of another experiment: {', '.join(changed)} differ from its config.json; "
             "give another --workdir, or delete that directory"
         )
+    path = workdir / "files.json"
+    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    edited = sorted(name for name, digest in _digests(cfg).items() if known.get(name, digest) != digest)
+    if edited:
+        raise config.UserError(
+            f"{workdir} holds a run that read {', '.join(edited)} before it was changed; "
+            "give another --workdir, or change the file back"
+        )
+
+
+def _digests(cfg: config.Experiment) -> dict[str, str]:
+    """SHA-256 of the user's own files that the experiment reads."""
+    names = {
+        name
+        for operation in cfg.operations()
+        for name in (operation.context.file, operation.student.file, operation.inputs.file)
+        if name
+    }
+    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in sorted(names)}
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -1,8 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from cdjax import batches, config
-from cdjax.distill.pairs import Pair
+from cdjax.distill.pairs import Pair, hard
 
 VOCAB, TOP, DRAWS = 64, 4, 3
 
@@ -28,49 +30,82 @@ def make(mesh, count=10, seed=0, **flags):
     return batches.Batches(make_pairs(count), config.Update(**({"batch": 4, "epochs": 2} | flags)), seed, mesh)
 
 
-def rows(batch):
-    """What identifies each row that is not mere filling."""
-    real = np.asarray(batch.completion_real).any(-1)
-    return [tuple(row) for row in np.asarray(batch.rollout)[real]]
+def contents(batch):
+    """What each pair of a batch says and where it is read, from the packed rows alone."""
+    found = []
+    for part in range(len(batch.real)):
+        tokens, texts, at = (np.asarray(x[part]) for x in (batch.student.tokens, batch.student.texts, batch.student.at))
+        ids, real = np.asarray(batch.ids[part]), np.asarray(batch.real[part])
+        for text in sorted(set(texts.flat) - {0}):
+            mine = real & (texts.flat[at] == text)
+            found.append((tuple(tokens[texts == text]), tuple(ids[mine])))
+    return found
 
 
 def test_every_epoch_holds_every_pair_once_in_another_order(mesh):
     data = make(mesh)
     assert len(data) == 6
-    first, second = (sum((rows(data[step]) for step in steps), []) for steps in (range(3), range(3, 6)))
+    first, second = (sum((contents(data[step]) for step in steps), []) for steps in (range(3), range(3, 6)))
     assert len(first) == 10 and sorted(first) == sorted(second) and first != second
+    assert sorted(first) == sorted(
+        (tuple(pair.student_prompt) + tuple(pair.rollout[1:-1]), tuple(pair.rollout[1:])) for pair in make_pairs(10)
+    )
 
 
 def test_a_batch_depends_on_seed_and_step_alone(mesh):
     data, again, other = make(mesh), make(mesh), make(mesh, seed=1)
-    assert rows(again[4]) == rows(data[4]) == rows(data[4])
-    assert [rows(data[step]) for step in range(6)] != [rows(other[step]) for step in range(6)]
+    assert contents(again[4]) == contents(data[4]) == contents(data[4])
+    assert [contents(data[step]) for step in range(6)] != [contents(other[step]) for step in range(6)]
     with pytest.raises(IndexError, match="step 6 of 6"):
         data[6]
 
 
-def test_rows_are_padded_to_one_shape_and_masks_tell_where(mesh):
+def test_kept_tokens_are_read_at_the_token_before_them_on_both_sides(mesh):
     pairs = make_pairs(5)
-    width = batches.widths(pairs)
-    batch = batches.side_by_side(pairs, rows=8, widths=width)
-    assert width == {"teacher_prompt": 8, "student_prompt": 8, "rollout": 8, "completion": 4}
-    for i, pair in enumerate(pairs):
-        length, kept = len(pair.student_prompt), len(pair.kept)
-        assert batch["student_prompt_real"][i].tolist() == [False] * (8 - length) + [True] * length
-        assert batch["completion_real"][i].tolist() == [True] * kept + [False] * (4 - kept)
-        np.testing.assert_array_equal(batch["student_prompt"][i, 8 - length :], pair.student_prompt)
-        np.testing.assert_array_equal(batch["completion"][i, :kept], pair.rollout[1:])
-        np.testing.assert_array_equal(batch["top_logprobs"][i, :kept], pair.top_logprobs)
-    assert not any(batch[name][5:].any() for name in batch)
+    (batch,) = batches.Batches(pairs, config.Update(batch=8), 0, mesh, teacher=True)
+    flat = {side: np.asarray(getattr(batch, side).tokens).reshape(-1) for side in ("student", "teacher")}
+    before = {side: flat[side][np.asarray(getattr(batch, side).at[0])] for side in flat}
+    real, ids = np.asarray(batch.real[0]), np.asarray(batch.ids[0])
+    found = set()
+    for i in np.flatnonzero(real):
+        (pair, j), *more = [
+            (pair, j) for pair in pairs for j, kept in enumerate(pair.kept)
+            if np.array_equal(pair.top_ids[j], batch.top_ids[0, i]) and pair.rollout[kept] == ids[i]
+        ]  # fmt: skip
+        assert not more
+        found.add((id(pair), j))
+        assert before["teacher"][i] == pair.rollout[pair.kept[j] - 1]
+        assert before["student"][i] == (pair.rollout[pair.kept[j - 1]] if j else pair.student_prompt[-1])
+        np.testing.assert_array_equal(batch.top_logprobs[0, i], pair.top_logprobs[j])
+        np.testing.assert_array_equal(batch.draws[0, i], pair.draws[j])
+    assert len(found) == real.sum() == sum(len(pair.kept) for pair in pairs)
+
+
+def test_the_teacher_reads_no_further_than_the_last_kept_token():
+    pair = hard(*(np.array(ids, np.int32) for ids in ([7, 8], [9], [1, 2, 3, 4])))
+    nothing = pair.top_ids[:2]
+    pair = dataclasses.replace(
+        pair, kept=np.array([0, 2], np.int32), top_ids=nothing, draws=nothing, top_logprobs=pair.top_logprobs[:2]
+    )
+    tokens, at = pair.read("teacher")
+    assert tokens.tolist() == [7, 8, 1, 2] and tokens[at].tolist() == [8, 2]
+
+
+def test_positions_count_from_0_in_every_text(mesh):
+    rows = make(mesh)[0].student
+    texts, positions = np.asarray(rows.texts), np.asarray(rows.positions)
+    for text in set(texts.flat) - {0}:
+        mine = positions[texts == text]
+        np.testing.assert_array_equal(mine, np.arange(len(mine)))
 
 
 def test_batches_are_split_over_data_and_fsdp(mesh8, mesh):
     batch, whole = make(mesh8)[0], make(mesh)[0]
-    assert {shard.data.shape[0] for shard in batch.completion.addressable_shards} == {1}
-    np.testing.assert_array_equal(batch.completion, whole.completion)
+    assert {shard.data.shape[0] for shard in batch.ids.addressable_shards} == {1}
+    assert sorted(contents(batch)) == sorted(contents(whole))
 
 
-@pytest.mark.parametrize("flags", [{"batch": 6}, {"micro_batches": 2}, {"epochs": 0}, {"count": 0}])
-def test_what_does_not_divide_is_refused_before_anything_runs(flags, mesh8):
+@pytest.mark.parametrize("flags", [{"batch": 3}, {"micro_batches": 2}, {"epochs": 0}, {"count": 0}])
+def test_what_cannot_be_cut_is_refused_before_anything_runs(flags, mesh8):
     with pytest.raises(config.UserError):
         make(mesh8, **flags)

@@ -48,8 +48,18 @@ def calls(monkeypatch):
 def test_run_hands_over_the_changed_config(path, calls, tmp_path, capsys):
     code = cli.main(["run", str(path), "--set", "optim.lr=3e-5", "--set", "name=a=b", "--workdir", str(tmp_path)])
     wanted = config.override(config.load_config(path), {"optim.lr": 3e-5, "name": "a=b"})
-    assert code == 0 and calls == [("run", wanted, tmp_path), ("table", [tmp_path])]
+    assert code == 0 and calls == [("run", wanted, tmp_path, {"profile": False}), ("table", [tmp_path])]
     assert capsys.readouterr().out == f"| a table |\n{tmp_path}/page.html\n"
+
+
+def test_a_profile_is_asked_for_and_named(path, calls, tmp_path, capsys):
+    command = ["run", str(path), "--profile", "--workdir", str(tmp_path)]
+    assert cli.main(command) == 0 and calls[0][3] == {"profile": True}
+    assert capsys.readouterr().out.endswith("no trace: all steps had been done before\n")
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "update.json.gz").touch()
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.endswith(f"page.html\n{tmp_path}/profile/update.json.gz\n")
 
 
 def test_a_run_goes_to_a_directory_of_its_name(path, calls):
@@ -84,8 +94,24 @@ def test_report_takes_several_runs(calls, tmp_path, capsys):
     assert capsys.readouterr().out == f"| a table |\n{tmp_path}/page.html\nother/page.html\n"
 
 
+def test_bench_hands_over_cases_interpreters_and_rules(monkeypatch, capsys):
+    from cdjax.bench import cases, contest, figures
+
+    figure = figures.Figure("loss", "vocabulary", {}, 1.0, "s", 0.5, 7, None, None)
+    made = []
+    monkeypatch.setattr(contest, "run", lambda *args, tell: made.append(args) or [tell("going on"), figure][1:])
+    flags = ["--scale", "tiny", "--clock", "cpu", "--repeat", "3", "--seconds", "2", "--dtype", "bfloat16"]
+    assert cli.main(["bench", "loss", "--json", *flags, "--peer-python", "a", "--peer-python", "b"]) == 0
+    wanted = cases.cases(["loss"], "tiny", "bfloat16")
+    assert made == [(wanted, [sys.executable, "a", "b"], contest.Rules("cpu", 3, 2.0))]
+    assert capsys.readouterr() == (figure.line() + "\n", "going on\n")
+    assert cli.main(["bench", "--alone"]) == 0
+    assert made[1] == (cases.cases([], "small"), [], contest.Rules())
+    assert "loss/vocabulary" in capsys.readouterr().out
+
+
 def test_divergence_is_one_line_and_exit_code_1(path, calls, monkeypatch):
-    def fail(cfg, workdir):
+    def fail(cfg, workdir, profile):
         raise distill.update.Diverged("loss is NaN at step 3; lower optim.lr")
 
     monkeypatch.setattr(distill.rounds, "run", fail)
@@ -95,7 +121,7 @@ def test_divergence_is_one_line_and_exit_code_1(path, calls, monkeypatch):
 
 
 def test_an_interrupted_run_says_how_to_go_on(path, calls, monkeypatch, capsys):
-    def stop(cfg, workdir):
+    def stop(cfg, workdir, profile):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(distill.rounds, "run", stop)
@@ -109,10 +135,13 @@ def test_an_interrupted_run_says_how_to_go_on(path, calls, monkeypatch, capsys):
         (["run", "nowhere.py"], "there is no config file nowhere.py"),
         (["run", "CONFIG", "--set", "optim.lrr=1"], "optim has no field 'lrr'"),
         (["run", "CONFIG", "--set", "optim.lr=x"], "optim.lr must be a number, got 'x'"),
-        (["run", "CONFIG", "--set", "update.micro_batches=3"], "cannot be cut into 3 micro-batches"),
+        (["run", "CONFIG", "--set", "update.micro_batches=17"], "cannot be cut into 17 parts"),
         (["eval", "CONFIG", "--set", "context.file=a.md"], "context.file is 'a.md', which does not exist"),
         (["generate", "tiny:0", "a", "--context", "nowhere.md"], "there is no context file nowhere.md"),
         (["export", "nowhere", "out"], "nowhere is not a run directory"),
+        (["bench", "fly"], "there is no bench 'fly'; there are sample, score, update, loss, rounds"),
+        (["bench", "loss", "--scale", "huge"], "there is no scale 'huge'; there are tiny, small, large"),
+        (["bench", "--alone", "--peer-python", "a"], "--alone leaves out the peers that --peer-python looks for"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, path, calls, capsys):
@@ -130,6 +159,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, path, calls, 
         (["run", "a.py", "--set", "optim.lr"], "'optim.lr' is not of the form a.b=c"),
         (["generate", "tiny:0"], "the following arguments are required: PROMPT"),
         (["generate", "tiny:0", "a", "--seed", "x"], "invalid int value: 'x'"),
+        (["bench", "loss", "--repeat", "0"], "'0' is not a count of 1 or more"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message, capsys):
@@ -142,7 +172,8 @@ def test_help_and_mistakes_are_answered_before_anything_heavy_is_imported(path):
     program = """
 import sys
 from cdjax import cli
-for arguments in (["--help"], ["run", "--help"], ["run", "nowhere.py"], ["run", sys.argv[1], "--set", "optim.lr=x"]):
+wrong = ["run", "nowhere.py"], ["run", sys.argv[1], "--set", "optim.lr=x"], ["bench", "fly"]
+for arguments in (["--help"], ["run", "--help"], *wrong):
     try:
         cli.main(arguments)
     except SystemExit:
@@ -151,4 +182,4 @@ heavy = {"jax", "flax", "numpy", "transformers", "tokenizers", "matplotlib", "ri
 sys.exit(sorted(heavy & set(sys.modules)) or 0)
 """
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
-    assert (done.returncode, done.stderr.count("cdjax: ")) == (0, 2), done.stderr
+    assert (done.returncode, done.stderr.count("cdjax: ")) == (0, 3), done.stderr

@@ -11,8 +11,10 @@ from tests.conftest import TINY
 
 
 def rates(steps=20, **flags):
-    schedule = optim.schedule(config.Optim(lr=2.0, **flags), steps)
-    return np.array([schedule(step) for step in range(steps)])
+    cfg = config.Optim(lr=2.0, **flags)
+    every, schedule = optim.rates(cfg, steps), optim.schedule(cfg, steps)
+    np.testing.assert_allclose(every, [schedule(step) for step in range(steps)], rtol=1e-6)
+    return np.array(every)
 
 
 def test_warmup_reaches_the_rate_and_no_step_is_wasted():

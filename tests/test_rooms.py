@@ -13,11 +13,15 @@ PACKAGE = Path(__file__).parent.parent / "cdjax"
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 
 PLAIN = {
+    "bench.cases",
+    "bench.contest",
+    "bench.figures",
     "config",
     "errors",
     "journal",
     "metrics",
     "overrides",
+    "packing",
     "plots",
     "report",
     "rollouts",
@@ -40,17 +44,21 @@ MAY_IMPORT = {
     "views": TEXT,
     "rollouts": {"config", "errors"},
     "parallel": CORE,
+    "compiled": set(),
+    "profile": set(),
     "model": CORE | {"model"},
     "students": CORE | {"model", "students"},
     "sampling": CORE | FLOW | {"model", "sampling"},
     "optim": CORE,
     "checkpoint": CORE,
-    "batches": CORE | {"distill"},
+    "batches": CORE | {"distill", "packing"},
+    "packing": set(),
     "distill": LEARN,
-    "language_model": CORE | {"model", "sampling", "tasks", "views"},
+    "language_model": CORE | {"compiled", "model", "sampling", "tasks", "views"},
     "journal": {"config", "errors"},
     "plots": set(),
     "report": {"config", "errors", "metrics", "plots"},
+    "bench": LEARN | {"bench"},
 }
 # These see every room, and no room sees them.
 WHOLE = {"__init__", "baseline", "cli", "distill.rounds", "distill.stages", "evaluate", "results", "setting"}

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cdjax import config, evaluate, metrics, results, tasks
+from cdjax import config, evaluate, metrics, results, setting, tasks
 from cdjax.distill import rounds, stages, update
 from cdjax.students import trainable
 
@@ -42,7 +42,7 @@ def outcome(workdir):
 
 
 def weights(workdir, seed=0):
-    here = rounds.reopen(workdir)
+    here = setting.reopen(workdir)
     return [np.asarray(leaf) for leaf in jax.tree.leaves(rounds.last_student(here, seed))]
 
 
@@ -224,7 +224,7 @@ def test_a_directory_whose_files_are_torn_is_refused(whole, tmp_path):
 
 def test_an_adapter_learns_and_the_base_stays(tmp_path):
     rounds.run(experiment(adapter=config.Adapter(rank=2)), tmp_path)
-    here = rounds.reopen(tmp_path)
+    here = setting.reopen(tmp_path)
     student = here.model(rounds.last_student(here, 0))
     base = here.model(here.original)
     assert trainable.has_adapter(student)
@@ -252,6 +252,20 @@ def test_the_baseline_is_tuned_on_validation_alone(tmp_path, monkeypatch):
     seen = dict(graded[-5:])
     assert seen.pop("baseline") == {one.input for one in task.test[:4]} and len(seen) == 4
     assert all(inputs == {one.input for one in task.validation[:4]} for inputs in seen.values())
+
+
+@pytest.mark.parametrize("name", ["context.file", "inputs.file"])
+def test_a_file_that_was_edited_since_is_told(name, tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_text("".join(f"word {number}\n" for number in range(9)))
+    cfg = config.override(experiment(), {name: str(path)})
+    setting.open(cfg, tmp_path / "run")
+    setting.open(cfg, tmp_path / "run")
+    path.write_text("other words\n" * 4 + path.read_text())
+    with pytest.raises(config.UserError, match=f"read {path} before it was changed"):
+        setting.open(cfg, tmp_path / "run")
+    path.unlink()
+    assert setting.reopen(tmp_path / "run").cfg == cfg
 
 
 def test_exported_students_answer_the_same(whole, tmp_path):

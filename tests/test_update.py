@@ -12,6 +12,7 @@ from cdjax import batches, config
 from cdjax.distill import update
 from cdjax.model import decoder
 from cdjax.model.spec import DecoderSpec
+from cdjax.sampling import score
 from cdjax.students import trainable
 from tests.test_batches import make_pairs
 
@@ -26,14 +27,17 @@ def model_on(mesh, seed=0):
 
 
 @functools.cache
-def compiled(mesh, objective=config.Objective(), micro_batches=1, adapter=config.Adapter()):
+def compiled(mesh, objective=config.Objective(), adapter=config.Adapter()):
     """The update, its first student's parameters and the frozen rest."""
     graph, params, frozen = trainable.split(trainable.add_adapter(model_on(mesh), adapter, 0), adapter)
-    return update.make_update(graph, SGD, objective, micro_batches=micro_batches, mesh=mesh), params, frozen
+    return update.make_update(graph, SGD, objective, mesh), params, frozen
 
 
-def batch_of(mesh, pairs, rows=8):
-    return batches.Batches(pairs, config.Update(batch=rows), 0, mesh)[0]
+def batch_of(mesh, pairs, size=8, micro_batches=1):
+    """All of them in one batch, with the teacher's rows."""
+    cfg = config.Update(batch=size, micro_batches=micro_batches)
+    (batch,) = batches.Batches(pairs, cfg, 0, mesh, teacher=True)
+    return batch
 
 
 def step(mesh, batch, teacher=None, prefix=None, **parts):
@@ -55,30 +59,64 @@ def differ(one, two):
 
 def test_micro_batches_equal_one_batch(mesh):
     """Though the pieces hold different numbers of tokens, and one of them none."""
-    batch = batch_of(mesh, make_pairs(7))
-    assert_same(step(mesh, batch, micro_batches=8), step(mesh, batch))
+    pairs = make_pairs(7)
+    pieces = batch_of(mesh, pairs, micro_batches=8)
+    assert sorted(pieces.real.sum(1).tolist()) == sorted([0, *(len(pair.kept) for pair in pairs)])
+    assert_same(step(mesh, pieces), step(mesh, batch_of(mesh, pairs)))
 
 
 def test_one_device_equals_eight(mesh, mesh8, capfd):
     pairs, teacher = make_pairs(8), functools.partial(model_on, seed=1)
     one = step(mesh, batch_of(mesh, pairs), teacher(mesh), objective=FULL)
-    eight = step(mesh8, batch_of(mesh8, pairs), teacher(mesh8), objective=FULL, micro_batches=2)
+    eight = step(mesh8, batch_of(mesh8, pairs, micro_batches=2), teacher(mesh8), objective=FULL)
     assert_same(one, eight, rtol=1e-4)
     assert "rematerialization" not in capfd.readouterr().err
 
 
-def test_rows_that_fill_the_batch_do_nothing(mesh):
-    pairs = make_pairs(4)
-    assert_same(step(mesh, batch_of(mesh, pairs)), step(mesh, batch_of(mesh, pairs, rows=4)))
+@pytest.mark.parametrize("objective", [config.Objective(), FULL], ids=["top_k", "full"])
+def test_packed_pairs_learn_as_pairs_alone(objective, mesh):
+    """Value and gradient: the sum over batches of one pair each, on both sides."""
+    pairs, teacher = make_pairs(6), model_on(mesh, seed=1)
+    packed = batch_of(mesh, pairs)
+    assert packed.student.tokens.shape[2] < 6 and packed.teacher.tokens.shape[2] < 6
+    graph, params, frozen = trainable.split(model_on(mesh), config.Adapter())
+
+    @jax.jit
+    def sums(params, frozen, teacher, batch):
+        student = nnx.merge(graph, params, frozen)
+        return update.batch_sums(student, teacher, None, batch, objective=objective)["loss"]
+
+    with jax.set_mesh(mesh):
+        whole = jax.value_and_grad(sums)(params, frozen, teacher, packed)
+        alone = [jax.value_and_grad(sums)(params, frozen, teacher, batch_of(mesh, [pair])) for pair in pairs]
+    assert_same(whole, jax.tree.map(lambda *parts: sum(parts), *alone), rtol=1e-4)
+
+
+def test_a_pair_is_read_as_prompt_and_completion(mesh):
+    """As scoring reads them, where a sampled completion gets the log-probabilities that the sampler recorded."""
+    (pair,) = make_pairs(1)
+    prompt, ids = (jnp.asarray(part)[None] for part in (pair.student_prompt, pair.rollout[pair.kept]))
+    with jax.set_mesh(mesh):
+        packed = jax.jit(update.hidden_at)(model_on(mesh), batch_of(mesh, [pair]).student, None)
+        real = jnp.ones(prompt.shape, bool), jnp.ones(ids.shape, bool)
+        wanted = score.completion_hidden(model_on(mesh), prompt, real[0], ids, real[1])
+    np.testing.assert_allclose(packed[:, : ids.shape[1]], wanted, atol=1e-5)
 
 
 def test_what_stands_in_padding_does_nothing(mesh):
-    batch = batch_of(mesh, make_pairs(7))
-    real = batch.completion_real
+    batch = batch_of(mesh, make_pairs(6))
+    real, rows = batch.real, batch.student
+    blank = rows.texts == 0
+    assert blank.any() and not real.all()
     other = dataclasses.replace(
         batch,
-        student_prompt=jnp.where(batch.student_prompt_real, batch.student_prompt, 7),
-        completion=jnp.where(real, batch.completion, 7),
+        student=dataclasses.replace(
+            rows,
+            tokens=jnp.where(blank, 7, rows.tokens),
+            positions=jnp.where(blank, 9, rows.positions),
+            at=jnp.where(real, rows.at, 5),
+        ),
+        ids=jnp.where(real, batch.ids, 7),
         top_ids=jnp.where(real[..., None], batch.top_ids, 7),
         top_logprobs=jnp.where(real[..., None], batch.top_logprobs, jnp.nan),
     )
@@ -129,10 +167,28 @@ def test_a_shared_context_is_read_before_every_prompt_of_the_teacher(mesh):
         dataclasses.replace(pair, teacher_prompt=np.concatenate([context, pair.teacher_prompt])) for pair in pairs
     ]
     with jax.set_mesh(mesh):
-        prefix = decoder.read_prefix(model_on(mesh), jnp.asarray(context))
+        prefix = decoder.read_prefix(model_on(mesh), context)
     shared = step(mesh, batch_of(mesh, pairs), model_on(mesh), prefix, objective=FULL)
     assert_same(shared, step(mesh, batch_of(mesh, longer), model_on(mesh), objective=FULL))
     assert shared[1]["kl"] != step(mesh, batch_of(mesh, pairs), model_on(mesh), objective=FULL)[1]["kl"]
+
+
+@pytest.mark.parametrize("where", ["mesh", "mesh8"])
+def test_each_pair_is_read_after_its_own_context(where, request):
+    """Several contexts in one batch, in micro-batches: as if each stood in every row that reads it."""
+    mesh = request.getfixturevalue(where)
+    contexts = [np.array(ids, np.int32) for ids in ([5, 9, 44], [], [7, 2, 3, 11, 12])]
+    pairs = [dataclasses.replace(pair, context=at % 3) for at, pair in enumerate(make_pairs(24))]
+    whole = [
+        dataclasses.replace(
+            pair, teacher_prompt=np.concatenate([contexts[pair.context], pair.teacher_prompt]), context=0
+        )
+        for pair in pairs
+    ]
+    with jax.set_mesh(mesh):
+        prefix = decoder.read_prefix(model_on(mesh), *contexts)
+    shared = step(mesh, batch_of(mesh, pairs, 24, 2), model_on(mesh), prefix, objective=FULL)
+    assert_same(shared, step(mesh, batch_of(mesh, whole, 24, 2), model_on(mesh), objective=FULL), rtol=1e-4)
 
 
 def test_the_model_that_was_given_outlives_its_training(mesh):
@@ -195,4 +251,4 @@ def test_an_objective_that_cannot_be_computed_is_refused_before_compiling(mesh):
     graph = nnx.graphdef(model_on(mesh))
     with pytest.raises(config.UserError, match="only ids"):
         objective = config.Objective(kind="reverse_kl", targets="sampled")
-        update.make_update(graph, SGD, objective, micro_batches=1, mesh=mesh)
+        update.make_update(graph, SGD, objective, mesh)

@@ -1,10 +1,11 @@
 """The same completion under the teacher's prompt and under the student's.
 
-In: `Kept` (keep.py) and the prompts of both views. Out: `Pair`, which `batches.py` puts side by side as `PairBatch`.
+In: `Kept` (keep.py) and the prompts of both views. Out: `Pair`, which `batches.py` packs into a `PairBatch`.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import numpy as np
@@ -25,25 +26,48 @@ class Pair:
     top_ids: Int32[np.ndarray, "C k"]
     top_logprobs: Float32[np.ndarray, "C k"]
     draws: Int32[np.ndarray, "C n"]
+    context: int = 0  # which of the round's shared contexts the teacher reads first
+
+    def read(self, side: Literal["student", "teacher"]) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "C"]]:
+        """What that side reads, as far as the last kept token needs it, and where the token before each kept one is."""
+        if side == "student":
+            prompt, answer, kept = self.student_prompt, self.rollout[self.kept], np.arange(len(self.kept))
+        else:
+            prompt, answer, kept = self.teacher_prompt, self.rollout, self.kept
+        return np.concatenate([prompt, answer[: kept[-1]]]), (len(prompt) - 1 + kept).astype(np.int32)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Texts one after the other in rows; each sees itself and its context alone.
+
+    G parts of a batch, in each of them X contexts, for each of them R rows of T tokens.
+    """
+
+    tokens: Int[Array, "G X R T"]
+    positions: Int[Array, "G X R T"]  # from 0 in every text
+    texts: Int[Array, "G X R T"]  # which text a token belongs to, from 1; 0 is padding
+    at: Int[Array, "G C"]  # for each kept token, where in its part's X x R x T the token before it stands
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PairBatch:
-    """Pairs side by side: prompts left-padded, completions right-padded; masks tell the padding, never an id."""
+    """The kept tokens of all pairs of a batch, in G parts of C, and the rows that they are read in under both views."""
 
-    teacher_prompt: Int[Array, "B Pt"]
-    teacher_prompt_real: Bool[Array, "B Pt"]
-    student_prompt: Int[Array, "B Ps"]
-    student_prompt_real: Bool[Array, "B Ps"]
-    rollout: Int[Array, "B Ct"]
-    rollout_real: Bool[Array, "B Ct"]
-    kept: Int[Array, "B C"]
-    completion: Int[Array, "B C"]
-    completion_real: Bool[Array, "B C"]  # the one loss mask
-    top_ids: Int[Array, "B C k"]
-    top_logprobs: Float[Array, "B C k"]
-    draws: Int[Array, "B C n"]
+    student: Rows
+    teacher: Rows | None  # for full targets
+    ids: Int[Array, "G C"]  # what the teacher wrote
+    real: Bool[Array, "G C"]  # the one loss mask
+    top_ids: Int[Array, "G C k"]
+    top_logprobs: Float[Array, "G C k"]
+    draws: Int[Array, "G C n"]
+
+    def __str__(self) -> str:
+        sides = {"": self.student} | ({} if self.teacher is None else {" of the teacher's": self.teacher})
+        rows = (f"{'x'.join(map(str, side.tokens.shape))} tokens{whose}" for whose, side in sides.items())
+        return f"{', '.join(rows)}, {'x'.join(map(str, self.real.shape))} of them learned"
 
 
 def pair(kept: Sequence[Kept], teacher: Prompts, student: Prompts, *, completion_budget: int) -> list[Pair]:

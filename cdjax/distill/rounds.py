@@ -20,9 +20,12 @@ from cdjax.setting import Setting
 from cdjax.students import trainable
 
 
-def run(cfg: config.Experiment, workdir: str | Path) -> dict[str, Any]:
-    """Runs an experiment, or continues it in the same directory; returns what `results.json` holds."""
-    here = setting.open(cfg, Path(workdir))
+def run(cfg: config.Experiment, workdir: str | Path, *, profile: bool = False) -> dict[str, Any]:
+    """Runs an experiment, or continues it in the same directory; returns what `results.json` holds.
+
+    `profile` leaves traces of a few steps of sampling and of the update in the directory's `profile/`.
+    """
+    here = setting.open(cfg, Path(workdir), profile=profile)
     with jax.set_mesh(here.mesh):
         score_original(here)
         for seed in cfg.seeds:
@@ -70,15 +73,10 @@ def rounds(cfg: config.Experiment, seed: int) -> list[Round]:
 
 def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
     """Writes a seed's last student as a Hugging Face directory. Raises UserError if that seed has not been trained."""
-    here = reopen(workdir)
+    here = setting.reopen(Path(workdir))
     with jax.set_mesh(here.mesh):
         model = trainable.merge_adapter(here.model(last_student(here, seed)))
     huggingface.write(model, here.tokenizer, directory, stop_ids=here.ends)
-
-
-def reopen(workdir: str | Path) -> Setting:
-    """The setting of a run directory, from its own config.json."""
-    return setting.open(config.load_config(Path(workdir) / "config.json"), Path(workdir))
 
 
 def last_student(here: Setting, seed: int) -> nnx.State:

@@ -126,8 +126,12 @@ def sample_teacher(here: Setting, at: Round, op: int, params: nnx.State, views: 
         )
 
     def once() -> dict[str, int]:
-        with metrics.progress("teacher's answers", len(views.teacher.inputs) * cfg.sampling.per_input) as advance:
-            rollouts = sample(advance)
+        total = len(views.teacher.inputs) * cfg.sampling.per_input
+        with (
+            metrics.progress("teacher's answers", total) as advance,
+            here.profile.steps("sample", -(-total // cfg.sampling.batch)) as tick,
+        ):
+            rollouts = sample(lambda done: (advance(done), tick()))
         store.write_text(rollouts, lambda ids: encode.decode(here.tokenizer, ids))
         return {"sampled": len(rollouts), "over_budget": views.dropped}
 
@@ -153,8 +157,9 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     """The round's updates, from its last checkpoint if there is one; returns the new trainable state."""
     if here.journal.done(at.stage("update")):
         return restore(here, at)
-    examples = _together(here.cfg, lessons)
-    steps = batches.Batches(examples, here.cfg.update, at.fold("update"), here.mesh)
+    examples = _together(lessons)
+    full = _needs_teacher(here.cfg.objective)
+    steps = batches.Batches(examples, here.cfg.update, at.fold("update"), here.mesh, teacher=full)
     tx = optim.make(here.cfg.optim, len(steps))
     checkpoints = _checkpoints(here, at)
     about = {"seed": at.seed, "round": at.number, "teacher": teacher.identity(here.model(teacher_params))}
@@ -166,23 +171,28 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     else:
         raise config.UserError(f"{here.workdir}: the checkpoint of {at.stage('update')!r} had another teacher")
 
-    def save(state: update.TrainState, step: int) -> None:
-        checkpoints.save(step, state, about | {"step": step, "steps": len(steps)})
-
     def train() -> dict[str, int]:
         nonlocal state
         step = _step(here, tx, _full_teacher(here, teacher_params, lessons))
-        schedule = optim.schedule(here.cfg.optim, len(steps))
-        with metrics.progress(f"student, seed {at.seed}", len(steps), done=int(state.step)) as advance:
+        rates = optim.rates(here.cfg.optim, len(steps))
+        with (
+            checkpoints.writing() as write,
+            metrics.progress(f"student, seed {at.seed}", len(steps), done=int(state.step)) as advance,
+            here.profile.steps("update", len(steps) - int(state.step)) as tick,
+        ):
 
             def on_step(number: int, values: dict[str, float]) -> None:
                 line = {"seed": at.seed, "round": at.number, "stage": "update", "step": number}
-                here.metrics.append(**line, lr=float(schedule(number - 1)), **values)
+                here.metrics.append(**line, lr=rates[number - 1], **values)
                 advance(1, loss=values["loss"])
+                tick()
+
+            def save(state: update.TrainState, number: int) -> None:
+                write(number, state, about | {"step": number, "steps": len(steps)})
 
             every = here.cfg.update.checkpoint_every
             state = update.train(step, state, steps, on_step=on_step, save=save, every=every)
-        save(state, len(steps))
+            save(state, len(steps))
         return {"steps": len(steps), "pairs": len(examples)}
 
     here.journal.once(at.stage("update"), train)
@@ -215,9 +225,12 @@ def _checkpoints(here: Setting, at: Round) -> Checkpoints:
 
 def _step(here: Setting, tx: optax.GradientTransformation, full: tuple[Decoder | None, Prefix | None]):
     """The compiled update with what does not change in a round filled in."""
-    cfg, (model, prefix) = here.cfg, full
-    step = update.make_update(here.graph, tx, cfg.objective, micro_batches=cfg.update.micro_batches, mesh=here.mesh)
-    return lambda state, batch: step(state, here.frozen, model, prefix, batch)
+    model, prefix = full
+    step = update.make_update(here.graph, tx, here.cfg.objective, here.mesh)
+    return metrics.tell_compilations(
+        lambda state, batch: step(state, here.frozen, model, prefix, batch),
+        lambda _, batch: f"the update for {batch}",
+    )
 
 
 def _needs_teacher(objective: config.Objective) -> bool:
@@ -225,19 +238,13 @@ def _needs_teacher(objective: config.Objective) -> bool:
 
 
 def _full_teacher(here: Setting, params: nnx.State, lessons: list[Lesson]) -> tuple[Decoder | None, Prefix | None]:
-    """For full targets the teacher itself, and its context read once where all pairs share one."""
+    """For full targets the teacher itself, and every lesson's context, read once."""
     if not _needs_teacher(here.cfg.objective):
         return None, None
-    model, context = here.model(params), lessons[0].context
-    return model, read_prefix(model, context) if len(lessons) == 1 and len(context) else None
+    model, contexts = here.model(params), [lesson.context for lesson in lessons]
+    return model, read_prefix(model, *contexts) if any(map(len, contexts)) else None
 
 
-def _together(cfg: config.Experiment, lessons: list[Lesson]) -> list[pairs.Pair]:
-    """All pairs of a round. Where a teacher must read several contexts, each stands in its own rows."""
-    if len(lessons) == 1 or not _needs_teacher(cfg.objective):
-        return [pair for lesson in lessons for pair in lesson.pairs]
-    return [
-        dataclasses.replace(pair, teacher_prompt=np.concatenate([lesson.context, pair.teacher_prompt]))
-        for lesson in lessons
-        for pair in lesson.pairs
-    ]
+def _together(lessons: list[Lesson]) -> list[pairs.Pair]:
+    """All pairs of a round; each says which lesson's context its teacher reads."""
+    return [dataclasses.replace(pair, context=number) for number, lesson in enumerate(lessons) for pair in lesson.pairs]

@@ -17,10 +17,9 @@ from jaxtyping import Array, Float
 
 from cdjax import config, parallel
 from cdjax.distill import fused
-from cdjax.distill.pairs import PairBatch
+from cdjax.distill.pairs import PairBatch, Rows
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
-from cdjax.sampling.score import completion_hidden
 
 Metrics: TypeAlias = dict[str, tuple[Array, Array]]
 
@@ -67,21 +66,20 @@ def make_update(
     graph: Any,
     tx: optax.GradientTransformation,
     objective: config.Objective,
-    *,
-    micro_batches: int,
     mesh: jax.sharding.Mesh,
 ) -> Callable[[TrainState, nnx.State, Decoder | None, Prefix | None, PairBatch], tuple[TrainState, Metrics]]:
     """The compiled step `update(state, frozen, teacher, prefix, batch) -> (state, metrics)`; `state` is donated.
 
     `teacher` (with its shared context in `prefix`) is for full targets only, otherwise None. The gradient is that of
-    the sum over the global batch divided by its number of real tokens, however it is split over devices and pieces.
+    the sum over the global batch divided by its number of real tokens, however many parts that has: each device takes
+    one after the other (micro-batches), one at a time in memory.
     Raises UserError for an objective that cannot be computed.
     """
     fused.check(objective)
 
     @functools.partial(jax.jit, donate_argnames="state")
     def update(state, frozen, teacher, prefix, batch):
-        count = jnp.maximum(batch.completion_real.sum(), 1)
+        count = jnp.maximum(batch.real.sum(), 1)
 
         def loss(params: nnx.State, part: PairBatch) -> tuple[Array, dict[str, Array]]:
             student = nnx.merge(graph, params, frozen)
@@ -89,7 +87,8 @@ def make_update(
             return sums["loss"] / count, sums
 
         place = functools.partial(_place, mesh=mesh)
-        grads, sums = _accumulate(jax.grad(loss, has_aux=True), state.params, batch, micro_batches, place)
+        pieces = len(batch.real) // parallel.batch_parts(mesh)
+        grads, sums = _accumulate(jax.grad(loss, has_aux=True), state.params, batch, pieces, place)
         changes, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics = {name: (total, count) for name, total in sums.items() if name != "count"}
         metrics["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
@@ -106,20 +105,29 @@ def batch_sums(
     *,
     objective: config.Objective,
 ) -> dict[str, Float[Array, ""]]:
-    """`fused.sums` of one batch: the student reads its own prompt, the teacher (full targets) prefix and its own."""
-    hidden = completion_hidden(
-        student, batch.student_prompt, batch.student_prompt_real, batch.completion, batch.completion_real, None
-    )
+    """`fused.sums` of one batch: the student reads its own rows, the teacher (full targets) prefix and its own."""
+    hidden = hidden_at(student, batch.student, None)
     wanted = None
     if teacher is not None and objective.targets == "full":
-        whole = completion_hidden(
-            teacher, batch.teacher_prompt, batch.teacher_prompt_real, batch.rollout, batch.rollout_real, prefix
-        )
-        wanted = jax.lax.stop_gradient(jnp.take_along_axis(whole, batch.kept[..., None], 1))
-    positions = fused.Positions(
-        hidden, wanted, batch.completion, batch.completion_real, batch.top_ids, batch.top_logprobs, batch.draws
-    )
+        assert batch.teacher is not None
+        wanted = jax.lax.stop_gradient(hidden_at(teacher, batch.teacher, prefix))
+    positions = fused.Positions(hidden, wanted, batch.ids, batch.real, batch.top_ids, batch.top_logprobs, batch.draws)
     return fused.sums(student, teacher, positions, objective=objective)
+
+
+def hidden_at(model: Decoder, rows: Rows, prefix: Prefix | None) -> Float[Array, "G C D"]:
+    """The hidden state that predicts each kept token. `prefix` has the contexts that stand before the texts."""
+    parts, contexts, count, width = rows.tokens.shape
+
+    def by_context(x: Array) -> Array:
+        return jnp.swapaxes(x, 0, 1).reshape(-1, width)
+
+    tokens, positions, texts = by_context(rows.tokens), by_context(rows.positions), by_context(rows.texts)
+    if prefix is not None:
+        positions = positions + prefix.starts(len(tokens))[:, None]
+    hidden, _ = model(tokens, positions, texts > 0, prefix=prefix, texts=texts)
+    by_part = jnp.swapaxes(hidden.reshape(contexts, parts, count * width, -1), 0, 1)
+    return jnp.take_along_axis(by_part.reshape(parts, contexts * count * width, -1), rows.at[..., None], 1)
 
 
 def train(
@@ -139,20 +147,25 @@ def train(
     """
     waiting: list[tuple[int, Metrics]] = []
     for step in range(int(state.step) + 1, len(batches) + 1):
-        state, metrics = update(state, batches[step - 1])
+        with jax.profiler.TraceAnnotation("prepare a batch"):
+            batch = batches[step - 1]
+        with jax.profiler.StepTraceAnnotation("update", step_num=step):
+            state, metrics = update(state, batch)
         waiting.append((step, metrics))
         due = save is not None and every > 0 and step % every == 0 and step < len(batches)
         while len(waiting) > (not due):
             _report(*waiting.pop(0), on_step)
         if due and save is not None:
-            save(state, step)
+            with jax.profiler.TraceAnnotation("save"):
+                save(state, step)
     for step, metrics in waiting:
         _report(step, metrics, on_step)
     return state
 
 
 def _report(step: int, metrics: Metrics, on_step: Callable[[int, dict[str, float]], None]) -> None:
-    values = {name: float(total) / float(count) for name, (total, count) in jax.device_get(metrics).items()}
+    with jax.profiler.TraceAnnotation("read the metrics"):
+        values = {name: float(total) / float(count) for name, (total, count) in jax.device_get(metrics).items()}
     if not all(math.isfinite(values[name]) for name in ("loss", "grad_norm")):
         raise Diverged(
             f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; lower optim.lr, "

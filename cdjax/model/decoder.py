@@ -128,14 +128,18 @@ class Decoder(nnx.Module):
         *,
         prefix: cache.Prefix | None = None,
         past: cache.Cache | None = None,
+        texts: Int[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], cache.Cache | None]:
         """Hidden states after the final norm, and `past` with these tokens written into it.
 
         `positions` count from 0, or from the end of the row's context in `prefix`. Padding has `real` False; with a
         `past` it stands on the right. `past` is for a model whose layers are apart, see `unstack`.
+        Where several texts stand in a row, `texts` tells them apart, and each has positions of its own.
         """
         if past is None:
             mask = attention.visible(positions, positions, real, self.spec.window)
+            if texts is not None:
+                mask &= texts[:, :, None] == texts[:, None, :]
             x, _ = self._layers(tokens, positions, mask, prefix, None, keep=False)
         else:
             mask = past.visible(tokens.shape[1], self.spec.window)

@@ -28,6 +28,31 @@ def weight(
     return kind(init(rngs.params(), shape, jnp.float32), axes=axes)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: Float[Array, "..."], w: Float[Array, "..."], contract: int = 1) -> Float[Array, "..."]:
+    """x @ w over the last `contract` axes of x and the first of w: summed in float32, rounded once.
+
+    The backward products are made of operands in the same dtype, with float32 sums: left to itself, the gradient of a
+    float32 sum of bfloat16 products is a float32 product, at half the speed or less.
+    """
+    return jnp.tensordot(x, w, contract, preferred_element_type=jnp.float32).astype(x.dtype)
+
+
+def _product_forward(x, w, contract):
+    return product(x, w, contract), (x, w)
+
+
+def _product_backward(contract, operands, gradient):
+    x, w = operands
+    out, rows = tuple(range(-(w.ndim - contract), 0)), tuple(range(x.ndim - contract))
+    dx = jnp.tensordot(gradient, w, (out, out), preferred_element_type=jnp.float32)
+    dw = jnp.tensordot(x, gradient, (rows, rows), preferred_element_type=jnp.float32)
+    return dx.astype(x.dtype), dw.astype(w.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
 class Projection(nnx.Module):
     """x @ w (+ bias) (+ low-rank adapter), contracting the first `contract` axes of w; stacked over layers."""
 
@@ -59,12 +84,12 @@ class Projection(nnx.Module):
         self.b = low((layers, rank, *out), ("layers", "rank", *out_axes), init=zeros) if rank else None
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        y = jnp.tensordot(x, self.w[...].astype(self.dtype), self.contract)
+        y = product(x, self.w[...].astype(self.dtype), self.contract)
         if self.bias is not None:
             y = y + jnp.broadcast_to(self.bias[...].astype(self.dtype), y.shape)
         if self.a is not None and self.b is not None:
-            low = jnp.tensordot(x, self.a[...].astype(self.dtype), self.contract)
-            y = y + self.scale * jnp.tensordot(low, self.b[...].astype(self.dtype), 1)
+            low = product(x, self.a[...].astype(self.dtype), self.contract)
+            y = y + self.scale * product(low, self.b[...].astype(self.dtype))
         return y
 
 

@@ -1,0 +1,34 @@
+"""transformers: `generate` as it is, or with the context read once and its cache repeated for every row by hand."""
+
+import serve
+import torch
+import with_torch
+from transformers import DynamicCache
+
+
+def main() -> None:
+    stage = serve.Stage()
+    request = stage.request
+    shape, model = request["shapes"], with_torch.model(request).eval()
+    rows, vocab = shape["batch"], shape["vocab"]
+    context = with_torch.ids(vocab, 1, shape["context"], seed=1)
+    prompts = torch.cat([context.repeat(rows, 1), with_torch.ids(vocab, rows, shape["prompt"])], 1)
+    how = {"max_new_tokens": shape["answer"], "do_sample": True, "top_k": 0, "temperature": 1.0, "use_cache": True}
+
+    def work() -> dict[str, int]:
+        reused = {}
+        if request["options"].get("reuse"):
+            cache = DynamicCache(config=model.config)
+            model(context, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(rows)
+            reused["past_key_values"] = cache
+        out = model.generate(prompts, attention_mask=torch.ones_like(prompts), **how, **reused)
+        assert out.shape[1] == prompts.shape[1] + shape["answer"]
+        with_torch.wait()
+        return {"peak_bytes": with_torch.peak_bytes()}
+
+    with torch.inference_mode():
+        stage.run(work)
+
+
+main()

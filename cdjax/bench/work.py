@@ -1,0 +1,274 @@
+"""cdjax's side of every case, in a process of its own; see peers/serve.py for what it hears and says.
+
+In: a request, the case's shapes and options. Out: a function that does the work once.
+Everything here goes through functions that a run uses as well.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cdjax import batches, config, optim, parallel
+from cdjax.bench.peers import serve
+from cdjax.distill import losses, pairs, update
+from cdjax.distill.keep import Kept
+from cdjax.model import decoder
+from cdjax.model.cache import Prefix
+from cdjax.model.decoder import Decoder
+from cdjax.model.spec import DecoderSpec
+from cdjax.rollouts import Rollout
+from cdjax.sampling import score, teacher
+from cdjax.sampling.generate import Record
+from cdjax.students import trainable
+from cdjax.views.prompts import Prompts
+
+
+class Done(NamedTuple):
+    """What one repetition computed, and the compiled step, where what that needs is compared."""
+
+    result: Any
+    step: Any = None
+
+
+Shapes = dict[str, int]
+Options = dict[str, Any]
+Work = Callable[[], Done]
+TOP_K = 32  # of the targets that a round records
+PIECE = 4  # rows at a time where the context is concatenated: whole batches of scores would not fit
+NEVER = np.zeros(0, np.int32)  # no id ends an answer: every contestant writes all tokens
+
+
+def prepare(request: dict[str, Any]) -> Work:
+    """The work that a request asks for, with its model made and its inputs on the mesh."""
+    mesh = parallel.make_mesh(config.Mesh())
+    with jax.set_mesh(mesh):
+        work = WORK[request["options"]["work"]](request["shapes"], request["options"], mesh)
+
+    def once() -> Done:
+        with jax.set_mesh(mesh):
+            return jax.block_until_ready(work())
+
+    return once
+
+
+def sample(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
+    """`teacher.sample` from numpy prompts to numpy answers, the context read every time."""
+    model = _model(shapes, options, mesh)
+    ask = _sampler(shapes, options, mesh, Record(top_k=options.get("record", 0)))
+    return lambda: Done([rollout.ids for rollout in ask(model)])
+
+
+def score_answers(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
+    """Answers under a context that was read once, or, with `read`, is read every time."""
+    model, context = _model(shapes, options, mesh), jnp.asarray(_context(shapes))
+    rows = _scored(shapes, mesh, slice(None), with_context=False)
+    kept = None if options.get("read") else decoder.read_prefix(model, context)
+
+    def work() -> Done:
+        prefix = decoder.read_prefix(model, context) if kept is None else kept
+        return Done(score.logprobs(model, *rows, prefix))
+
+    return work
+
+
+def score_concatenated(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
+    """The same answers, every row with the context before its prompt, a few rows at a time."""
+    model = _model(shapes, options, mesh)
+    starts = range(0, shapes["batch"], PIECE)
+    pieces = [_scored(shapes, mesh, slice(start, start + PIECE), with_context=True) for start in starts]
+    # Each is waited for, so that only one is in memory.
+    return lambda: Done([score.logprobs(model, *piece).block_until_ready() for piece in pieces])
+
+
+def learn(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
+    """One update by full-vocabulary forward KL from another model of the same size."""
+    student, other = (_model(shapes, options, mesh, seed) for seed in (0, 1))
+    ids = serve.tokens(shapes["vocab"], shapes["batch"], shapes["prompt"] + shapes["completion"])
+    cut = [(row[: shapes["prompt"]], row[shapes["prompt"] :]) for row in ids]
+    examples = [pairs.hard(prompt, prompt, completion) for prompt, completion in cut]
+    batch = batches.Batches(examples, config.Update(batch=len(examples)), 0, mesh)[0]
+    learner = Learner(student, config.Objective(targets="full"), mesh)
+    return lambda: learner.step(other, None, batch)
+
+
+def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
+    """A round: the teacher's answers with their targets, the pairs, and one update on all of them."""
+    objective = config.Objective(targets=options.get("targets", "top_k"), top_k=TOP_K)
+    full = objective.targets == "full"
+    model = _model(shapes, options, mesh)
+    ask = _sampler(shapes, options, mesh, Record() if full else Record(top_k=TOP_K))
+    views, of_student = _prompts(shapes, _context(shapes)), _prompts(shapes, NEVER)
+    learner = Learner(model, objective, mesh)
+
+    def work() -> Done:
+        kept = [Kept(rollout, np.arange(len(rollout.ids), dtype=np.int32), "") for rollout in ask(model)]
+        lesson = pairs.pair(kept, views, of_student, completion_budget=shapes["answer"])
+        batch = batches.Batches(lesson, config.Update(batch=len(lesson)), 0, mesh)[0]
+        prefix = decoder.read_prefix(model, jnp.asarray(views.context)) if full else None
+        return learner.step(model if full else None, prefix, batch)
+
+    return work
+
+
+class Learner:
+    """A student and its compiled update."""
+
+    def __init__(self, student: Decoder, objective: config.Objective, mesh: jax.sharding.Mesh) -> None:
+        graph, params, self._frozen = trainable.split(student, config.Adapter())
+        tx = optim.make(config.Optim(lr=1e-5), 1000)
+        self._update = update.make_update(graph, tx, objective, micro_batches=1, mesh=mesh)
+        self._state = update.start(params, tx, mesh)
+
+    def step(self, model: Decoder | None, prefix: Prefix | None, batch: pairs.PairBatch) -> Done:
+        """One update."""
+        self._state, metrics = self._update(self._state, self._frozen, model, prefix, batch)
+        return Done((self._state, metrics))
+
+
+def fused_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
+    """Value and gradient by hidden states and embedding, as an update computes them."""
+    objective = config.Objective(targets="full")
+    chunk = losses.chunk_size(shapes["batch"], shapes["length"])
+
+    def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
+        none = ids[..., None][..., :0]
+        positions = losses.Positions(hidden, wanted, ids, ids >= 0, none, none.astype(jnp.float32), none)
+        sums = losses.fused(student, other, positions, objective=objective, chunk=chunk)
+        return sums["loss"] / sums["count"]
+
+    return _gradient(loss, shapes, options, mesh)
+
+
+def dense_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
+    """The same by the dense reference."""
+
+    def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
+        return losses.divergence(other.logits(wanted), student.logits(hidden), ids >= 0, kind="forward_kl")
+
+    return _gradient(loss, shapes, options, mesh)
+
+
+def products(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
+    """The products with weights that `learn` has, all row-major, and nothing else: the limit of this machine for it."""
+    rows, embed, vocab = shapes["batch"] * (shapes["prompt"] + shapes["completion"]), shapes["embed"], shapes["vocab"]
+    heads, kv_heads, mlp = shapes["heads"], shapes["kv_heads"], shapes["mlp"]
+    wide = heads * shapes["head_dim"]
+    into = wide + 2 * kv_heads * shapes["head_dim"]
+    layer = [(embed, into), (wide, embed), (embed, 2 * mlp), (mlp, embed)]
+    weights = [*layer * shapes["layers"], (embed, vocab)]
+    # Forward in teacher and student; backward by the input and by the weight.
+    every = [size for k, n in weights for size in ((rows, k, n), (rows, k, n), (rows, n, k), (k, rows, n))]
+    dtype = jnp.dtype(options.get("dtype", "float32"))
+    made = {size: (jnp.ones(size[:2], dtype), jnp.ones(size[1:], dtype)) for size in set(every)}
+    multiply = jax.jit(jnp.matmul)
+
+    def work() -> Done:
+        for size in every:
+            product = multiply(*made[size]).block_until_ready()
+        return Done(product)
+
+    return work
+
+
+WORK: dict[str, Callable[[Shapes, Options, jax.sharding.Mesh], Work]] = {
+    "sample": sample,
+    "score": score_answers,
+    "concatenated": score_concatenated,
+    "update": learn,
+    "products": products,
+    "loss": fused_loss,
+    "dense_loss": dense_loss,
+    "round": distil,
+}
+
+
+def _model(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh, seed: int = 0) -> Decoder:
+    spec = DecoderSpec(
+        vocab=shapes["vocab"],
+        embed=shapes["embed"],
+        layers=shapes["layers"],
+        heads=shapes["heads"],
+        kv_heads=shapes["kv_heads"],
+        head_dim=shapes["head_dim"],
+        mlp=shapes["mlp"],
+        qk_norm=True,
+        max_positions=4096,
+    )
+    return decoder.create(spec, mesh, seed=seed, dtype=jnp.dtype(options.get("dtype", "float32")))
+
+
+def _context(shapes: Shapes) -> np.ndarray:
+    return serve.tokens(shapes["vocab"], shapes["context"], seed=1)
+
+
+def _prompts(shapes: Shapes, context: np.ndarray) -> Prompts:
+    own = tuple(serve.tokens(shapes["vocab"], shapes["batch"], shapes["prompt"]))
+    return Prompts(tuple(map(str, range(len(own)))), context, own)
+
+
+def _sampler(
+    shapes: Shapes, options: Options, mesh: jax.sharding.Mesh, record: Record
+) -> Callable[[Decoder], list[Rollout]]:
+    return functools.partial(
+        teacher.sample,
+        mesh=mesh,
+        prompts=_prompts(shapes, _context(shapes) if options.get("context", True) else NEVER),
+        stops=NEVER,
+        sampling=config.Sampling(batch=shapes["batch"]),
+        record=record,
+        steps=shapes["answer"],
+        seed=0,
+    )
+
+
+def _scored(shapes: Shapes, mesh: jax.sharding.Mesh, rows: slice, *, with_context: bool) -> list[jax.Array]:
+    """Prompts and answers of some rows, and where they are real: everywhere."""
+    own = serve.tokens(shapes["vocab"], shapes["batch"], shapes["prompt"])[rows]
+    answers = serve.tokens(shapes["vocab"], shapes["batch"], shapes["answer"], seed=2)[rows]
+    if with_context:
+        own = np.concatenate([np.tile(_context(shapes), (len(own), 1)), own], 1)
+    return parallel.place_batch([own, np.ones(own.shape, bool), answers, np.ones(answers.shape, bool)], mesh)
+
+
+def _gradient(loss: Callable, shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
+    """Value and gradient of `loss` by the student's weights and hidden states; of its layers nothing is used."""
+    rest = {"layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 2, "mlp": 1}
+    graph, student = nnx.split(_model(shapes | rest, options, mesh, 0))
+    other = _model(shapes | rest, options, mesh, 1)
+    size = (shapes["batch"], shapes["length"])
+    dtype = jnp.dtype(options.get("dtype", "float32"))
+    hidden, wanted = (jax.random.normal(jax.random.key(seed), (*size, shapes["embed"]), dtype) for seed in (2, 3))
+    ids = jnp.asarray(serve.tokens(shapes["vocab"], *size))
+    both = jax.value_and_grad(lambda params, *rest: loss(nnx.merge(graph, params), *rest), argnums=(0, 1))
+    step: Any = None
+
+    def work() -> Done:
+        nonlocal step
+        if step is None:
+            step = jax.jit(both).lower(student, hidden, other, wanted, ids).compile()
+        return Done(step(student, hidden, other, wanted, ids), step)
+
+    return work
+
+
+def main() -> None:
+    """Works when it is told to."""
+    stage = serve.Stage()
+    work = prepare(stage.request)
+
+    def once() -> dict[str, int]:
+        _, step = work()
+        held = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+        known = {} if step is None else {"bytes_temporary": step.memory_analysis().temp_size_in_bytes}
+        return known | {"peak_bytes": held}
+
+    stage.run(once)
+
+
+if __name__ == "__main__":
+    main()

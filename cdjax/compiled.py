@@ -1,0 +1,41 @@
+"""What is compiled once stays compiled: XLA's programs are kept on disk for every later run.
+
+In: the environment. Out: jax's own settings of its persistent compilation cache.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+
+BYTES = 4 << 30  # what is kept at most; the least recently used go first
+
+
+def keep() -> None:
+    """Keeps every program in $CDJAX_CACHE/xla (default ~/.cache/cdjax/xla), however quickly it compiled.
+
+    A directory that was chosen before, by JAX_COMPILATION_CACHE_DIR or in the program, is left as it is. Where nothing
+    can be written, nothing is kept, and a line on stderr says so.
+    """
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return
+    try:
+        path = _root() / "xla"
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except (OSError, RuntimeError) as error:
+        sys.stderr.write(f"compiled programs are not kept ({error}); set CDJAX_CACHE to a directory for them\n")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_compilation_cache_max_size", BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _root() -> Path:
+    if chosen := os.environ.get("CDJAX_CACHE"):
+        return Path(chosen)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "cdjax"
