@@ -31,7 +31,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cdjax import config, optim, parallel
 from cdjax.distill import fused, update
-from cdjax.distill.pairs import PairBatch
+from cdjax.distill.pairs import PairBatch, Rows
 from cdjax.model import cache, decoder
 from cdjax.model.spec import DecoderSpec, RopeScaling
 from cdjax.sampling import choose, generate, score
@@ -113,6 +113,21 @@ class Job:
         places = parallel.shardings(shapes, self.mesh)
         return jax.tree.map(lambda leaf, place: leaf.update(sharding=place), shapes, places)
 
+    def batch(self, top: int, taught: bool) -> PairBatch:
+        """Rows that a prompt and its completion fill, in as many parts as share a batch."""
+        parts = parallel.batch_parts(self.mesh)
+        rows = self.shapes.rows // parts
+        kept, width = rows * self.shapes.completion, self.shapes.prompt + self.shapes.completion
+
+        def part(shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+            return self.on((parts, *shape), dtype, "batch")
+
+        text = part((1, rows, width))
+        read = Rows(text, text, text, part((kept,)))
+        ids, real = part((kept,)), part((kept,), jnp.bool_)
+        tops = part((kept, top)), part((kept, top), jnp.float32)
+        return PairBatch(read, read if taught else None, ids, real, *tops, part((kept, 0)))
+
     def prefix(self) -> cache.Prefix:
         shapes = jax.eval_shape(decoder._read_contexts, self.model(), *self.contexts())
         spec = self.on((1,), jnp.int32)
@@ -148,20 +163,11 @@ def update_top_k(job: Job) -> Any:
 
 
 def _update(job: Job, objective: config.Objective, teacher: Any, prefix: Any) -> Any:
-    student = job.model(jnp.float32, remat="full")
-    graph, params, frozen = trainable.split(student, config.Adapter())
+    graph, params, frozen = trainable.split(job.model(jnp.float32, remat="full"), config.Adapter())
     tx = optim.make(config.Optim(), 1000)
-    width = job.shapes.completion
+    step = update.make_update(graph, tx, objective, job.mesh)
     top = objective.top_k if objective.targets == "top_k" else 0
-    (prompt, prompt_real), (completion, real) = job.text(job.shapes.prompt), job.text(width)
-    batch = PairBatch(
-        prompt, prompt_real, prompt, prompt_real, completion, real, completion, completion, real,
-        job.on((job.shapes.rows, width, top), jnp.int32, "batch"),
-        job.on((job.shapes.rows, width, top), jnp.float32, "batch"),
-        job.on((job.shapes.rows, width, 0), jnp.int32, "batch"),
-    )  # fmt: skip
-    step = update.make_update(graph, tx, objective, micro_batches=1, mesh=job.mesh)
-    return step.lower(update.abstract(params, tx, job.mesh), frozen, teacher, prefix, batch)
+    return step.lower(update.abstract(params, tx, job.mesh), frozen, teacher, prefix, job.batch(top, teacher is not None))
 
 
 def score_step(job: Job) -> Any:
