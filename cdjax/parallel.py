@@ -17,6 +17,8 @@ from cdjax import config
 AXES = ("data", "fsdp", "tensor")
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
+    "row": "data",  # of the batch, where fsdp splits another axis
+    "each": ("data", "fsdp", "tensor"),  # of the batch, where nothing else is split
     "length": None,
     "layers": None,
     "vocab": "tensor",
@@ -91,6 +93,11 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
+def whole_rows(x: jax.Array) -> jax.Array:
+    """[B, V] split over the vocabulary -> split over rows, on every device, if so many divide by the devices."""
+    return constrain(x, "each", "length") if len(x) % parts("each") == 0 else x
+
+
 def parts(axis: str) -> int:
     """How many pieces the current mesh splits an axis into."""
     return _parts(axis, jax.sharding.get_abstract_mesh())
@@ -108,4 +115,4 @@ def place_batch(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def _parts(axis: str, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
     names = RULES[axis] or ()
-    return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
+    return math.prod(mesh.shape.get(name, 1) for name in ((names,) if isinstance(names, str) else names))

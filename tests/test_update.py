@@ -84,7 +84,7 @@ def test_packed_pairs_learn_as_pairs_alone(objective, mesh):
     @jax.jit
     def sums(params, frozen, teacher, batch):
         student = nnx.merge(graph, params, frozen)
-        return update.batch_sums(student, teacher, None, batch, objective=objective)["loss"]
+        return update.batch_loss(student, teacher, None, batch, objective=objective)[0]
 
     with jax.set_mesh(mesh):
         whole = jax.value_and_grad(sums)(params, frozen, teacher, packed)

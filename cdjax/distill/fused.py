@@ -156,7 +156,7 @@ _loss.defvjp(_forward, _backward, symbolic_zeros=True)
 def _run(how, hidden, out, wanted, parts, scale, *, gradient, of_weights):
     """Loss and sums, and d loss / d (hidden states [devices, M, D], weights), None where they are not asked for."""
     objective, tile = how
-    given, wanted = _gathered(out), None if wanted is None else _gathered(wanted)
+    given, wanted = out.gathered(), None if wanted is None else wanted.gathered()
     real = parts["real"]
     first = jnp.argsort(~real, 1, stable=True)
 
@@ -285,12 +285,6 @@ def _over_blocks(vocab: int, step: Callable[[Block, Any], Any], start: Any) -> A
     blocks = next(blocks for blocks in range(most, 0, -1) if vocab % blocks == 0)
     size = vocab // blocks
     return jax.lax.fori_loop(0, blocks, lambda i, carry: step(Block(i * size, size), carry), start)
-
-
-def _gathered(out: Readout) -> Readout:
-    """Once for all tiles: the weights in the precision of the products, whole but for the vocabulary's axis."""
-    weights = parallel.constrain(out.weights.astype(out.dtype), *_axes(out.layout, "act_embed"))
-    return dataclasses.replace(out, weights=weights)
 
 
 def _axes(layout: str, embed: str) -> tuple[str, ...]:

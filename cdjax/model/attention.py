@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from cdjax import parallel
+from cdjax.model import kernels
+
 NEGATIVE = jnp.float32(-1e30)
 BLOCK = 256  # queries of a long text that are done together, over the keys up to the last of them
 
@@ -82,6 +85,13 @@ def _own_used(grouped, k, v, mask):
 
 def _shared(grouped, k, v, mask):
     """The same over the contexts: for each context and head one product of all its queries with one set of keys."""
+    whole = len(k) == 1 and mask.shape[:2] == (1, 1) and len(grouped) % parallel.parts("batch") == 0
+    if not whole:
+        return _contexts(grouped, k, v, mask)
+    return jax.lax.platform_dependent(grouped, k, v, mask, tpu=_one_context, default=_contexts)
+
+
+def _contexts(grouped, k, v, mask):
     contexts = len(k)
     queries = grouped.reshape(contexts, -1, *grouped.shape[1:])
     seen = mask.reshape(contexts, 1, -1, mask.shape[1], 1, mask.shape[2])
@@ -94,6 +104,24 @@ def _shared(grouped, k, v, mask):
         return x.reshape(-1, *x.shape[2:])
 
     return by_row(top), by_row(weights.sum(-1)), by_row(summed)
+
+
+@jax.custom_vjp
+def _one_context(grouped, k, v, mask):
+    return kernels.by_row(grouped, k[0], v[0], mask.sum())
+
+
+def _one_context_forward(*inputs):
+    return _one_context(*inputs), inputs
+
+
+def _one_context_backward(inputs, gradient):
+    """The kernel has no gradient of its own: the scores are made again."""
+    *inputs, mask = inputs
+    return *jax.vjp(lambda *inputs: _contexts(*inputs, mask), *inputs)[1](gradient), None
+
+
+_one_context.defvjp(_one_context_forward, _one_context_backward)
 
 
 def _weights(scores):

@@ -75,5 +75,16 @@ def write(
     rows: Float[Array, "B K S H"], new: Float[Array, "B K T H"], columns: Int[Array, "B"]
 ) -> Float[Array, "B K S H"]:
     """Each row's new tokens from its own column on."""
-    one = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
-    return parallel.constrain(jax.vmap(one)(rows, new.astype(rows.dtype), start_index=columns), *AXES)
+
+    def slices(rows: Array, new: Array, columns: Array) -> Array:
+        one = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+        return jax.vmap(one)(rows, new, start_index=columns)
+
+    def select(rows: Array, new: Array, columns: Array) -> Array:
+        here = jnp.arange(rows.shape[2])[None] == columns[:, None]
+        return jnp.where(here[:, None, :, None], jnp.broadcast_to(new, rows.shape), rows)
+
+    # A TPU writes slices at columns of their own one after another: there, all columns are passed over.
+    on_tpu = select if new.shape[2] == 1 else slices
+    written = jax.lax.platform_dependent(rows, new.astype(rows.dtype), columns, tpu=on_tpu, default=slices)
+    return parallel.constrain(written, *AXES)

@@ -48,6 +48,11 @@ class Readout:
             logits = logits * jnp.broadcast_to(self.steps, logits.shape)
         return logits if self.soft_cap is None else self.soft_cap * jnp.tanh(logits / self.soft_cap)
 
+    def gathered(self) -> "Readout":
+        """For many products: the weights once in their precision, and whole but for the vocabulary's axis."""
+        axes = ("vocab" if letter == "v" else "act_embed" for letter in self.layout)
+        return dataclasses.replace(self, weights=constrain(self.weights.astype(self.dtype), *axes))
+
 
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions; biases and query/key norms where the family has them."""
@@ -162,7 +167,9 @@ class Decoder(nnx.Module):
 
     def _layers(self, tokens, positions, mask, prefix, past, keep: bool):
         """The stream after the last layer; each layer's keys and values, stacked or apart as the layers are."""
-        x = constrain(self._embed(tokens), "batch", "length", "act_embed")
+        # Every device looks up its own columns for all rows, and they are exchanged: less moves than the table is large.
+        found = constrain(self._embed(tokens), "row", "length", "embed")
+        x = constrain(found, "batch", "length", "act_embed")
         shared_mask = None if prefix is None else prefix.visible(positions, self.spec.window)
 
         @REMAT[self.remat]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from cdjax import config
 from cdjax.model import cache, decoder
-from cdjax.parallel import constrain
+from cdjax.parallel import constrain, whole_rows
 from cdjax.sampling import choose
 
 
@@ -176,7 +176,7 @@ def decode(
         row = (x[:, None] for x in (state.tokens, positions, state.alive))
         hidden, past = model(*row, prefix=prefix, past=state.past)
         assert past is not None
-        logits = constrain(model.logits(hidden[:, 0]), "batch", "vocab")
+        logits = whole_rows(constrain(model.logits(hidden[:, 0]), "batch", "vocab"))
         column = _column(logits, _uniforms(state.keys, state.ages, 1 + record.draws), choice, record)
         at = jnp.where(state.alive, state.ages, steps)  # beyond the end: nothing is written
         ages = state.ages + state.alive

@@ -4,15 +4,15 @@ Prompts are left-padded and completions right-padded, so the token that predicts
 static column, whatever the prompt's length. The caller has entered `jax.set_mesh`.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from cdjax.model import cache, decoder
-from cdjax.parallel import constrain
+from cdjax.parallel import constrain, parts
 from cdjax.sampling import choose
+
+POSITIONS = 128  # the fewest of a device at a time
 
 
 def completion_hidden(
@@ -30,7 +30,7 @@ def completion_hidden(
     return hidden[:, prompt.shape[1] - 1 :]
 
 
-@functools.partial(jax.jit, static_argnames="chunk")
+@jax.jit
 def logprobs(
     model: decoder.Decoder,
     prompt: Int[Array, "B T"],
@@ -38,15 +38,20 @@ def logprobs(
     completion: Int[Array, "B C"],
     completion_real: Bool[Array, "B C"],
     prefix: cache.Prefix | None = None,
-    *,
-    chunk: int = 4,
 ) -> Float[Array, "B C"]:
-    """Log-probability of each completion token at temperature 1, 0 at padding. Logits exist for `chunk` columns."""
+    """Log-probability of each completion token at temperature 1, 0 at padding. Logits exist for some columns at a time.
+
+    They are so many that each device's logits are a quarter as large as the vocabulary's weights.
+    """
     hidden = completion_hidden(model, prompt, prompt_real, completion, completion_real, prefix)
+    out = model.readout().gathered()
+    positions = max(model.spec.embed // 4, POSITIONS) * parts("batch")
+    chunks = -(-completion.size // positions)
+    chunk = -(-completion.shape[1] // chunks)
 
     def one(part: tuple[Array, Array]) -> Array:
         hidden, ids = part
-        logits = constrain(model.logits(hidden), "batch", "length", "vocab")
+        logits = constrain(out(hidden), "batch", "length", "vocab")
         flat = choose.logprobs(logits.reshape(-1, logits.shape[-1]), ids.reshape(-1, 1), 1.0)
         return flat.reshape(ids.shape)
 
