@@ -7,6 +7,7 @@ taken apart, once, by `unstack`.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -167,9 +168,7 @@ class Decoder(nnx.Module):
 
     def _layers(self, tokens, positions, mask, prefix, past, keep: bool):
         """The stream after the last layer; each layer's keys and values, stacked or apart as the layers are."""
-        # Every device looks up its own columns for all rows, and they are exchanged: less moves than the table is large.
-        found = constrain(self._embed(tokens), "row", "length", "embed")
-        x = constrain(found, "batch", "length", "act_embed")
+        x = self._embed(tokens)
         shared_mask = None if prefix is None else prefix.visible(positions, self.spec.window)
 
         @REMAT[self.remat]
@@ -195,11 +194,12 @@ class Decoder(nnx.Module):
         return x, tuple(zip(*kept, strict=True))
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        table = self.embedding[...]  # gathered before the look-up
-        if self.embedding_steps is None:
-            return constrain(table.astype(self.dtype), "vocab", "act_embed")[tokens]
-        steps = self.embedding_steps[...][tokens][..., None]
-        return (constrain(table, "vocab", "act_embed")[tokens] * steps).astype(self.dtype)
+        found = self.embedding[...][tokens]
+        if self.embedding_steps is not None:
+            found = found * self.embedding_steps[...][tokens][..., None]
+        # Every device looks up its own columns for all rows, and they are exchanged: less moves than the whole table.
+        found = constrain(found.astype(self.dtype), "row", "length", "embed")
+        return constrain(found, "batch", "length", "act_embed")
 
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Float32 logits over the vocabulary, from hidden states."""
