@@ -95,8 +95,8 @@ def test_any_two_pairs_of_different_strata_may_meet():
 
 
 def test_a_size_is_there_only_if_it_saves_an_eighth():
-    needs = np.array([[60], [61], [62], [64]])
-    assert packing.sizes(needs, np.array([1])).tolist() == [[64]] * 4
+    needs = np.array([[170], [175], [180], [190]])
+    assert packing.sizes(needs, np.array([1])).tolist() == [[192]] * 4
     needs = np.array([[9], [30], [31], [64]])
     assert packing.sizes(needs, np.array([1])).tolist() == [[16], [32], [32], [64]]
 
