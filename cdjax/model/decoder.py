@@ -256,6 +256,7 @@ def unstack(model: Decoder) -> Decoder:
     apart.blocks = nnx.List([every(functools.partial(of_layer, at), model.blocks) for at in range(model.spec.layers)])
     if model.head is None:
         apart.head = nnx.data(cast(model.embedding, model.embedding.axes[::-1], model.embedding[...].T))
+        apart.head_steps = apart.embedding_steps
     return apart
 
 
