@@ -108,6 +108,7 @@ class Sampling:
     top_p: float = 1.0
     per_input: int = 1
     batch: int = 64
+    draft: int = 0  # tokens that the student writes before the teacher reads them; 0: the teacher writes each itself
 
 
 @dataclass(frozen=True)
@@ -293,6 +294,7 @@ LEAST: dict[str, float] = {
     "sampling.top_k": 0,
     "sampling.per_input": 1,
     "sampling.batch": 1,
+    "sampling.draft": 0,
     "objective.top_k": 1,
     "objective.draws": 1,
     "adapter.rank": 0,
