@@ -109,6 +109,7 @@ class Sampling:
     per_input: int = 1
     batch: int = 64
     weights: Literal["full", "int8"] = "full"  # the teacher's, while it answers
+    draft: int = 0  # tokens that the student writes before the teacher reads them; 0: the teacher writes each itself
 
 
 @dataclass(frozen=True)
@@ -294,6 +295,7 @@ LEAST: dict[str, float] = {
     "sampling.top_k": 0,
     "sampling.per_input": 1,
     "sampling.batch": 1,
+    "sampling.draft": 0,
     "objective.top_k": 1,
     "objective.draws": 1,
     "adapter.rank": 0,

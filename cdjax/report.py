@@ -188,6 +188,7 @@ def _cards(results: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, st
     kinds = {
         "Tokens a request": (results.get("tokens_per_request"), "{:,.1f}"),
         "Held-out KL to the teacher, nats a token": (results.get("held_out_kl"), "{:.4f}"),
+        "Acceptance: drafts of the student that stood": (results.get("acceptance"), "{:.3f}"),
         f"Forgetting: {measure}": (forgetting, "{:.4f}"),
         f"Seconds, {sum(seconds.values()):,.0f} in all": (seconds, "{:,.1f}"),
     }

@@ -47,6 +47,8 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         "rounds": [summary(metric, [one["grades"] for one in many]) for many in scored],
         "seconds": seconds(journal),
     }
+    if cfg.sampling.draft:
+        results["acceptance"] = acceptance(found)
     columns = {"input": found["teacher"]["inputs"], "expected": found["teacher"]["expected"]}
     columns |= {name: graded[name][0]["answers"] for name in ("teacher", "before", "after") if name in graded}
     examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -88,6 +90,15 @@ def rollouts(found: dict[str, Any]) -> dict[str, Any]:
         "kept": sum(result["kept"] for result in kept),
         "dropped": dict(sum((Counter(result["dropped"]) for result in kept), Counter())),
     } | ({"int8_kl": int8} if int8 else {})
+
+
+def acceptance(found: dict[str, Any]) -> dict[str, float]:
+    """The share of the student's drafts that the teacher let stand in each round, over all seeds and operations."""
+    drafts: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, result in found.items():
+        if name.endswith("/sample"):
+            drafts[name.split("/")[1]].update(result)
+    return {name: one["accepted"] / max(1, one["accepted"] + one["refused"]) for name, one in sorted(drafts.items())}
 
 
 def seconds(journal: Journal) -> dict[str, float]:

@@ -30,9 +30,10 @@ class Rollout:
     top_ids: Int32[np.ndarray, "C k"]  # most likely first; k may be 0
     top_logprobs: Float32[np.ndarray, "C k"]  # of the full softmax: what is missing to 1 is the tail
     draws: Int32[np.ndarray, "C n"]  # ids drawn from the teacher at each position; n may be 0
+    verdicts: Int32[np.ndarray, "C"]  # 1: the student drafted this id; -1: its draft was refused; 0: there was no draft
 
 
-RAGGED = ("ids", "logprobs", "top_ids", "top_logprobs", "draws")  # fields with a C axis, stored end to end
+RAGGED = ("ids", "logprobs", "top_ids", "top_logprobs", "draws", "verdicts")  # fields with a C axis, stored end to end
 
 
 class Store:

@@ -19,7 +19,7 @@ def rollout(text, *, given="x", sample=0, stop="\n", tokenizer=TOKENIZER):
     ids = np.array(tokenizer(text + stop)["input_ids"], np.int32)
     nothing = np.zeros((len(ids), 0), np.int32)
     logprobs = np.zeros(len(ids), np.float32)
-    return Rollout(given, sample, ids, logprobs, bool(stop), nothing, nothing.astype(np.float32), nothing)
+    return Rollout(given, sample, ids, logprobs, bool(stop), nothing, nothing.astype(np.float32), nothing, ids * 0)
 
 
 def said(kept):

@@ -8,8 +8,9 @@ from cdjax.views.prompts import Prompts
 
 IDS = np.array([11, 12, 13, 14], np.int32)
 TOP = np.arange(8, dtype=np.int32).reshape(4, 2)
+NONE = np.zeros((4, 0), np.int32)
 ROLLOUT = Rollout(
-    "two", 0, IDS, (-IDS / 10).astype(np.float32), True, TOP, (-TOP / 7).astype(np.float32), np.zeros((4, 0), np.int32)
+    "two", 0, IDS, (-IDS / 10).astype(np.float32), True, TOP, (-TOP / 7).astype(np.float32), NONE, IDS * 0
 )
 KEPT = Kept(ROLLOUT, np.array([1, 3], np.int32), "x")
 

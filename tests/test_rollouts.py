@@ -18,6 +18,7 @@ def rollout(text="walk", length=3, k=4, n=2, sample=0):
         top_ids=rng.integers(0, 99, (length, k)).astype(np.int32),
         top_logprobs=rng.normal(size=(length, k)).astype(np.float32),
         draws=rng.integers(0, 99, (length, n)).astype(np.int32),
+        verdicts=rng.integers(-1, 2, length).astype(np.int32),
     )
 
 

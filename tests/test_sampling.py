@@ -242,8 +242,8 @@ def test_finished_rows_make_room(tiny, mesh, monkeypatch):
         steps.append(int((np.asarray(after.ages) - before).max()))
         return after
 
-    slots_decode = slots.decode
-    monkeypatch.setattr(slots, "decode", counted)
+    slots_decode = slots.generate.decode
+    monkeypatch.setattr(slots.generate, "decode", counted)
     rollouts = ask(tiny, mesh, sampling=config.Sampling(per_input=2, batch=3))
     lengths = [len(one.ids) for one in sorted(rollouts, key=lambda one: -len(PROMPTS.own[int(one.input[-1])]))]
     assert sum(lengths) / 3 <= sum(steps) < sum(max(lengths[at : at + 3]) for at in range(0, 14, 3))
@@ -261,9 +261,9 @@ def test_killed_and_resumed_equals_never_killed(tiny, mesh, tmp_path, monkeypatc
         ask(tiny, mesh, **wanted, store=Store(tmp_path / "store"), progress=kill)
     asked, counts, run = [], [], slots.Slots.run
 
-    def watched(self, prompts, rows, seed):
+    def watched(self, rows, seed):
         asked.extend(rows)
-        return run(self, prompts, rows, seed)
+        return run(self, rows, seed)
 
     monkeypatch.setattr(slots.Slots, "run", watched)
     same(ask(tiny, mesh, **wanted, store=Store(tmp_path / "store"), progress=counts.append), never)

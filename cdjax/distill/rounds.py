@@ -58,7 +58,7 @@ def distil(here: Setting, seed: int) -> None:
     recursive = here.cfg.plan.order == "recursive"
     teacher = student if recursive or not done else here.start(seed)
     for at in left:
-        lessons = [stages.teach(here, at, operation, teacher) for operation in at.operations]
+        lessons = [stages.teach(here, at, operation, teacher, student) for operation in at.operations]
         student = stages.learn(here, at, student, teacher, lessons)
         here.journal.once(at.stage("score"), functools.partial(score_student, here, student))
         teacher = student if recursive else teacher

@@ -60,11 +60,11 @@ class Lesson:
     context: Int32[np.ndarray, "P"]
 
 
-def teach(here: Setting, at: Round, op: int, params: nnx.State) -> Lesson:
+def teach(here: Setting, at: Round, op: int, params: nnx.State, student: nnx.State) -> Lesson:
     """One operation: inputs from D, the teacher's answers, the part that f keeps, and both views of it."""
     texts = collect_inputs(here, at, op)
     views = here.views(op, texts)
-    rollouts = sample_teacher(here, at, op, params, views)
+    rollouts = sample_teacher(here, at, op, params, student, views)
     kept = keep_answers(here, at, op, rollouts)
     budget = here.cfg.limits.completion
     return Lesson(pairs.pair(kept, views.teacher, views.student, completion_budget=budget), views.teacher.context)
@@ -109,8 +109,10 @@ def write_inputs(here: Setting, at: Round, op: int) -> list[str]:
     return here.journal.once(at.stage("write", op), write)
 
 
-def sample_teacher(here: Setting, at: Round, op: int, params: nnx.State, views: Views) -> list[Rollout]:
-    """The teacher's answers with their soft targets, shard by shard into `rollouts/`."""
+def sample_teacher(
+    here: Setting, at: Round, op: int, params: nnx.State, student: nnx.State, views: Views
+) -> list[Rollout]:
+    """The teacher's answers with their soft targets, shard by shard into `rollouts/`. The student may draft them."""
     cfg = here.cfg
     store = Store(at.directory(here.workdir / "rollouts", op))
 
@@ -124,6 +126,7 @@ def sample_teacher(here: Setting, at: Round, op: int, params: nnx.State, views: 
             record=record(cfg.objective),
             steps=cfg.limits.completion,
             seed=at.fold("sample", op),
+            student=teacher.Student(here.model(student), views.student),
             store=store,
             progress=progress,
         )
@@ -139,6 +142,9 @@ def sample_teacher(here: Setting, at: Round, op: int, params: nnx.State, views: 
         told: dict[str, Any] = {"sampled": len(rollouts), "over_budget": views.dropped}
         if cfg.sampling.weights == "int8":
             told["int8_kl"] = _int8_kl(here, params, views, rollouts)
+        if cfg.sampling.draft:
+            verdicts = np.concatenate([one.verdicts for one in rollouts])
+            told |= {"accepted": int((verdicts > 0).sum()), "refused": int((verdicts < 0).sum())}
         return told
 
     here.journal.once(at.stage("sample", op), once)

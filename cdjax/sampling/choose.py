@@ -43,6 +43,18 @@ class Choice:
         values, ids = largest(logits, self.top_k)
         return jnp.take_along_axis(ids, draw(self._weights(values), uniforms[:, None]), 1)[:, 0]
 
+    def probabilities(self, logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
+        """The distribution that an id is drawn from."""
+        if self.temperature == 0:
+            return jax.nn.one_hot(largest(logits, 1)[1][:, 0], logits.shape[1])
+        if 0 < self.top_k < logits.shape[1]:
+            values, ids = largest(logits, self.top_k)
+            rows = jnp.arange(len(logits))[:, None]
+            weights = jnp.zeros_like(logits).at[rows, ids].set(self._weights(values), unique_indices=True)
+        else:
+            weights = self._weights(logits)
+        return weights / weights.sum(-1, keepdims=True)
+
     def _weights(self, logits):
         weights = softmax_weights(logits, self.temperature)
         return weights if self.top_p == 1 else nucleus(weights, self.top_p)

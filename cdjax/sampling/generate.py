@@ -9,7 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from cdjax import config
 from cdjax.model import cache, decoder
@@ -42,6 +42,7 @@ class Samples:
     top_ids: Int[Array, "B C k"]  # most likely first
     top_logprobs: Float[Array, "B C k"]  # of the full softmax
     draws: Int[Array, "B C n"]
+    verdicts: Int[Array, "B C"]  # on another model's draft of this id, see speculate.py; 0 where there was none
 
 
 @jax.tree_util.register_dataclass
@@ -91,6 +92,7 @@ def start(model: decoder.Decoder, batch: int, slots: int, *, record: Record, ste
         "top_ids": ((record.top_k,), jnp.int32),
         "top_logprobs": ((record.top_k,), jnp.float32),
         "draws": ((record.draws,), jnp.int32),
+        "verdicts": ((), jnp.int32),
     }
 
     def zeros(shape: tuple[int, ...], dtype: type) -> Array:
@@ -121,31 +123,49 @@ def admit(
 
     Reads all but the last prompt token. Decoding begins with that one, so that only decoding makes logits.
     """
-    # Each row of the batch finds its prompt, if there is one: the prompts move, the rows stay on their devices.
-    found = (rows[None] == jnp.arange(len(state.alive))[:, None]) & real[:, -1][None]
-    new, which = found.any(1), found.argmax(1)
-
-    def put(old: Array, fresh: Array) -> Array:
-        return jnp.where(_like(new, old), fresh[which], old)
-
-    past = state.past
-    if prompts.shape[1] > 1:
-        k, v = _read(model, prompts[:, :-1], real[:, :-1], prefix)
-        columns = slice(0, prompts.shape[1] - 1)
-
-        def fill(old: Array, fresh: Array) -> Array:
-            return old.at[:, :, columns].set(put(old[:, :, columns], fresh.astype(old.dtype)))
-
-        past = dataclasses.replace(past, k=tuple(map(fill, past.k, k)), v=tuple(map(fill, past.v, v)))
+    new, which = places(len(state.alive), real, rows)
     return State(
-        tokens=put(state.tokens, prompts[:, -1]),
-        keys=put(state.keys, keys),
+        tokens=put(state.tokens, prompts[:, -1], new, which),
+        keys=put(state.keys, keys, new, which),
         alive=state.alive | new,
         stopped=state.stopped & ~new,
         ages=jnp.where(new, 0, state.ages),
-        past=dataclasses.replace(past, lengths=put(past.lengths, real[:, :-1].sum(1))),
+        past=fill(model, state.past, prompts, real, new, which, prefix),
         written={name: jnp.where(_like(new, x), 0, x) for name, x in state.written.items()},
     )
+
+
+def places(batch: int, real: Bool[Array, "R T"], rows: Int[Array, "R"]) -> tuple[Bool[Array, "B"], Int[Array, "B"]]:
+    """Which rows of the batch get a prompt, and which one: the prompts move, the rows stay on their devices."""
+    found = (rows[None] == jnp.arange(batch)[:, None]) & real[:, -1][None]
+    return found.any(1), found.argmax(1)
+
+
+def put(old: Shaped[Array, "B ..."], fresh: Shaped[Array, "R ..."], new: Bool[Array, "B"], which: Int[Array, "B"]):
+    """`old` with what the new rows get of `fresh`, see `places`."""
+    return jnp.where(_like(new, old), fresh[which], old)
+
+
+def fill(
+    model: decoder.Decoder,
+    past: cache.Cache,
+    prompts: Int[Array, "R T"],
+    real: Bool[Array, "R T"],
+    new: Bool[Array, "B"],
+    which: Int[Array, "B"],
+    prefix: cache.Prefix | None,
+) -> cache.Cache:
+    """`past` with all but the last token of their prompts in the new rows, see `places`."""
+    lengths = put(past.lengths, real[:, :-1].sum(1), new, which)
+    if prompts.shape[1] == 1:
+        return dataclasses.replace(past, lengths=lengths)
+    k, v = _read(model, prompts[:, :-1], real[:, :-1], prefix)
+    columns = slice(0, prompts.shape[1] - 1)
+
+    def one(old: Array, fresh: Array) -> Array:
+        return old.at[:, :, columns].set(put(old[:, :, columns], fresh.astype(old.dtype), new, which))
+
+    return cache.Cache(tuple(map(one, past.k, k)), tuple(map(one, past.v, v)), lengths)
 
 
 def _read(model, prompts, real, prefix):
@@ -177,7 +197,8 @@ def decode(
         hidden, past = model(*row, prefix=prefix, past=state.past)
         assert past is not None
         logits = whole_rows(constrain(model.logits(hidden[:, 0]), "batch", "vocab"))
-        column = _column(logits, _uniforms(state.keys, state.ages, 1 + record.draws), choice, record)
+        numbers = uniforms(state.keys, state.ages, 1 + record.draws)
+        column = observe(logits, choice(logits, numbers[:, 0]), numbers[:, 1:], record)
         at = jnp.where(state.alive, state.ages, steps)  # beyond the end: nothing is written
         ages = state.ages + state.alive
         stopped = state.alive & stops[column["ids"]]
@@ -190,7 +211,7 @@ def decode(
             stopped=state.stopped | stopped,
             ages=ages,
             past=past,
-            written={name: _write(x, column[name], at) for name, x in state.written.items()},
+            written={name: write(x, column[name], at) for name, x in state.written.items()},
         )
 
     return jax.lax.while_loop(lambda state: state.alive.sum() > batch - free, step, state)
@@ -204,26 +225,29 @@ def collect(state: State, rows: Int[Array, "R"]) -> Samples:
     return Samples(real=real, stopped=state.stopped[rows], **written)
 
 
-def _column(logits, uniforms, choice: choose.Choice, record: Record) -> dict[str, Array]:
+def observe(
+    logits: Float[Array, "B V"], ids: Int[Array, "B"], uniforms: Float[Array, "B n"], record: Record
+) -> dict[str, Array]:
     """One token a row, [B], and what is recorded of the distribution it came from, [B, k] and [B, n]."""
-    ids = choice(logits, uniforms[:, 0])
     _, top_ids = choose.largest(logits, record.top_k)
     return {
         "ids": ids,
         "logprobs": choose.logprobs(logits, ids[:, None], 1.0)[:, 0],
         "top_ids": top_ids,
         "top_logprobs": choose.logprobs(logits, top_ids, record.temperature),
-        "draws": choose.draw(choose.softmax_weights(logits, record.temperature), uniforms[:, 1:]),
+        "draws": choose.draw(choose.softmax_weights(logits, record.temperature), uniforms),
+        "verdicts": jnp.zeros_like(ids),
     }
 
 
-def _uniforms(keys, ages, count: int):
-    """[B, count] numbers in [0, 1) that belong to a row and a step. The first of them does not depend on `count`."""
+def uniforms(keys: Key[Array, "B"], ages: Int[Array, "B"], count: int) -> Float[Array, "B n"]:
+    """Numbers in [0, 1) that belong to a row and a place in its answer. The first of them does not depend on `count`."""
     return jax.vmap(lambda key, age: jax.random.uniform(jax.random.fold_in(key, age), (count,)))(keys, ages)
 
 
-def _write(rows, column, at):
-    return rows.at[jnp.arange(len(rows)), at].set(column, mode="drop", unique_indices=True)
+def write(rows: Shaped[Array, "B C ..."], column: Shaped[Array, "B ..."], at: Int[Array, "B ..."]) -> Array:
+    """Each row's next entries at its own places, all different; what is beyond the end is not written."""
+    return rows.at[jnp.arange(len(rows)).reshape(-1, *(1,) * (at.ndim - 1)), at].set(column, mode="drop", unique_indices=True)
 
 
 def _like(row, x):

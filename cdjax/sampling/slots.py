@@ -17,49 +17,61 @@ from jaxtyping import Array, Bool, Int, Int32, Key
 from cdjax import parallel
 from cdjax.model import cache, decoder
 from cdjax.sampling.choose import Choice
-from cdjax.sampling.generate import Record, Samples, State, admit, collect, decode, start
+from cdjax.sampling import generate, speculate
+from cdjax.sampling.generate import Record, Samples
 
 Row = tuple[int, int]  # which prompt, and which of its samples
+State = generate.State | speculate.State
 SHARE = 4  # a quarter of the slots is refilled at once
 
 
 @dataclasses.dataclass(frozen=True)
-class Slots:
-    """A model, and what all prompts of a stage have in common."""
+class Side:
+    """A model with its layers apart, and what it reads: a context, or none, and after it each prompt's own part."""
 
     model: decoder.Decoder
-    mesh: jax.sharding.Mesh
     prefix: cache.Prefix | None
+    prompts: Sequence[Int32[np.ndarray, "_"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Slots:
+    """Who answers, and what all prompts of a stage have in common."""
+
+    teacher: Side
+    student: Side | None  # drafts `draft` tokens a step, if it is there
+    draft: int
+    mesh: jax.sharding.Mesh
     stops: Bool[Array, "V"]
     choice: Choice
     record: Record
     steps: int
     batch: int  # how many there are: a multiple of the devices that share a batch
 
-    def run(
-        self, prompts: Sequence[Int32[np.ndarray, "_"]], rows: Sequence[Row], seed: int
-    ) -> Iterator[tuple[list[Row], dict[str, np.ndarray]]]:
+    def run(self, rows: Sequence[Row], seed: int) -> Iterator[tuple[list[Row], dict[str, np.ndarray]]]:
         """Rows that have ended, and the fields of their `Samples`, until all of `rows` have.
 
         While a stretch runs on the device, the caller works on the rows that ended before it.
         """
-        waiting = deque(_loads(prompts, rows, self._together))
+        waiting = deque(_loads([side.prompts for side in self._sides], rows, self._together))
         busy: dict[int, Row] = {}
         ended: list[tuple[list[Row], Samples]] = []
-        columns = width(max(len(prompt) for prompt in prompts)) - 1 + self.steps
-        state = start(self.model, self.batch, columns, record=self.record, steps=self.steps)
+        state = self._start()
         while waiting or busy:
             free = [slot for slot in range(self.batch) if slot not in busy]
             while waiting and len(waiting[0]) <= len(free):
                 load, free = dict(zip(free, waiting[0], strict=False)), free[len(waiting.popleft()) :]
-                state = self._admit(state, prompts, load, seed)
+                state = self._admit(state, load, seed)
                 busy |= load
-            enough = self._together if waiting else self.batch
-            state = decode(self.model, state, self.stops, self.prefix, enough, choice=self.choice, record=self.record)
+            state = self._decode(state, self._together if waiting else self.batch)
             yield from _fetched(ended)
-            alive = np.asarray(state.alive)
+            alive = np.asarray(_answers(state).alive)
             ended = list(self._collect(state, [slot for slot in busy if not alive[slot]], busy))
         yield from _fetched(ended)
+
+    @property
+    def _sides(self) -> list[Side]:
+        return [self.teacher] if self.student is None else [self.teacher, self.student]
 
     @property
     def _together(self) -> int:
@@ -67,24 +79,47 @@ class Slots:
         parts = parallel.batch_parts(self.mesh)
         return max(self.batch // SHARE // parts, 1) * parts
 
-    def _admit(self, state: State, prompts: Sequence[np.ndarray], load: dict[int, Row], seed: int) -> State:
-        size = self._together
+    def _start(self) -> State:
+        def columns(side: Side) -> int:
+            return width(max(map(len, side.prompts))) - 1 + self.steps + self.draft
+
+        side = self.teacher
+        state = generate.start(side.model, self.batch, columns(side), record=self.record, steps=self.steps)
+        return state if self.student is None else speculate.start(self.student.model, state, columns(self.student))
+
+    def _admit(self, state: State, load: dict[int, Row], seed: int) -> State:
+        which, slots = np.zeros((self._together, 2), np.int32), np.zeros(self._together, np.int32)
+        which[: len(load)], slots[: len(load)] = list(load.values()), list(load)
+        rows = parallel.place_batch((_keys(jax.random.key(seed), which), slots), self.mesh)
+        views = [parallel.place_batch(self._padded(side.prompts, load), self.mesh) for side in self._sides]
+        side, answers = self.teacher, _answers(state)
+        answers = generate.admit(side.model, answers, *views[0], *rows, side.prefix)
+        if self.student is None:
+            return answers
+        state = dataclasses.replace(state, answers=answers)
+        return speculate.admit(self.student.model, state, *views[1], rows[1], self.student.prefix)
+
+    def _padded(self, prompts: Sequence[np.ndarray], load: dict[int, Row]) -> tuple[np.ndarray, np.ndarray]:
         longest = width(max(len(prompts[index]) for index, _ in load.values()))
-        ids, real = np.zeros((size, longest), np.int32), np.zeros((size, longest), bool)
-        which, slots = np.zeros((size, 2), np.int32), np.zeros(size, np.int32)
-        for at, (slot, row) in enumerate(load.items()):
-            own = prompts[row[0]]
+        ids, real = np.zeros((self._together, longest), np.int32), np.zeros((self._together, longest), bool)
+        for at, (index, _) in enumerate(load.values()):
+            own = prompts[index]
             ids[at, longest - len(own) :], real[at, longest - len(own) :] = own, True
-            which[at], slots[at] = row, slot
-        batch = parallel.place_batch((ids, real, _keys(jax.random.key(seed), which), slots), self.mesh)
-        return admit(self.model, state, *batch, self.prefix)
+        return ids, real
+
+    def _decode(self, state: State, enough: int) -> State:
+        side, how = self.teacher, {"choice": self.choice, "record": self.record}
+        if self.student is None:
+            return generate.decode(side.model, state, self.stops, side.prefix, enough, **how)
+        models, prefixes = (side.model, self.student.model), (side.prefix, self.student.prefix)
+        return speculate.decode(*models, state, self.stops, *prefixes, enough, draft=self.draft, **how)
 
     def _collect(self, state: State, done: list[int], busy: dict[int, Row]) -> Iterator[tuple[list[Row], Samples]]:
         for at in range(0, len(done), self._together):
             part = done[at : at + self._together]
             slots = np.zeros(self._together, np.int32)
             slots[: len(part)] = part
-            yield [busy.pop(slot) for slot in part], collect(state, slots)
+            yield [busy.pop(slot) for slot in part], generate.collect(_answers(state), slots)
 
 
 def width(length: int) -> int:
@@ -95,9 +130,13 @@ def width(length: int) -> int:
     return power * 3 // 4 if length <= power * 3 // 4 else power
 
 
-def _loads(prompts: Sequence[np.ndarray], rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
-    """At most `size` rows at a time, all of one width: what a row reads does not depend on its neighbours."""
-    for _, alike in itertools.groupby(rows, lambda row: width(len(prompts[row[0]]))):
+def _answers(state: State) -> generate.State:
+    return state.answers if isinstance(state, speculate.State) else state
+
+
+def _loads(sides: Sequence[Sequence[np.ndarray]], rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
+    """At most `size` rows at a time, all of one width on a side: what one reads does not depend on its neighbours."""
+    for _, alike in itertools.groupby(rows, lambda row: [width(len(prompts[row[0]])) for prompts in sides]):
         while load := list(itertools.islice(alike, size)):
             yield load
 

@@ -20,8 +20,16 @@ from cdjax.model import decoder, quantize
 from cdjax.rollouts import RAGGED, Rollout, Store
 from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Record
-from cdjax.sampling.slots import Row, Slots
+from cdjax.sampling.slots import Row, Side, Slots
 from cdjax.views.prompts import Prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """The model that drafts the answers, and the same inputs as it is shown them."""
+
+    model: decoder.Decoder
+    prompts: Prompts
 
 
 def sample(
@@ -34,21 +42,32 @@ def sample(
     record: Record,
     steps: int,
     seed: int,
+    student: Student | None = None,
     store: Store | None = None,
     progress: Callable[[int], object] = lambda done: None,
 ) -> list[Rollout]:
     """`sampling.per_input` answers to each prompt, each at most `steps` tokens long and ended by one of the `stops`.
 
     With `sampling.weights="int8"` the model is rounded first: what is recorded is of the rounded one, which answered.
+    With `sampling.draft` a `student` drafts them: other samples of the same distribution.
     A shard that `store` has is read, not sampled again. `progress` is told how many answers have been added.
     Raises UserError if the store holds something else, or if a prompt does not fit the model.
     """
     shards = _shards(prompts, sampling)
     check(model, prompts, steps)
+    student = student if sampling.draft else None
+    if sampling.draft and student is None:
+        raise config.UserError(f"sampling.draft={sampling.draft} needs a student that drafts; give one, or set it to 0")
+    if student is not None:
+        check(student.model, student.prompts, steps)
     if store is not None:
         asked: dict[str, Any] = {"sampling": dataclasses.asdict(sampling), "record": dataclasses.asdict(record)}
         asked |= {"steps": steps, "seed": seed, "prompts": _digest(prompts.inputs, prompts.context, *prompts.own)}
-        store.open(asked | {"stops": _digest(stops), "model": identity(model)})
+        asked |= {"stops": _digest(stops), "model": identity(model)}
+        if student is not None:
+            shown = _digest(student.prompts.context, *student.prompts.own)
+            asked |= {"student": identity(student.model), "student_prompts": shown}
+        store.open(asked)
     answers: dict[Row, Rollout] = {}
     stored = [] if store is None else [(rows, store.read(at)) for at, rows in enumerate(shards) if store.has(at)]
     for rows, rollouts in stored:
@@ -60,18 +79,18 @@ def sample(
         left = Counter(shard_of[row] for row in missing)
         with jax.set_mesh(mesh):
             model = quantize.int8(model) if sampling.weights == "int8" else model
-            prefix = decoder.read_prefix(model, prompts.context) if len(prompts.context) else None
             slots = Slots(
-                decoder.unstack(model),
-                mesh,
-                prefix,
+                teacher=_side(model, prompts),
+                student=None if student is None else _side(student.model, student.prompts),
+                draft=sampling.draft,
+                mesh=mesh,
                 stops=jnp.zeros(model.spec.vocab, bool).at[stops].set(True),
                 choice=Choice(sampling.temperature, sampling.top_k, sampling.top_p),
                 record=record,
                 steps=steps,
                 batch=_rows_on(mesh, len(shards[0])),
             )
-            for rows, samples in slots.run(prompts.own, missing, seed):
+            for rows, samples in slots.run(missing, seed):
                 answers |= zip(rows, _rollouts(samples, prompts, rows), strict=True)
                 left.subtract(shard_of[row] for row in rows)
                 if store is not None:
@@ -115,6 +134,11 @@ def _shards(prompts: Prompts, sampling: config.Sampling) -> list[list[Row]]:
     rows = [(index, number) for index in range(len(prompts.own)) for number in range(sampling.per_input)]
     rows.sort(key=lambda row: -len(prompts.own[row[0]]))
     return [rows[start : start + sampling.batch] for start in range(0, len(rows), sampling.batch)]
+
+
+def _side(model: decoder.Decoder, prompts: Prompts) -> Side:
+    prefix = decoder.read_prefix(model, prompts.context) if len(prompts.context) else None
+    return Side(decoder.unstack(model), prefix, prompts.own)
 
 
 def _rows_on(mesh: jax.sharding.Mesh, rows: int) -> int:

@@ -1,0 +1,278 @@
+"""A student that drafts changes how fast the teacher answers, and nothing about the answers."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdjax import config, parallel
+from cdjax.model import decoder
+from cdjax.rollouts import Store
+from cdjax.sampling import score, slots, speculate, teacher
+from cdjax.sampling.choose import Choice
+from cdjax.sampling.generate import Record
+from cdjax.views.prompts import Prompts
+from tests.conftest import TINY
+
+RNG = np.random.default_rng(0)
+RECORD = Record(top_k=5, draws=3, temperature=2.0)
+STOPS = np.array((3, 9, 20, 31, 40, 44), np.int32)
+NAMES = tuple(f"input {i}" for i in range(7))
+TEACHERS = Prompts(
+    inputs=NAMES,
+    context=np.arange(1, 8, dtype=np.int32),
+    own=tuple(RNG.integers(1, 64, n).astype(np.int32) for n in (5, 1, 7, 3, 8, 5, 2)),
+)
+STUDENTS = Prompts(
+    inputs=NAMES,
+    context=np.array([5, 6], np.int32),
+    own=tuple(RNG.integers(1, 64, n).astype(np.int32) for n in (1, 3, 9, 1, 4, 2, 6)),
+)
+
+
+def sharper(model, by=12.0):
+    """A new model is nearly uniform over its vocabulary; this one has opinions."""
+    model = jax.tree.map(lambda x: x, model)
+    model.final_norm.scale[...] = model.final_norm.scale[...] * by
+    return model
+
+
+@pytest.fixture(scope="module")
+def sides(mesh):
+    """A teacher, and a student that often agrees with it."""
+    first, second = (sharper(decoder.create(TINY, mesh, seed=seed)) for seed in (0, 1))
+    return first, jax.tree.map(lambda a, b: 0.8 * a + 0.2 * b, first, second)
+
+
+@pytest.fixture(scope="module")
+def sides8(sides, mesh8):
+    """The same two on eight devices."""
+    return tuple(jax.device_put(side, parallel.shardings(side, mesh8)) for side in sides)
+
+
+def ask(models, mesh, *, draft=3, sampling=config.Sampling(batch=3), students=STUDENTS, **changes):
+    """The stage's answers; without a draft the teacher writes them alone."""
+    wanted = dict(stops=STOPS, record=RECORD, steps=9, seed=1) | changes
+    sampling = dataclasses.replace(sampling, draft=draft)
+    return teacher.sample(
+        models[0], mesh, TEACHERS, sampling=sampling, student=teacher.Student(models[1], students), **wanted
+    )
+
+
+def same(one, two, atol=2e-5):
+    """Equal rollouts: ids exactly, floats within `atol`."""
+    for a, b in zip(one, two, strict=True):
+        assert (a.input, a.sample, a.stopped) == (b.input, b.sample, b.stopped)
+        for name in ("ids", "top_ids", "draws", "verdicts"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        for name in ("logprobs", "top_logprobs"):
+            np.testing.assert_allclose(getattr(a, name), getattr(b, name), atol=atol, rtol=0)
+
+
+def verdicts(rollouts):
+    return np.concatenate([one.verdicts for one in rollouts])
+
+
+# --- the distribution -----------------------------------------------------------------------------------------------
+
+FIVE = dataclasses.replace(TINY, vocab=5, layers=1)
+END = 4
+
+
+def probabilities(logits, choice):
+    """The distribution that a choice asks for, written down again: [V] logits, all different."""
+    order = np.argsort(-logits)[: choice.top_k or None]
+    weights = np.exp(logits[order] / choice.temperature - logits.max() / choice.temperature)
+    weights[1:][np.cumsum(weights)[:-1] >= choice.top_p * weights.sum()] = 0
+    found = np.zeros_like(logits)
+    found[order] = weights / weights.sum()
+    return found
+
+
+def all_answers(model, prompt, choice):
+    """Every answer of at most 3 tokens that ends with END, and its probability, from the whole forward pass."""
+    pairs = np.array(list(itertools.product(range(5), repeat=2)), np.int32)
+    tokens = np.concatenate([np.tile(prompt, (25, 1)), pairs], 1)
+    hidden, _ = model(tokens, decoder.row_positions(jnp.ones(tokens.shape, bool), None), jnp.ones(tokens.shape, bool))
+    after = {
+        tuple(pair[:n]): probabilities(np.asarray(row[len(prompt) - 1 + n], np.float64), choice)
+        for pair, row in zip(pairs.tolist(), model.logits(hidden), strict=True)
+        for n in range(3)
+    }
+    found = {}
+    for answer in itertools.product(range(5), repeat=3):
+        answer = answer[: answer.index(END) + 1] if END in answer else answer
+        found[answer] = np.prod([after[answer[:n]][one] for n, one in enumerate(answer)])
+    assert abs(sum(found.values()) - 1) < 1e-6
+    return found
+
+
+def excess(mesh, choice, *, draft=2, count=20_000):
+    """How many sigma the answers of `count` keys are off the teacher's own distribution, by a chi-square test."""
+    first, second = (sharper(decoder.create(FIVE, mesh, seed=seed), 3.0) for seed in (2, 3))
+    views = [Prompts(("x",), np.zeros(0, np.int32), (np.array(ids, np.int32),)) for ids in ([1, 2, 0, 3], [2, 2])]
+    rollouts = teacher.sample(
+        first,
+        mesh,
+        views[0],
+        stops=np.array([END], np.int32),
+        sampling=config.Sampling(choice.temperature, choice.top_k, choice.top_p, count, 2048, draft),
+        record=Record(),
+        steps=3,
+        seed=0,
+        student=teacher.Student(second, views[1]),
+    )
+    expected = all_answers(first, views[0].own[0], choice)
+    seen = dict.fromkeys(expected, 0)
+    for one in rollouts:
+        seen[tuple(one.ids.tolist())] += 1
+    assert sum(n for answer, n in seen.items() if expected[answer] == 0) == 0
+    wanted = {answer: count * p for answer, p in expected.items() if count * p >= 5}
+    rare = [count - sum(wanted.values()), count - sum(seen[answer] for answer in wanted)]
+    terms = [(seen[answer] - n) ** 2 / n for answer, n in wanted.items()]
+    terms += [(rare[1] - rare[0]) ** 2 / rare[0]] if rare[0] >= 5 else []
+    freedom = len(terms) - 1
+    return (sum(terms) - freedom) / np.sqrt(2 * freedom), np.mean(verdicts(rollouts) > 0)
+
+
+@pytest.mark.parametrize("draft", [1, 2, 5])
+def test_answers_are_distributed_as_the_teachers_own(mesh, draft):
+    sigma, drafted = excess(mesh, Choice(), draft=draft)
+    assert abs(sigma) < 4 and 0.1 < drafted < 0.9
+
+
+@pytest.mark.parametrize("choice", [Choice(0.6), Choice(1.3, top_k=3), Choice(top_p=0.8)], ids=str)
+def test_so_they_are_after_temperature_and_truncation(mesh, choice):
+    assert abs(excess(mesh, choice)[0]) < 4
+
+
+def always(accept):
+    """Every draft stands."""
+
+    def rule(drafts, of_student, of_teacher, verdict, own):
+        return accept(drafts, of_student, of_teacher, -jnp.ones_like(verdict), own)
+
+    return rule
+
+
+def from_p(accept):
+    """After a refusal the token is drawn from p, not from what q lacks of it."""
+
+    def rule(drafts, of_student, of_teacher, verdict, own):
+        kept, _ = accept(drafts, of_student, of_teacher, verdict, own)
+        rows = jnp.arange(len(kept))
+        return kept, speculate.choose.draw(of_teacher[rows, kept], own[rows, kept][:, None])[:, 0]
+
+    return rule
+
+
+def only_equal(accept):
+    """A draft stands if it is what the teacher would have drawn by the same number: right for greedy alone."""
+
+    def rule(drafts, of_student, of_teacher, verdict, own):
+        same = of_teacher.argmax(-1)[:, :-1] == drafts
+        return accept(drafts, of_student, of_teacher, verdict.at[:, :-1].set(jnp.where(same, -1.0, 2.0)), own)
+
+    return rule
+
+
+@pytest.mark.parametrize("wrong", [always, from_p, only_equal])
+def test_another_rule_is_seen_to_be_wrong(mesh, monkeypatch, wrong):
+    with monkeypatch.context() as patch:
+        patch.setattr(speculate, "accept", wrong(speculate.accept))
+        speculate.decode.clear_cache()
+        sigma, _ = excess(mesh, Choice())
+    speculate.decode.clear_cache()
+    assert sigma > 20
+
+
+# --- what is the same with and without drafts -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("draft", [1, 4, 12])
+def test_greedy_answers_are_the_same(sides, mesh, draft):
+    greedy = config.Sampling(temperature=0.0, batch=3)
+    plain, drafted = (ask(sides, mesh, draft=n, sampling=greedy, record=Record(5)) for n in (0, draft))
+    blank = [dataclasses.replace(one, verdicts=one.ids * 0) for one in drafted]
+    same(plain, blank)
+    found = verdicts(drafted)
+    assert not verdicts(plain).any() and (found > 0).any() and (found < 0).any()
+
+
+def test_scoring_reproduces_what_was_recorded(sides, mesh):
+    rollouts = ask(sides, mesh)
+    for row, one in enumerate(rollouts):
+        prompt = TEACHERS.whole[row]
+        rows = [jnp.asarray(x)[None] for x in (prompt, prompt >= 0, one.ids, one.ids >= 0)]
+        with jax.set_mesh(mesh):
+            scored = score.logprobs(sides[0], *rows)[0]
+            hidden = score.completion_hidden(sides[0], *rows)[0]
+        soft = np.asarray(jax.nn.log_softmax(sides[0].logits(hidden) / RECORD.temperature))
+        np.testing.assert_allclose(scored, one.logprobs, atol=2e-4)
+        found = np.take_along_axis(soft, one.top_ids, -1)
+        np.testing.assert_allclose(found, one.top_logprobs, atol=2e-4)
+        np.testing.assert_allclose(found, -np.sort(-soft, -1)[:, :5], atol=2e-4)
+        assert (np.take_along_axis(soft, one.draws, -1) > -20).all()
+
+
+def test_an_answer_ends_with_its_first_stop_token(sides, mesh):
+    rollouts = ask(sides, mesh, draft=5, sampling=config.Sampling(per_input=4, batch=28))
+    for one in rollouts:
+        assert not set(one.ids[:-1].tolist()) & set(STOPS.tolist())
+        assert one.stopped == (one.ids[-1] in STOPS) and (one.stopped or len(one.ids) == 9)
+    inside = [one for one in rollouts if one.stopped and one.verdicts[-1] > 0]
+    assert inside and any(not one.stopped for one in rollouts)
+
+
+def test_the_student_itself_would_be_followed_everywhere(sides, mesh):
+    """Equal models with equal prompts: q is p."""
+    rollouts = ask((sides[0], sides[0]), mesh, students=TEACHERS, sampling=config.Sampling(per_input=4, batch=28))
+    assert (verdicts(rollouts) >= 0).all()
+    for one in rollouts:
+        assert [place for place, verdict in enumerate(one.verdicts) if verdict == 0] == list(range(3, len(one.ids), 4))
+
+
+# --- what an answer depends on --------------------------------------------------------------------------------------
+
+
+def test_answers_do_not_depend_on_batch_or_mesh(sides, sides8, mesh, mesh8, capfd):
+    eight, one, threes, spread = (
+        ask(models, where, sampling=config.Sampling(per_input=2, batch=batch))
+        for models, where, batch in ((sides, mesh, 8), (sides, mesh, 1), (sides, mesh, 3), (sides8, mesh8, 8))
+    )
+    assert len({tuple(rollout.ids.tolist()) for rollout in eight}) > 10
+    same(eight, one, atol=1e-4)
+    same(eight, threes, atol=1e-4)
+    same(eight, spread, atol=1e-4)
+    assert "rematerialization" not in capfd.readouterr().err
+
+
+def test_killed_and_resumed_equals_never_killed(sides, mesh, tmp_path):
+    wanted = dict(sampling=config.Sampling(per_input=2, batch=3))
+    never = ask(sides, mesh, **wanted)
+
+    def kill(count):
+        if len(list(tmp_path.glob("*.npz"))) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(sides, mesh, **wanted, store=Store(tmp_path), progress=kill)
+    same(ask(sides, mesh, **wanted, store=Store(tmp_path)), never, atol=0)
+
+
+def test_a_store_of_another_student_is_refused(sides, mesh, tmp_path):
+    ask(sides, mesh, store=Store(tmp_path))
+    for change, what in (({"models": (sides[0], sides[0])}, "student was"), ({"students": TEACHERS}, "student_prompts")):
+        with pytest.raises(config.UserError, match=what):
+            ask(**dict(models=sides, mesh=mesh, store=Store(tmp_path)) | change)
+
+
+def test_drafts_need_a_student(sides, mesh):
+    with pytest.raises(config.UserError, match="sampling.draft=2 needs a student"):
+        sampling = config.Sampling(draft=2)
+        teacher.sample(
+            sides[0], mesh, TEACHERS, stops=STOPS, sampling=sampling, record=RECORD, steps=4, seed=0, student=None
+        )
