@@ -11,7 +11,7 @@ import pytest
 from cdjax import config, parallel
 from cdjax.model import decoder
 from cdjax.rollouts import Store
-from cdjax.sampling import score, slots, speculate, teacher
+from cdjax.sampling import score, speculate, teacher
 from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Record
 from cdjax.views.prompts import Prompts
@@ -265,7 +265,10 @@ def test_killed_and_resumed_equals_never_killed(sides, mesh, tmp_path):
 
 def test_a_store_of_another_student_is_refused(sides, mesh, tmp_path):
     ask(sides, mesh, store=Store(tmp_path))
-    for change, what in (({"models": (sides[0], sides[0])}, "student was"), ({"students": TEACHERS}, "student_prompts")):
+    for change, what in (
+        ({"models": (sides[0], sides[0])}, "student was"),
+        ({"students": TEACHERS}, "student_prompts"),
+    ):
         with pytest.raises(config.UserError, match=what):
             ask(**dict(models=sides, mesh=mesh, store=Store(tmp_path)) | change)
 

@@ -241,13 +241,14 @@ def observe(
 
 
 def uniforms(keys: Key[Array, "B"], ages: Int[Array, "B"], count: int) -> Float[Array, "B n"]:
-    """Numbers in [0, 1) that belong to a row and a place in its answer. The first of them does not depend on `count`."""
+    """Numbers in [0, 1) of a row and a place in its answer. The first of them does not depend on `count`."""
     return jax.vmap(lambda key, age: jax.random.uniform(jax.random.fold_in(key, age), (count,)))(keys, ages)
 
 
 def write(rows: Shaped[Array, "B C ..."], column: Shaped[Array, "B ..."], at: Int[Array, "B ..."]) -> Array:
     """Each row's next entries at its own places, all different; what is beyond the end is not written."""
-    return rows.at[jnp.arange(len(rows)).reshape(-1, *(1,) * (at.ndim - 1)), at].set(column, mode="drop", unique_indices=True)
+    which = jnp.arange(len(rows)).reshape(-1, *(1,) * (at.ndim - 1))
+    return rows.at[which, at].set(column, mode="drop", unique_indices=True)
 
 
 def _like(row, x):

@@ -114,9 +114,9 @@ def propose(
     rows = jnp.arange(len(state.behind))
 
     def read(past: cache.Cache, tokens: Array, real: Array, last: Array) -> tuple[Array, cache.Cache]:
-        hidden, past = student(tokens, _positions(past, tokens, prefix), real, prefix=prefix, past=past)
-        assert past is not None
-        return choice.probabilities(constrain(student.logits(hidden[rows, last]), "batch", "vocab")), past
+        hidden, after = student(tokens, _positions(past, tokens, prefix), real, prefix=prefix, past=past)
+        assert after is not None
+        return choice.probabilities(constrain(student.logits(hidden[rows, last]), "batch", "vocab")), after
 
     def one(carry: tuple[cache.Cache, Array], uniforms: Array) -> tuple[tuple[cache.Cache, Array], tuple[Array, Array]]:
         past, ids = carry
@@ -172,7 +172,8 @@ def _advance(before: generate.State, drafts, kept, own, logits, uniforms, read, 
     count = jnp.where(before.alive, jnp.minimum(count, steps - before.ages), 0)
     column = _each(functools.partial(generate.observe, record=record), logits, ids, uniforms)
     column["verdicts"] = jnp.where(places < kept[:, None], 1, jnp.where(places < width - 1, -1, 0))
-    at = jnp.where(places < count[:, None], before.ages[:, None] + places, steps + places)  # beyond the end: not written
+    # Beyond the end nothing is written.
+    at = jnp.where(places < count[:, None], before.ages[:, None] + places, steps + places)
     stopped = before.alive & (ends & (places < count[:, None])).any(1)
     ages = before.ages + count
     return generate.State(
