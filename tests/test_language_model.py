@@ -81,7 +81,7 @@ def test_logits_need_ids_of_the_vocabulary(model, ids):
 
 
 def test_unknown_arguments_of_load_model_are_named():
-    with pytest.raises(config.UserError, match="float32 or bfloat16, got 'float16'"):
+    with pytest.raises(config.UserError, match="float32, bfloat16 or auto, got 'float16'"):
         language_model.load_model("tiny:0", dtype="float16")
     with pytest.raises(config.UserError, match="none, dots, full, got 'some'"):
         language_model.load_model("tiny:0", remat="some")
