@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cdjax import config, parallel
-from cdjax.distill import fused
+from cdjax.distill import fused, losses
 from cdjax.distill.pairs import PairBatch
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
@@ -77,7 +77,7 @@ def make_update(
     the sum over the global batch divided by its number of real tokens, however it is split over devices and pieces.
     Raises UserError for an objective that cannot be computed.
     """
-    fused.check(objective)
+    losses.check(objective)
 
     @functools.partial(jax.jit, donate_argnames="state")
     def update(state, frozen, teacher, prefix, batch):
@@ -116,7 +116,7 @@ def batch_loss(
             teacher, batch.teacher_prompt, batch.teacher_prompt_real, batch.rollout, batch.rollout_real, prefix
         )
         wanted = jax.lax.stop_gradient(jnp.take_along_axis(whole, batch.kept[..., None], 1))
-    positions = fused.Positions(
+    positions = losses.Positions(
         hidden, wanted, batch.completion, batch.completion_real, batch.top_ids, batch.top_logprobs, batch.draws
     )
     return fused.loss(student, teacher, positions, objective=objective, over=over)
