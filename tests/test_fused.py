@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax
 
 from cdjax import config, parallel
-from cdjax.distill import fused, losses
+from cdjax.distill import fused, losses, terms
 from cdjax.model import decoder
 from tests.conftest import TINY
 
@@ -52,7 +52,7 @@ def positions(top_k=0, draws=None, temperature=1.0, hidden=HIDDEN, wanted=WANTED
         logprobs, top = jax.lax.top_k(full, top_k)
     draws = np.zeros((B, C, 0), np.int32) if draws is None else draws
     parts = (hidden, wanted, IDS, MASK, top, logprobs, draws)
-    return fused.Positions(*(jnp.asarray(part) for part in parts))
+    return losses.Positions(*(jnp.asarray(part) for part in parts))
 
 
 def value_and_grad(model, at, objective, tile):
@@ -92,7 +92,7 @@ def assert_same(one, two, **tolerance):
 @pytest.mark.parametrize("changes", [{}, {"tied": False, "logit_soft_cap": 3.0}])
 def test_fused_equals_dense_in_value_and_gradient(changes, mesh, monkeypatch):
     """For every objective, over tiles of positions and blocks of the vocabulary."""
-    monkeypatch.setattr(fused, "OUTCOMES", 16)
+    monkeypatch.setattr(terms, "OUTCOMES", 16)
     spec = dataclasses.replace(TINY, layers=1, **changes)
     student, teacher = (decoder.create(spec, mesh, seed=seed) for seed in (0, 1))
     at = positions(top_k=5, model=teacher, draws=DRAWS)
@@ -215,13 +215,13 @@ def test_masked_positions_get_no_gradient(tiny, mesh):
 def test_a_tile_without_real_positions_is_not_computed(real, tiles, tiny, mesh, monkeypatch):
     """Real positions anywhere in the batch are brought together; the loop ends with the last of them."""
     seen = []
-    terms = fused._terms
+    made = fused.terms
 
     def counted(*args):
         jax.debug.callback(lambda: seen.append(1))
-        return terms(*args)
+        return made(*args)
 
-    monkeypatch.setattr(fused, "_terms", counted)
+    monkeypatch.setattr(fused, "terms", counted)
     mask = np.zeros(B * C, bool)
     mask[np.random.default_rng(1).permutation(B * C)[:real]] = True
     at = dataclasses.replace(positions(), real=jnp.asarray(mask.reshape(B, C)))
@@ -258,7 +258,7 @@ def test_one_device_equals_eight_and_gathers_no_logits(mesh, mesh8):
             @jax.jit
             def gradients(student, teacher, at):
                 def loss(student, hidden, objective):
-                    now = fused.Positions(**(at | {"hidden": hidden}))
+                    now = losses.Positions(**(at | {"hidden": hidden}))
                     return fused.loss(student, teacher, now, objective=objective, over=COUNT, tile=2)[0]
 
                 return [jax.value_and_grad(loss, (0, 1))(student, at["hidden"], it) for it in (FULL, MIXED, SAMPLED)]
@@ -280,7 +280,7 @@ def test_logits_of_all_positions_never_exist_together(mesh):
 
     def loss(model, hidden):
         ids, top = jnp.zeros(shape, jnp.int32), jnp.zeros((*shape, 2))
-        at = fused.Positions(hidden, hidden, ids, ids == 0, top.astype(int), top, top.astype(int))
+        at = losses.Positions(hidden, hidden, ids, ids == 0, top.astype(int), top, top.astype(int))
         return fused.loss(model, model, at, objective=config.Objective(targets="full"), tile=4)[0]
 
     with jax.set_mesh(mesh):
@@ -296,6 +296,6 @@ def test_an_objective_that_cannot_be_computed_is_refused(tiny, mesh):
         (config.Objective(alpha=1.5), "alpha"),
     ):
         with pytest.raises(config.UserError, match=said):
-            fused.check(wrong)
+            losses.check(wrong)
     with jax.set_mesh(mesh), pytest.raises(config.UserError, match="recorded without"):
         fused.loss(tiny, None, positions(), objective=config.Objective(), tile=4)

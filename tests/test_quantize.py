@@ -163,6 +163,6 @@ def test_an_adapter_stays_as_it_is(tiny, mesh):
 def test_a_run_tells_how_far_its_int8_teacher_is(tmp_path):
     here = setting.open(experiment(sampling=config.Sampling(batch=8, weights="int8")), tmp_path)
     with jax.set_mesh(here.mesh):
-        stages.teach(here, stages.Round(0, 0, (0,)), 0, here.original)
+        stages.teach(here, stages.Round(0, 0, (0,)), 0, here.original, here.original)
     told = results.rollouts(here.journal.results())
     assert told["sampled"] == 12 and len(told["int8_kl"]) == 1 and 0 < told["int8_kl"][0] < 0.01

@@ -136,7 +136,7 @@ def fused_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Wor
 
     def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
         none = ids[..., None][..., :0]
-        positions = fused.Positions(hidden, wanted, ids, ids >= 0, none, none.astype(jnp.float32), none)
+        positions = losses.Positions(hidden, wanted, ids, ids >= 0, none, none.astype(jnp.float32), none)
         over = jnp.maximum(positions.real.sum(), 1)
         return fused.loss(student, other, positions, objective=objective, over=over)[0]
 

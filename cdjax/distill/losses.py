@@ -1,20 +1,55 @@
 """The written formulas: divergences between teacher and student, their dense reference, and their slopes.
 
-In: logits, log-probabilities, recorded targets. Out: nats a position. `fused.py` computes them tile by tile.
+In: `Positions`. Out: nats a position, from logits and log-probabilities; `fused.py` computes them tile by tile.
 Names follow GKD (arXiv 2306.13649): teacher p, student q; forward_kl KL(p||q), reverse_kl KL(q||p), and
 jsd beta KL(p||m) + (1 - beta) KL(q||m) with m = beta p + (1 - beta) q.
 """
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cdjax import config
 
 ROUNDING = 1e-7  # a float32 sum of probabilities does not know a tail smaller than this
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Positions:
+    """What the loss reads at every completion position. Soft targets that are not used may have width 0."""
+
+    hidden: Float[Array, "*b D"]  # the student's
+    teacher: Float[Array, "*b D"] | None  # the teacher's, for full targets
+    ids: Int[Array, "*b"]
+    real: Bool[Array, "*b"]  # the one loss mask
+    top_ids: Int[Array, "*b k"]
+    top_logprobs: Float[Array, "*b k"]  # at the objective's temperature
+    draws: Int[Array, "*b n"]  # at the objective's temperature
+
+
+def check(objective: config.Objective, positions: Positions | None = None) -> None:
+    """Raises UserError for an objective that cannot be computed, or not from these positions."""
+    if objective.kind == "cross_entropy":
+        return
+    if objective.targets == "sampled" and objective.kind != "forward_kl":
+        raise config.UserError(
+            f"objective.kind={objective.kind} needs the teacher's probabilities, and targets=sampled has only ids "
+            "drawn from them; use kind=forward_kl, or targets=top_k or full"
+        )
+    if not (objective.temperature > 0 and 0 <= objective.alpha <= 1):
+        raise config.UserError(
+            f"objective.temperature={objective.temperature} must be above 0, and alpha={objective.alpha} in 0 .. 1"
+        )
+    if positions is None:
+        return
+    width = {"top_k": positions.top_ids.shape[-1], "sampled": positions.draws.shape[-1]}
+    if (objective.targets == "full" and positions.teacher is None) or width.get(objective.targets) == 0:
+        raise config.UserError(f"objective.targets={objective.targets}, but the rollouts were recorded without them")
 
 
 def divergence(

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cdjax import config, parallel
-from cdjax.distill import fused
+from cdjax.distill import fused, losses
 from cdjax.distill.pairs import PairBatch, Rows
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
@@ -75,7 +75,7 @@ def make_update(
     one after the other (micro-batches), one at a time in memory.
     Raises UserError for an objective that cannot be computed.
     """
-    fused.check(objective)
+    losses.check(objective)
 
     @functools.partial(jax.jit, donate_argnames="state")
     def update(state, frozen, teacher, prefix, batch):
@@ -111,7 +111,7 @@ def batch_loss(
     if teacher is not None and objective.targets == "full":
         assert batch.teacher is not None
         wanted = jax.lax.stop_gradient(hidden_at(teacher, batch.teacher, prefix))
-    positions = fused.Positions(hidden, wanted, batch.ids, batch.real, batch.top_ids, batch.top_logprobs, batch.draws)
+    positions = losses.Positions(hidden, wanted, batch.ids, batch.real, batch.top_ids, batch.top_logprobs, batch.draws)
     return fused.loss(student, teacher, positions, objective=objective, over=over)
 
 
