@@ -163,7 +163,7 @@ class Decoder(nnx.Module):
 
     def _layers(self, tokens, positions, mask, prefix, past, keep: bool):
         """The stream after the last layer; each layer's keys and values, stacked or apart as the layers are."""
-        # Every device looks up its own columns for all rows, and they are exchanged: less moves than the table is large.
+        # Every device looks up its own columns for all rows, and they are exchanged: they are fewer than the table's.
         found = constrain(self.embedding[...].astype(self.dtype)[tokens], "row", "length", "embed")
         x = constrain(found, "batch", "length", "act_embed")
         shared_mask = None if prefix is None else prefix.visible(positions, self.spec.window)

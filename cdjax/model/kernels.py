@@ -82,7 +82,7 @@ def over_context(
 
 
 def _block(length, q, k, v, top, total, summed, values, *, keys: int):
-    """One block of queries against one block of keys. Scores lie keys by queries, so that sums run over whole vectors."""
+    """One block of queries against one of keys. Scores lie keys by queries, so that sums run over whole vectors."""
     at = pl.program_id(2)
     left = length[0] - at * keys
 
