@@ -197,7 +197,7 @@ class Decoder(nnx.Module):
         found = self.embedding[...][tokens]
         if self.embedding_steps is not None:
             found = found * self.embedding_steps[...][tokens][..., None]
-        # Every device looks up its own columns for all rows, and they are exchanged: less moves than the whole table.
+        # Every device looks up its own columns for all rows, and they are exchanged: fewer than the table has.
         found = constrain(found.astype(self.dtype), "row", "length", "embed")
         return constrain(found, "batch", "length", "act_embed")
 
