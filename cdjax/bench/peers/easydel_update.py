@@ -42,6 +42,7 @@ def main() -> None:
             jax.block_until_ready(jax.tree.leaves(state.graphstate))
             return {"peak_bytes": with_easydel.peak_bytes()}
 
+        work()  # it compiles for a fresh state, and again for an updated one
         stage.run(work)
 
 
