@@ -247,14 +247,8 @@ def uniforms(keys: Key[Array, "B"], ages: Int[Array, "B"], count: int) -> Float[
 
 def write(rows: Shaped[Array, "B C ..."], column: Shaped[Array, "B ..."], at: Int[Array, "B ..."]) -> Array:
     """Each row's next entries at its own places, all different; what is beyond the end is not written."""
-<<<<<<< HEAD
     which = jnp.arange(len(rows)).reshape(-1, *(1,) * (at.ndim - 1))
     return rows.at[which, at].set(column, mode="drop", unique_indices=True)
-=======
-    return rows.at[jnp.arange(len(rows)).reshape(-1, *(1,) * (at.ndim - 1)), at].set(
-        column, mode="drop", unique_indices=True
-    )
->>>>>>> speculate
 
 
 def _like(row, x):

@@ -172,14 +172,8 @@ def _advance(before: generate.State, drafts, kept, own, logits, uniforms, read, 
     count = jnp.where(before.alive, jnp.minimum(count, steps - before.ages), 0)
     column = _each(functools.partial(generate.observe, record=record), logits, ids, uniforms)
     column["verdicts"] = jnp.where(places < kept[:, None], 1, jnp.where(places < width - 1, -1, 0))
-<<<<<<< HEAD
     # Beyond the end nothing is written.
     at = jnp.where(places < count[:, None], before.ages[:, None] + places, steps + places)
-=======
-    at = jnp.where(
-        places < count[:, None], before.ages[:, None] + places, steps + places
-    )  # beyond the end: not written
->>>>>>> speculate
     stopped = before.alive & (ends & (places < count[:, None])).any(1)
     ages = before.ages + count
     return generate.State(
