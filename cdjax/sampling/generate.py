@@ -239,7 +239,7 @@ def observe(
 
 
 def uniforms(keys: Key[Array, "B"], ages: Int[Array, "B"], count: int) -> Float[Array, "B n"]:
-    """Numbers in [0, 1) that belong to a row and a place in its answer. The first of them does not depend on `count`."""
+    """Numbers in [0, 1) of a row and a place in its answer. The first of them does not depend on `count`."""
     return jax.vmap(lambda key, age: jax.random.uniform(jax.random.fold_in(key, age), (count,)))(keys, ages)
 
 
