@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Int, Int32, Key
 
 from cdjax import parallel
 from cdjax.model import cache, decoder
-from cdjax.sampling.choose import Choice
 from cdjax.sampling import generate, speculate
+from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Record, Samples
 
 Row = tuple[int, int]  # which prompt, and which of its samples
