@@ -155,7 +155,12 @@ def as_it_is(verdict):
 
 def swapped(verdict):
     """The ratio upside down."""
-    return lambda drafts, q, p, *numbers: speculate.accept(drafts, p, q, *numbers), verdict
+
+    def rule(drafts, of_student, of_teacher, *numbers):
+        both = of_teacher[:, :-1], jnp.concatenate([of_student, of_teacher[:, -1:]], 1)
+        return speculate.accept(drafts, *both, *numbers)
+
+    return rule, verdict
 
 
 def always(verdict):
