@@ -121,6 +121,16 @@ def test_remat_changes_no_gradient(remat, mesh):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_remat_of_all_but_products_computes_few_of_them_again(mesh):
+    def flops(remat):
+        loss = jax.grad(lambda model: forward(model, TOKENS, REAL).sum())
+        return jax.jit(loss).lower(decoder.create(TINY, mesh, remat=remat)).compile().cost_analysis()["flops"]
+
+    with jax.set_mesh(mesh):
+        none, dots, full = (flops(remat) for remat in ("none", "dots", "full"))
+    assert none < dots < none + (full - none) / 2
+
+
 def test_sliding_window_limits_what_is_seen(mesh):
     spec = DecoderSpec(**{**vars(TINY), "window": 3, "layers": 1})
     model = decoder.create(spec, mesh, seed=0)

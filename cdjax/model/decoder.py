@@ -17,14 +17,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cdjax import config
 from cdjax.model import attention, cache
-from cdjax.model.layers import Projection, RMSNorm, Steps, rope, weight
+from cdjax.model.layers import PRODUCT, Projection, RMSNorm, Steps, rope, weight
 from cdjax.model.spec import DecoderSpec
 from cdjax.parallel import constrain, shardings
 
 REMAT: dict[str, Callable] = {
     "none": lambda layer: layer,
     "dots": functools.partial(
-        jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable, prevent_cse=False
+        jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(PRODUCT), prevent_cse=False
     ),
     "full": functools.partial(jax.checkpoint, prevent_cse=False),
 }

@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from cdjax import config
 from cdjax.model.spec import DecoderSpec
+
+PRODUCT = "product"  # the name under which rematerialisation may keep a projection's result
 
 
 def weight(
@@ -100,7 +103,7 @@ class Projection(nnx.Module):
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         w = self.w[...].astype(self.dtype)
         if self.steps is None:
-            y = product(x, w, self.contract)
+            y = checkpoint_name(product(x, w, self.contract), PRODUCT)
         else:
             summed = jnp.tensordot(x, w, self.contract, preferred_element_type=jnp.float32)
             y = (summed * jnp.broadcast_to(self.steps[...], summed.shape)).astype(self.dtype)
