@@ -138,7 +138,9 @@ def test_answers_are_distributed_as_the_teachers_own(mesh, draft, choice):
         mesh,
         views[0],
         stops=np.array([END], np.int32),
-        sampling=config.Sampling(choice.temperature, choice.top_k, choice.top_p, 20_000, 2048, draft),
+        sampling=config.Sampling(
+            choice.temperature, choice.top_k, choice.top_p, per_input=20_000, batch=2048, draft=draft
+        ),
         record=Record(),
         steps=3,
         seed=0,
