@@ -1,7 +1,12 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdjax import evaluate
+from cdjax import evaluate, setting
+from cdjax.distill import pairs
+from cdjax.model import decoder
+from tests.test_rounds import experiment
 
 
 def test_the_interval_covers_as_often_as_it_says():
@@ -25,3 +30,39 @@ def test_seeds_do_not_narrow_the_interval():
     three = evaluate.summary("accuracy", [[1.0, 0.0, 1.0, 1.0]] * 3)
     assert three["ci95"] == one["ci95"] and three["n"] == 4 and three["per_seed"] == [0.75] * 3
     assert three["mean"] == pytest.approx(0.75)
+
+
+def test_the_divergence_is_that_of_both_views_at_every_token_of_the_answers(tmp_path):
+    """Contexts of two operations; None without text, 0 between equal models that read the same."""
+    here, rng = setting.open(experiment(), tmp_path), np.random.default_rng(0)
+    one = here.model(here.original)
+    two = decoder.create(one.spec, here.mesh, seed=1)
+
+    def ids(count):
+        return rng.integers(1, one.spec.vocab, count).astype(np.int32)
+
+    parts = [
+        (ids(length), [pairs.hard(ids(2 + i), ids(5 - i), ids(3 + i)) for i in range(count)])
+        for length, count in ((7, 3), (4, 2))
+    ]
+
+    @jax.jit
+    def read(model, text):
+        real = jnp.ones(text.shape, bool)
+        return jax.nn.log_softmax(model.logits(model(text, decoder.row_positions(real, None), real)[0]))
+
+    def logprobs(model, *text):
+        return np.asarray(read(model, jnp.asarray(np.concatenate(text))[None]))[0, -len(text[-1]) - 1 : -1]
+
+    with jax.set_mesh(here.mesh):
+        tokens = [
+            np.exp(p) * (p - logprobs(two, pair.student_prompt, pair.rollout))
+            for context, found in parts
+            for pair in found
+            for p in [logprobs(one, context, pair.teacher_prompt, pair.rollout)]
+        ]
+        wanted = np.concatenate([token.sum(-1) for token in tokens]).mean()
+        np.testing.assert_allclose(evaluate.divergence(here, one, two, iter(parts)), wanted, rtol=1e-4)
+        assert evaluate.divergence(here, one, two, iter([])) is None
+        same = [pairs.hard(prompt, prompt, ids(4)) for prompt in (ids(3), ids(6))]
+        assert evaluate.divergence(here, one, one, iter([(np.zeros(0, np.int32), same)])) == 0

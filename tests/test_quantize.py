@@ -12,8 +12,7 @@ from cdjax import config, parallel, results, setting
 from cdjax.distill import stages
 from cdjax.model import decoder, quantize
 from cdjax.model.layers import Projection
-from cdjax.sampling import compare, score, teacher
-from cdjax.sampling.generate import Record
+from cdjax.sampling import score, teacher
 from cdjax.students import trainable
 from tests.conftest import TINY
 from tests.test_rounds import experiment
@@ -117,28 +116,6 @@ def test_one_device_equals_eight(tiny, mesh, mesh8):
     np.testing.assert_allclose(logits(rounded(tiny, mesh), mesh), logits(rounded(tiny8, mesh8), mesh8), atol=2e-5)
     sampling = config.Sampling(weights="int8")
     same(ask(tiny, mesh, sampling=sampling), ask(tiny8, mesh8, sampling=sampling), atol=2e-5)
-
-
-def test_the_divergence_is_that_of_the_answers(tiny, mesh):
-    """None between equal models; for others the mean KL of whole rows of logits."""
-    rollouts = ask(tiny, mesh, record=Record())
-    assert compare.divergence(tiny, tiny, mesh, PROMPTS, rollouts) == 0
-    other = decoder.create(TINY, mesh, seed=1)
-    own, total, count = dict(zip(PROMPTS.inputs, PROMPTS.own, strict=True)), 0.0, 0
-
-    @jax.jit
-    def read(model, ids):
-        real = jnp.ones(ids.shape, bool)
-        return jax.nn.log_softmax(model.logits(model(ids, decoder.row_positions(real, None), real)[0]))
-
-    with jax.set_mesh(mesh):
-        for rollout in rollouts:
-            ids = jnp.asarray(np.concatenate([PROMPTS.context, own[rollout.input], rollout.ids]))[None]
-            p, q = (np.asarray(read(model, ids))[0, -len(rollout.ids) - 1 : -1] for model in (tiny, other))
-            total, count = total + (np.exp(p) * (p - q)).sum(), count + len(rollout.ids)
-    found = compare.divergence(tiny, other, mesh, PROMPTS, rollouts)
-    np.testing.assert_allclose(found, total / count, rtol=1e-4)
-    assert 0 < compare.divergence(tiny, rounded(tiny, mesh), mesh, PROMPTS, rollouts) < 1e-4 < found
 
 
 def test_an_int8_model_has_an_identity_of_its_own(tiny, mesh):

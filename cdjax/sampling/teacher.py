@@ -61,13 +61,8 @@ def sample(
     if student is not None:
         check(student.model, student.prompts, steps)
     if store is not None:
-        asked: dict[str, Any] = {"sampling": dataclasses.asdict(sampling), "record": dataclasses.asdict(record)}
-        asked |= {"steps": steps, "seed": seed, "prompts": _digest(prompts.inputs, prompts.context, *prompts.own)}
-        asked |= {"stops": _digest(stops), "model": identity(model)}
-        if student is not None:
-            shown = _digest(student.prompts.context, *student.prompts.own)
-            asked |= {"student": identity(student.model), "student_prompts": shown}
-        store.open(asked)
+        how = {"sampling": dataclasses.asdict(sampling), "record": dataclasses.asdict(record)}
+        store.open(how | {"steps": steps, "seed": seed, "stops": _digest(stops)} | _identities(model, prompts, student))
     answers: dict[Row, Rollout] = {}
     stored = [] if store is None else [(rows, store.read(at)) for at, rows in enumerate(shards) if store.has(at)]
     for rows, rollouts in stored:
@@ -105,6 +100,14 @@ def identity(model: decoder.Decoder) -> str:
     """A digest of a model's shape, dtype and weights: the same on every mesh, another after any training step."""
     sums = np.asarray(_bit_sums(model))
     return _digest((repr(model.spec), str(model.dtype)), sums)
+
+
+def _identities(model: decoder.Decoder, prompts: Prompts, student: Student | None) -> dict[str, str]:
+    who = {"model": identity(model), "prompts": _digest(prompts.inputs, prompts.context, *prompts.own)}
+    if student is None:
+        return who
+    shown = _digest(student.prompts.context, *student.prompts.own)
+    return who | {"student": identity(student.model), "student_prompts": shown}
 
 
 def check(model: decoder.Decoder, prompts: Prompts, steps: int) -> None:
