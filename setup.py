@@ -18,7 +18,6 @@ setup(
         "flax>=0.12.12,<0.13; python_version >= '3.12'",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
-        "grain>=0.2.18",
         "transformers>=5.23",
         "jinja2",  # report.html, and transformers' chat templates, which need it and do not declare it
         "tensorflow-datasets>=4.9.10",

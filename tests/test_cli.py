@@ -179,7 +179,7 @@ for arguments in (["--help"], ["run", "--help"], *wrong):
         cli.main(arguments)
     except SystemExit:
         pass
-heavy = {"jax", "flax", "numpy", "transformers", "tokenizers", "matplotlib", "rich", "grain", "orbax", "optax"}
+heavy = {"jax", "flax", "numpy", "transformers", "tokenizers", "matplotlib", "rich", "orbax", "optax"}
 sys.exit(sorted(heavy & set(sys.modules)) or 0)
 """
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)

@@ -10,7 +10,7 @@ import pytest
 import cdjax
 
 PACKAGE = Path(__file__).parent.parent / "cdjax"
-HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
+HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 PLAIN = {
     "bench.cases",
