@@ -13,6 +13,8 @@ class Example:
 
     input: str
     output: str = ""
+    references: tuple[str, ...] = ()  # other answers that count
+    rejected: str = ""  # an answer that must be less likely than the output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,9 @@ class Task:
     name: str
     metric: str  # what `grade` measures, as "accuracy" or "rougeL"
     grade: Callable[[Example, str], float]  # an example and an answer -> 0.0 .. 1.0
+    definition: str = ""  # what {definition} in a context's instruction stands for
     demonstrations: tuple[Demonstration, ...] = ()
+    negatives: tuple[Demonstration, ...] = ()  # answers not to give
     pool: tuple[str, ...] = ()
     validation: tuple[Example, ...] = ()
     test: tuple[Example, ...] = ()
