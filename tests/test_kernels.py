@@ -53,7 +53,7 @@ def test_kernel_on_eight_devices_equals_one(mesh, mesh8):
             return jax.jit(functools.partial(kernels.by_row, interpret=True))(grouped, k, v, jnp.int32(7))
 
     for one, eight in zip(run(mesh), run(mesh8), strict=True):
-        np.testing.assert_allclose(one, eight, rtol=1e-6)
+        np.testing.assert_allclose(one, eight, rtol=1e-6, atol=2e-6)
 
 
 def test_gradient_of_attention_over_a_context(mesh, on_tpu):

@@ -186,6 +186,18 @@ def test_killed_in_the_second_round_resumes_with_the_right_teacher(tmp_path, mon
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_student_that_drafts_changes_no_greedy_answer_and_its_acceptance_is_told(tmp_path):
+    runs = []
+    for draft in (0, 2):
+        cfg = experiment(sampling=config.Sampling(temperature=0.0, batch=8, draft=draft, weights="int8"))
+        runs.append(rounds.run(cfg, tmp_path / str(draft)))
+    texts = [(tmp_path / draft / "rollouts/seed_0/round_0/operation_0/samples.jsonl").read_text() for draft in "02"]
+    told = [[json.loads(line)["text"] for line in text.splitlines()] for text in texts]
+    assert told[0] == told[1]
+    assert "acceptance" not in runs[0] and 0 < runs[1]["acceptance"]["round 0"] < 1
+    assert all(0 < run["rollouts"]["int8_kl"][0] < 0.1 for run in runs)
+
+
 def test_a_baseline_that_diverges_costs_a_grid_point_and_no_run(tmp_path):
     score = dataclasses.replace(experiment().score, baseline=config.GradientDescent((1e-3, 1e30), 4, 2, 3))
     told = rounds.run(experiment(score=score), tmp_path)

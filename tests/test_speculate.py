@@ -221,14 +221,16 @@ def test_greedy_answers_are_the_same(sides, mesh, draft):
 
 
 def test_scoring_reproduces_what_was_recorded(sides, mesh):
-    rollouts = ask(sides, mesh)
-    for row, one in enumerate(rollouts):
+    @jax.jit
+    def read(model, *rows):
+        hidden = score.completion_hidden(model, *rows)
+        return score.logprobs(model, *rows), jax.nn.log_softmax(model.logits(hidden) / RECORD.temperature)
+
+    for row, one in enumerate(ask(sides, mesh)[:4]):
         prompt = TEACHERS.whole[row]
         rows = [jnp.asarray(x)[None] for x in (prompt, prompt >= 0, one.ids, one.ids >= 0)]
         with jax.set_mesh(mesh):
-            scored = score.logprobs(sides[0], *rows)[0]
-            hidden = score.completion_hidden(sides[0], *rows)[0]
-        soft = np.asarray(jax.nn.log_softmax(sides[0].logits(hidden) / RECORD.temperature))
+            scored, soft = (np.asarray(found[0]) for found in read(sides[0], *rows))
         np.testing.assert_allclose(scored, one.logprobs, atol=2e-4)
         found = np.take_along_axis(soft, one.top_ids, -1)
         np.testing.assert_allclose(found, one.top_logprobs, atol=2e-4)
@@ -257,12 +259,11 @@ def test_the_student_itself_would_be_followed_everywhere(sides, mesh):
 
 
 def test_answers_do_not_depend_on_batch_or_mesh(sides, sides8, mesh, mesh8, capfd):
-    eight, one, threes, spread = (
+    eight, threes, spread = (
         ask(models, where, sampling=config.Sampling(per_input=2, batch=batch))
-        for models, where, batch in ((sides, mesh, 8), (sides, mesh, 1), (sides, mesh, 3), (sides8, mesh8, 8))
+        for models, where, batch in ((sides, mesh, 8), (sides, mesh, 3), (sides8, mesh8, 8))
     )
     assert len({tuple(rollout.ids.tolist()) for rollout in eight}) > 10
-    same(eight, one, atol=1e-4)
     same(eight, threes, atol=1e-4)
     same(eight, spread, atol=1e-4)
     assert "rematerialization" not in capfd.readouterr().err
