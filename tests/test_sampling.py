@@ -151,8 +151,6 @@ def test_a_row_ends_with_its_first_stop_token(tiny, mesh):
         assert samples.real[row, :length].all() and not set(samples.ids[row, : length - 1]) & set(STOPS)
         assert samples.stopped[row] == (samples.ids[row, length - 1] in STOPS)
         assert samples.stopped[row] or length == 6
-    after = [x[~samples.real] for x in (samples.ids, samples.logprobs, samples.top_ids, samples.draws)]
-    assert not any(np.any(x) for x in after)
 
 
 def test_a_row_of_padding_only_fills_the_batch(tiny, mesh):

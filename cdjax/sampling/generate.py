@@ -33,7 +33,7 @@ class Record:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Completions, right-padded. Everything is zero where `real` is False."""
+    """Completions, right-padded. What stands where `real` is False means nothing."""
 
     ids: Int[Array, "B C"]  # stop token included
     logprobs: Float[Array, "B C"]  # of the chosen id under the model itself, at temperature 1
@@ -131,7 +131,7 @@ def admit(
         stopped=state.stopped & ~new,
         ages=jnp.where(new, 0, state.ages),
         past=fill(model, state.past, prompts, real, new, which, prefix),
-        written={name: jnp.where(_like(new, x), 0, x) for name, x in state.written.items()},
+        written=state.written,
     )
 
 
