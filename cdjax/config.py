@@ -217,7 +217,7 @@ class Experiment:
     score: Score = Score()
     mesh: Mesh = Mesh()
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # auto: what is faster here, measured at the start
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Literal["none", "dots", "full"] = "dots"  # what the backward pass keeps: all, products, or nothing
     seeds: tuple[int, ...] = (0,)
 
     def operations(self) -> tuple[Operation, ...]:

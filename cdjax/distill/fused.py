@@ -19,7 +19,7 @@ from cdjax.distill.losses import Positions
 from cdjax.distill.terms import Block, Slope, over_blocks, terms
 from cdjax.model.decoder import Decoder, Readout
 
-POSITIONS = 128  # the fewest positions of a tile
+FEWEST, MOST = 128, 1024  # positions of a tile: every tile costs a pass over the gradient of the weights
 
 
 def loss(
@@ -36,19 +36,23 @@ def loss(
     `loss` is alpha * cross_entropy + (1 - alpha) * temperature^2 * divergence; `cross_entropy` is on `ids` at
     temperature 1; `kl` is KL(teacher || student) at the objective's temperature, for full and top_k targets.
     What is differentiated is the sum of `loss` divided by `over`, with respect to the student's hidden states and the
-    weights of its logits. Every device makes the logits of `tile` positions at a time; by default they are a quarter
-    as large as the gradient of the weights.
+    weights of its logits. Every device makes the logits of `tile` positions at a time; see `positions_of_a_tile`.
     """
     losses.check(objective, positions)
     full = teacher is not None and objective.targets == "full" and objective.kind != "cross_entropy"
     wanted = teacher.readout() if teacher is not None and full else None
     parts = jax.tree.map(_apart, vars(positions) | {"teacher": positions.teacher if full else None})
     length = parts["real"].shape[1]
-    tiles = -(-length // (tile or max(student.spec.embed // 4, POSITIONS)))
+    tiles = -(-length // (tile or positions_of_a_tile(student.spec.embed)))
     tile = -(-length // tiles)
     parts = jax.tree.map(functools.partial(_filled, length=tiles * tile), parts)
     scale = 1 / jnp.float32(over)
     return _loss((objective, tile), parts.pop("hidden"), student.readout(), wanted, parts, scale)
+
+
+def positions_of_a_tile(embed: int) -> int:
+    """As many as give most of the speed of larger ones, with logits no larger than the gradient of the weights."""
+    return min(max(embed * 3 // 4, FEWEST), MOST)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -113,7 +113,7 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
         adapter: config.Adapter = config.Adapter(),
         dtype: jnp.dtype = jnp.dtype("float32"),
-        remat: str = "none",
+        remat: str = "dots",
     ) -> None:
         self.spec = spec
         self.dtype = dtype
@@ -273,7 +273,7 @@ def create(
     seed: int = 0,
     adapter: config.Adapter = config.Adapter(),
     dtype: jnp.dtype = jnp.dtype("float32"),
-    remat: str = "none",
+    remat: str = "dots",
 ) -> Decoder:
     """A randomly initialised decoder, born sharded: never whole on one device."""
 

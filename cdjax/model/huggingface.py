@@ -32,7 +32,7 @@ def read(
     mesh: jax.sharding.Mesh,
     *,
     dtype: str = "float32",
-    remat: str = "none",
+    remat: str = "dots",
     adapter: config.Adapter = config.Adapter(),
 ) -> Decoder:
     """The decoder saved in a directory. Raises UserError naming everything in it that does not fit."""

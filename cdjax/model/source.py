@@ -38,7 +38,7 @@ def load(
     mesh: jax.sharding.Mesh,
     *,
     dtype: str = "float32",
-    remat: str = "none",
+    remat: str = "dots",
     adapter: config.Adapter = config.Adapter(),
 ) -> tuple[decoder.Decoder, PreTrainedTokenizerFast, dict[str, Any]]:
     """The decoder on the mesh, its tokenizer, and `{"source": ..., "stop_ids": [...]}`.

@@ -89,7 +89,7 @@ class Build:
 
     mesh: jax.sharding.Mesh
     dtype: str = "float32"  # of the computation, or "auto", see `precision.choose`; weights stay float32
-    remat: str = "none"
+    remat: str = "dots"
     adapter: config.Adapter = config.Adapter()
 
     def fresh(self, spec: DecoderSpec, key: jax.Array) -> Decoder:

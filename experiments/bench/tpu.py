@@ -270,7 +270,7 @@ def estimate(cost: dict[str, float], chip: replay.Chip) -> dict[str, float]:
 def _tiles(spec: DecoderSpec, shapes: Shapes, mesh: Mesh) -> int:
     """How often the loss's loop runs when every position is real: it ends with them, which the compiler cannot know."""
     positions = shapes.rows * shapes.completion // parallel.batch_parts(mesh)
-    return -(-positions // max(spec.embed // 4, fused.POSITIONS))
+    return -(-positions // fused.positions_of_a_tile(spec.embed))
 
 
 def figures(work: replay.Work, chip: replay.Chip) -> dict[str, Any]:

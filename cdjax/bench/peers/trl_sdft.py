@@ -38,6 +38,7 @@ def main() -> None:
             max_completion_length=shape["answer"],
             model_init_kwargs={"dtype": "bfloat16" if half else "float32"},
             bf16=half,
+            generation_kwargs={"use_cache": True},
             gradient_checkpointing=False,
             save_strategy="no",
             report_to="none",
