@@ -239,7 +239,7 @@ def test_scoring_reproduces_what_was_recorded(sides, mesh):
 
 
 def test_an_answer_ends_with_its_first_stop_token(sides, mesh):
-    rollouts = ask(sides, mesh, draft=5, sampling=config.Sampling(per_input=4, batch=28))
+    rollouts = ask(sides, mesh, draft=5, sampling=config.Sampling(per_input=16, batch=28))
     for one in rollouts:
         assert not set(one.ids[:-1].tolist()) & set(STOPS.tolist())
         assert one.stopped == (one.ids[-1] in STOPS) and (one.stopped or len(one.ids) == 9)
@@ -249,7 +249,7 @@ def test_an_answer_ends_with_its_first_stop_token(sides, mesh):
 
 def test_the_student_itself_would_be_followed_everywhere(sides, mesh):
     """Equal models with equal prompts: q is p."""
-    rollouts = ask((sides[0], sides[0]), mesh, students=TEACHERS, sampling=config.Sampling(per_input=4, batch=28))
+    rollouts = ask((sides[0], sides[0]), mesh, students=TEACHERS, sampling=config.Sampling(per_input=16, batch=28))
     assert (verdicts(rollouts) >= 0).all()
     for one in rollouts:
         assert [place for place, verdict in enumerate(one.verdicts) if verdict == 0] == list(range(3, len(one.ids), 4))

@@ -7,6 +7,7 @@ cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
 PEERS=${PEERS:-.venv-peers}
 commit=$(git rev-parse --short HEAD)
+export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # large pages, for both sides
 known=()
 for name in trl tunix easydel; do
   [ -x "$PEERS/$name/bin/python" ] && known+=(--peer-python "$PEERS/$name/bin/python")

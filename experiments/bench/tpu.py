@@ -201,10 +201,10 @@ def decode(job: Job) -> Any:
     return generate.decode.lower(job.sampler(), state, stops, job.prefix(), job.shapes.rows, **settings)
 
 
-TENSOR = {"v5e:4x4": (2, 1, 8), "v5p:4x4x4": (8, 1, 8)}
+TENSOR = {"v5e:4x4": (2, 1, 8), "v5p:4x4x4": (16, 1, 4)}
 SHARDED = {"v5e:4x4": (1, 16, 1), "v5p:4x4x4": (1, 64, 1)}
-LEARN = {"v5e:4x4": Shapes(64, 2048, 64, 448), "v5p:4x4x4": Shapes(256, 2048, 64, 448)}
-ANSWER = {"v5e:4x4": Shapes(256), "v5p:4x4x4": Shapes(1024)}
+LEARN = {"v5e:4x4": Shapes(64, 2048, 64, 448), "v5p:4x4x4": Shapes(1024, 2048, 64, 448)}
+ANSWER = {"v5e:4x4": Shapes(256), "v5p:4x4x4": Shapes(4096)}
 STEPS = {
     "update": Step(update_full, LEARN, SHARDED),
     "update_top_k": Step(update_top_k, LEARN, SHARDED),
