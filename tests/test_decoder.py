@@ -71,6 +71,7 @@ def test_attention_in_blocks_equals_attention_at_once(tiny, mesh, monkeypatch):
     with jax.set_mesh(mesh):
         prefix = decoder.read_prefix(tiny, CONTEXT)
         whole = jax.jit(forward)(tiny, TOKENS, REAL, prefix)
+        monkeypatch.setattr(attention, "QUERIES", 4)
         monkeypatch.setattr(attention, "BLOCK", 4)
         blocks = jax.jit(lambda *a: forward(*a))(tiny, TOKENS, REAL, prefix)
     np.testing.assert_allclose(np.asarray(blocks)[REAL], np.asarray(whole)[REAL], atol=2e-5)

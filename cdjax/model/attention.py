@@ -14,7 +14,8 @@ from cdjax import parallel
 from cdjax.model import kernels
 
 NEGATIVE = jnp.float32(-1e30)
-BLOCK = 256  # queries of a long text that are done together, over the keys up to the last of them
+QUERIES = 128  # of a text that are done together, over the keys up to the last of them
+BLOCK = 256  # keys of a cache that are done together
 
 
 def visible(
@@ -43,7 +44,7 @@ def attend(
     kv_heads = k.shape[1]
     grouped = q.reshape(batch, length, kv_heads, heads // kv_heads, size) * size**-0.5
     same = length == k.shape[2]
-    step = max(BLOCK, -(-length // 8)) if same else length
+    step = max(QUERIES, -(-length // 8)) if same else length
     blocks = []
     for start in range(0, length, step):
         part, end = slice(start, start + step), slice(0, start + step if same else None)
