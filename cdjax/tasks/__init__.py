@@ -23,8 +23,8 @@ def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:
     """The task of that name; "addition:5" adds numbers of five digits; "" is the task of `inputs_file`.
 
     KIND:PART, as "natural_instructions:task363", is read from files in `data_dir`; KIND:PART:METRIC has another metric
-    than the kind's own, and tfds:KIND:PART is read as `builders.prepare` wrote it. Any other name is the file NAME.jsonl
-    in `data_dir`. Raises UserError for what cannot be found or read.
+    than the kind's own, and tfds:KIND:PART is read as `builders.prepare` wrote it. Any other name is the file
+    NAME.jsonl in `data_dir`. Raises UserError for what cannot be found or read.
     """
     kind, _, digits = name.partition(":")
     if name.startswith(PREPARED) or kind in SOURCES:
