@@ -14,7 +14,7 @@ __all__ = ["Example", "Task", "load"]
 
 WORDS = ("past_tense", "plural")
 RULES = ("addition", "addition_steps")
-SOURCES = {"natural_instructions": natural_instructions}  # each has read(folder, part) and task(name, rows, metric=...)
+SOURCES = {"natural_instructions": natural_instructions}  # each has read(folder, part) and task(name, rows)
 PREPARED = "tfds:"  # before the name of such a task: as builders.prepare wrote it, not as its own files
 NAMES = (*WORDS, *RULES, *SOURCES)
 
@@ -49,7 +49,7 @@ def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:
 
 def _sourced(name: str, data_dir: str) -> Task:
     kind, _, rest = name.removeprefix(PREPARED).partition(":")
-    part, _, metric = rest.partition(":")
+    part = rest.partition(":")[0]
     if kind not in SOURCES:
         raise UserError(f"there is no task {name!r}; after {PREPARED!r} comes one of {', '.join(SOURCES)}")
     if not data_dir or not Path(data_dir).is_dir():
@@ -60,4 +60,4 @@ def _sourced(name: str, data_dir: str) -> Task:
         rows = builders.read(kind, part, data_dir)
     else:
         rows = SOURCES[kind].read(Path(data_dir), part)
-    return SOURCES[kind].task(name, rows, metric=metric)
+    return SOURCES[kind].task(name.removeprefix(PREPARED), rows)

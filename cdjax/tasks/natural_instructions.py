@@ -41,20 +41,21 @@ def read(folder: Path, part: str) -> Rows:
     return rows
 
 
-def task(name: str, rows: Rows, *, metric: str = "") -> Task:
-    """The task, graded by "rougeL" (the default) or "exact_match", as the benchmark does.
+def task(name: str, rows: Rows) -> Task:
+    """The task "natural_instructions:PART", graded by Rouge-L, or "natural_instructions:PART:exact_match".
 
     Inputs shown as examples are in no other list; an instance without an answer can only be in the pool. Where none has
     one, the teacher's is the answer to match: "agreement". Raises UserError if nothing is left to test.
     """
-    if metric and metric not in GRADES:
+    metric = ":".join(name.split(":")[2:]) or "rougeL"
+    if metric not in GRADES:
         raise UserError(f"task {name!r}: the metric after the colon must be {' or '.join(GRADES)}, got {metric!r}")
     shown = {kind: tuple(map(_demonstration, rows.get(kind, []))) for kind in EXAMPLES}
     parts = _parts(rows, taken={normalized(one.input) for many in shown.values() for one in many})
     if not parts["test"]:
         raise UserError(f"task {name!r} has no test instances, and too few others to take some from: 5 are needed")
     answers = {one.input: one.output for many in parts.values() for one in many if one.output}
-    metric = (metric or "rougeL") if answers else "agreement"
+    metric = metric if answers else "agreement"
     return Task(
         name=name,
         metric=metric,
