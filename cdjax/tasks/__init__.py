@@ -7,7 +7,7 @@ evaluate.py).
 from pathlib import Path
 
 from cdjax.config import UserError
-from cdjax.tasks import addition, files, natural_instructions, words
+from cdjax.tasks import addition, files, natural_instructions, text, words
 from cdjax.tasks.task import Example, Task
 
 __all__ = ["Example", "Task", "load"]
@@ -16,19 +16,22 @@ WORDS = ("past_tense", "plural")
 RULES = ("addition", "addition_steps")
 SOURCES = {"natural_instructions": natural_instructions}  # each has read(folder, part) and task(name, rows)
 PREPARED = "tfds:"  # before the name of such a task: as builders.prepare wrote it, not as its own files
-NAMES = (*WORDS, *RULES, *SOURCES)
+NAMES = (*WORDS, *RULES, *SOURCES, "text:NAME")
 
 
 def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:
     """The task of that name; "addition:5" adds numbers of five digits; "" is the task of `inputs_file`.
 
     KIND:PART, as "natural_instructions:task363", is read from files in `data_dir`; KIND:PART:METRIC has another metric
-    than the kind's own, and tfds:KIND:PART is read as `builders.prepare` wrote it. Any other name is the file
-    NAME.jsonl in `data_dir`. Raises UserError for what cannot be found or read.
+    than the kind's own, and tfds:KIND:PART is read as `builders.prepare` wrote it. "text:NAME" is free text, in
+    NAME.jsonl or NAME.txt, and any other name is the file NAME.jsonl in `data_dir`. Raises UserError for what cannot be
+    found or read.
     """
     kind, _, digits = name.partition(":")
     if name.startswith(PREPARED) or kind in SOURCES:
         return _sourced(name, data_dir)
+    if name.startswith("text:"):
+        return text.load(name, data_dir)
     if name in WORDS:
         return words.load(name)
     if kind in RULES:
