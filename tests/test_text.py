@@ -1,8 +1,11 @@
+import sys
+
 import pytest
 
 from cdjax import tasks
 from cdjax.config import UserError
 from cdjax.tasks import Example, text
+from tests.test_natural_instructions import instances, write
 
 
 def test_rouge_l_is_of_the_best_reference_and_of_word_stems():
@@ -36,3 +39,13 @@ def test_text_with_a_known_continuation_is_graded_against_it(tmp_path):
 def test_text_that_is_not_there_is_told(tmp_path):
     with pytest.raises(UserError, match="task 'text:a': there is neither .*a.jsonl nor a.txt"):
         tasks.load("text:a", data_dir=str(tmp_path))
+
+
+def test_a_missing_package_is_told_when_the_task_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("one\ntwo\nthree\n")
+    write(tmp_path / "task007_colour.json", instances(20))
+    monkeypatch.setitem(sys.modules, "rouge_score", None)
+    for name in ("text:a", "natural_instructions:task007"):
+        with pytest.raises(UserError, match=r"needs the package rouge-score; pip install 'cdjax\[tasks\]'"):
+            tasks.load(name, data_dir=str(tmp_path))
+    assert tasks.load("natural_instructions:task007:exact_match", data_dir=str(tmp_path))

@@ -12,7 +12,7 @@ from typing import Any
 
 from cdjax.config import Demonstration, UserError
 from cdjax.tasks.task import Example, Row, Rows, Task, exact_match, named, normalized
-from cdjax.tasks.text import rouge_l
+from cdjax.tasks.text import check_rouge, rouge_l
 
 SPLITS = {"train": "train", "task": "train", "dev": "validation", "test": "test", "eval": "test"}  # by a file's name
 EXAMPLES = {"positive": "Positive Examples", "negative": "Negative Examples"}
@@ -56,6 +56,8 @@ def task(name: str, rows: Rows) -> Task:
         raise UserError(f"task {name!r} has no test instances, and too few others to take some from: 5 are needed")
     answers = {one.input: one.output for many in parts.values() for one in many if one.output}
     metric = metric if answers else "agreement"
+    if metric == "rougeL":
+        check_rouge()
     return Task(
         name=name,
         metric=metric,

@@ -5,6 +5,7 @@ In: NAME.jsonl or NAME.txt in a folder, as files.py reads it. Out: Task, and the
 
 import dataclasses
 import functools
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def load(name: str, data_dir: str) -> Task:
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise UserError(f"task {name!r}: there is neither {paths[0]} nor {paths[1].name} beside it")
+    check_rouge()
     return dataclasses.replace(files.load(path, name), metric="rougeL", grade=rouge_l)
 
 
@@ -33,10 +35,14 @@ def rouge_l(example: Example, answer: str) -> float:
     return float(_scorer().score_multi([example.output, *example.references], answer)["rougeL"].fmeasure)
 
 
+def check_rouge() -> None:
+    """Raises UserError where `rouge_l` could not grade, so that it is known before anything is sampled."""
+    if importlib.util.find_spec("rouge_score") is None:
+        raise UserError("the metric rougeL needs the package rouge-score; pip install 'cdjax[tasks]'")
+
+
 @functools.cache
 def _scorer() -> Any:
-    try:
-        from rouge_score import rouge_scorer  # takes a second to import
-    except ImportError:
-        raise UserError("the metric rougeL needs the package rouge-score; pip install 'cdjax[tasks]'") from None
+    from rouge_score import rouge_scorer  # takes seconds to import
+
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
