@@ -27,6 +27,10 @@ def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:
         if digits and (not digits.isdecimal() or not 2 <= int(digits) <= 18):
             raise UserError(f"task {name!r}: the digits after the colon must be a number from 2 to 18")
         return addition.load(name, digits=int(digits or 3), scratch_pad=kind == "addition_steps")
+    if kind == "spider":
+        from cdjax.tasks import spider  # its parser takes a tenth of a second to import
+
+        return spider.load(name, data_dir)
     if not name:
         if not inputs_file:
             raise UserError(f"neither a task nor inputs.file is given; tasks: {', '.join(WORDS + RULES)}")
