@@ -7,14 +7,15 @@ evaluate.py).
 from pathlib import Path
 
 from cdjax.config import UserError
-from cdjax.tasks import addition, files, natural_instructions, words
+from cdjax.tasks import addition, files, natural_instructions, spider, words
 from cdjax.tasks.task import Example, Task
 
 __all__ = ["Example", "Task", "load"]
 
 WORDS = ("past_tense", "plural")
 RULES = ("addition", "addition_steps")
-SOURCES = {"natural_instructions": natural_instructions}  # each has read(folder, part) and task(name, rows, metric=...)
+# Each has read(folder, part) and task(name, rows, metric=...).
+SOURCES = {"natural_instructions": natural_instructions, "spider": spider}
 PREPARED = "tfds:"  # before the name of such a task: as builders.prepare wrote it, not as its own files
 NAMES = (*WORDS, *RULES, *SOURCES)
 
@@ -35,10 +36,6 @@ def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:
         if digits and (not digits.isdecimal() or not 2 <= int(digits) <= 18):
             raise UserError(f"task {name!r}: the digits after the colon must be a number from 2 to 18")
         return addition.load(name, digits=int(digits or 3), scratch_pad=kind == "addition_steps")
-    if kind == "spider":
-        from cdjax.tasks import spider  # its parser takes a tenth of a second to import
-
-        return spider.load(name, data_dir)
     if not name:
         if not inputs_file:
             raise UserError(f"neither a task nor inputs.file is given; tasks: {', '.join(NAMES)}")

@@ -1,174 +1,163 @@
 """Spider (Yu et al., arXiv 1809.08887): questions about one database -> SQL.
 
-In: a folder with tables.json, dev.json or train_spider.json, and for execution the databases. Out: Task.
+In: a folder with tables.json, dev.json or train_spider.json, and for execution the databases; or the rows of the same
+as prepared by builders/spider.py. Out: Rows, Task.
 """
 
-import difflib
 import functools
 import hashlib
 import itertools
 import json
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from cdjax.config import Demonstration, UserError
-from cdjax.tasks.sql import Schema
-from cdjax.tasks.sql_grade import exact_set_match, execution_match, run
-from cdjax.tasks.task import Example, Task, normalized
+from cdjax.tasks.task import Example, Row, Rows, Task, named, normalized
 
-QUESTIONS = ("dev.json", "train_spider.json", "train_others.json")
+QUESTIONS = {"dev.json": "dev", "train_spider.json": "train", "train_others.json": "train"}  # file -> split
 DATABASES = ("database", "train_database")
 METRICS = ("exact_set_match", "execution")
 DEMONSTRATIONS = 8  # the paper's
 VALIDATION, HELD_OUT = 0.2, 0.1  # of the queries that no demonstration shows; the others are the test
-SALT = 8
+LEAST = DEMONSTRATIONS + 3
+QUESTION = {"db_id": str, "question": str, "query": str}
+TABLES = {"db_id": str, "table_names_original": list, "column_names_original": list, "foreign_keys": list}
+SEED = 0  # of the hashes that draw the demonstrations and the lists
 
-Row = dict[str, Any]
+
+def names(folder: Path) -> list[str]:
+    """Every database that the folder has questions about."""
+    return sorted({row["db_id"] for row in _questions(folder)})
 
 
-def load(name: str, data_dir: str) -> Task:
-    """The task "spider:DATABASE" of exact set match, or "spider:DATABASE:execution".
+def read(folder: Path, part: str) -> Rows:
+    """The questions about the database of that name; its entry in tables.json, and its file if there is one, in each.
 
-    All questions that one query answers are in the same part, so no query that is scored is shown. The pool has the
-    other questions of the queries shown, and those whose own query does not score 1: it is outside of Spider's
-    grammar, or does not run. Raises UserError for what cannot be found or read, and where queries are too few.
+    Raises UserError for another name, and for files of another form.
     """
-    database, metric = _named(name)
-    folder = Path(data_dir)
-    tables = _tables(folder, database)
-    if metric == "execution":
-        match = functools.partial(execution_match, database=_file(folder, database, tables))
-    else:
-        match = functools.partial(exact_set_match, schema=schema(tables))
+    name = named(part, names(folder), str(folder))
+    path = folder / "tables.json"
+    tables = next((row for row in _records(path, TABLES) if row["db_id"] == name), None)
+    if tables is None:
+        raise UserError(f"{path} says nothing of the database {name!r}")
+    files = (folder / one / name / f"{name}.sqlite" for one in DATABASES)
+    database = next((str(file.resolve()) for file in files if file.is_file()), "")
+    said = json.dumps({field: tables[field] for field in TABLES})
+    rows: Rows = {}
+    for row in _questions(folder):
+        if row["db_id"] == name:
+            one = {"question": row["question"], "query": row["query"], "tables": said, "database": database}
+            rows.setdefault(row["split"], []).append(one)
+    return rows
 
-    def grade(example: Example, answer: str) -> float:
-        return float(match(answer, example.output))
 
-    queries = _by_query(_examples(folder, database))
-    scored = [examples for examples in queries if grade(examples[0], examples[0].output)]
-    shown, rest = scored[:DEMONSTRATIONS], scored[DEMONSTRATIONS:]
-    if len(rest) < 3:
+def task(name: str, rows: Rows, *, metric: str = "") -> Task:
+    """The task, graded by "exact_set_match" (the default) or "execution".
+
+    All questions that one query answers are in one list, so that no query that is scored is shown or learned from. The
+    pool has the other questions of the queries shown, and those whose own query does not score 1: it is outside of
+    Spider's grammar, or does not run. Raises UserError where too few queries are left.
+    """
+    metric = metric or METRICS[0]
+    if metric not in METRICS:
+        raise UserError(f"task {name!r}: the metric after the colon must be {' or '.join(METRICS)}, got {metric!r}")
+    first = next(row for many in rows.values() for row in many)
+    tables = json.loads(first["tables"])
+    match = _matcher(metric, tables, first["database"])
+    queries = _by_query(_examples(row for many in rows.values() for row in many))
+    scored = [examples for examples in queries if match(examples[0].output, examples[0].output)]
+    if len(scored) < LEAST:
         raise UserError(
-            f"database {database!r} has {len(scored)} different queries to score by {metric}; "
-            f"{DEMONSTRATIONS + 3} are needed to show {DEMONSTRATIONS} and hold some out; choose another"
+            f"task {name!r} has {len(scored)} different queries that score 1 by {metric}; {LEAST} are needed "
+            f"to show {DEMONSTRATIONS} and hold some out: choose another database"
         )
-    validation, held_out = (max(1, round(len(rest) * share)) for share in (VALIDATION, HELD_OUT))
+    shown, rest = scored[:DEMONSTRATIONS], scored[DEMONSTRATIONS:]
     unscored = [examples[1:] for examples in shown] + [examples for examples in queries if examples not in scored]
+    validation, held_out = (max(1, round(len(rest) * share)) for share in (VALIDATION, HELD_OUT))
     return Task(
         name=name,
         metric=metric,
-        grade=grade,
+        grade=lambda example, answer: float(match(answer, example.output)),
         definition=definition(tables),
-        demonstrations=tuple(Demonstration(first.input, first.output) for first, *_ in shown),
-        validation=tuple(itertools.chain(*rest[:validation])),
-        held_out=tuple(example.input for example in itertools.chain(*rest[validation:][:held_out])),
-        test=tuple(itertools.chain(*rest[validation + held_out :])),
-        pool=tuple(example.input for example in itertools.chain(*unscored)),
-        solve={example.input: example.output for example in itertools.chain(*queries)}.get,
+        demonstrations=tuple(Demonstration(one.input, one.output) for one, *_ in shown),
+        pool=tuple(one.input for one in itertools.chain(*unscored)),
+        held_out=tuple(one.input for one in itertools.chain(*rest[:held_out])),
+        validation=tuple(itertools.chain(*rest[held_out:][:validation])),
+        test=tuple(itertools.chain(*rest[held_out + validation :])),
+        solve={one.input: one.output for one in itertools.chain(*queries)}.get,
     )
 
 
 def definition(tables: Row) -> str:
-    """The schema for a prompt: a line for each table, as "song (id, title)", and one for each foreign key."""
-    names = [name for name in tables["table_names_original"]]
-    columns = tables["column_names_original"]
-    lines = [
-        f"{name} ({', '.join(column for table, column in columns if table == index)})"
-        for index, name in enumerate(names)
-    ]
-    said = [f"{names[table]}.{column}" if table >= 0 else column for table, column in columns]
-    return "\n".join(lines + [f"{said[one]} = {said[other]}" for one, other in tables["foreign_keys"]])
+    """The schema for a prompt: a line for each table, as "song (id, title)", then one for each foreign key."""
+    titles, columns = tables["table_names_original"], tables["column_names_original"]
+    lines = [f"{title} ({', '.join(name for table, name in columns if table == i)})" for i, title in enumerate(titles)]
+    keys = [[".".join((titles[columns[i][0]], columns[i][1])) for i in pair] for pair in tables["foreign_keys"]]
+    return "\n".join([*lines, *map(" = ".join, keys)])
 
 
-def schema(tables: Row) -> Schema:
-    """The names of one database, and the columns that its foreign keys link, grouped as Spider's evaluator does."""
-    names = [name.lower() for name in tables["table_names_original"]]
-    columns = [(names[table] if table >= 0 else "", column.lower()) for table, column in tables["column_names_original"]]
-    groups: list[set[int]] = []
-    for pair in tables["foreign_keys"]:
-        joined = next((group for group in groups if group & set(pair)), None)  # the first group only: none are merged
-        if joined is None:
-            groups.append(set(pair))
-        else:
-            joined.update(pair)
-    return Schema(
-        tables={name: [column for table, column in columns if table == name] for name in names},
-        keys={".".join(columns[index]): ".".join(columns[min(group)]) for group in groups for index in group},
-    )
+def _matcher(metric: str, tables: Row, database: str) -> Callable[[str, str], bool]:
+    """Whether an answer and a gold query are the same."""
+    from cdjax.tasks import sql, sql_grade  # their parser takes a tenth of a second to import
 
-
-def _named(name: str) -> tuple[str, str]:
-    _, database, metric, *more = [*name.split(":"), "", ""]
-    if not database or metric not in ("", *METRICS) or any(more):
-        raise UserError(f"task {name!r}: wanted spider:DATABASE or spider:DATABASE:METRIC with {' or '.join(METRICS)}")
-    return database, metric or METRICS[0]
-
-
-def _tables(folder: Path, database: str) -> Row:
-    fields = ("db_id", "table_names_original", "column_names_original", "foreign_keys")
-    rows = {row["db_id"]: row for row in _read(folder / "tables.json", fields)}
-    if database not in rows:
-        near = difflib.get_close_matches(database, rows, n=5, cutoff=0.4)
+    if metric == "exact_set_match":
+        return functools.partial(sql_grade.exact_set_match, schema=sql.schema(tables))
+    if not Path(database).is_file():
+        where = f"it was {database}" if database else f"NAME/NAME.sqlite in {' or '.join(DATABASES)}"
+        raise UserError(f"execution needs the SQLite file of {tables['db_id']!r}, which is not there: {where}")
+    file = Path(database)
+    try:
+        titles = [title for (title,) in sql_grade.run(file, "SELECT name FROM sqlite_master WHERE type = 'table'")]
+        filled = any(sql_grade.run(file, f'SELECT 1 FROM "{title}"', rows=1) for title in titles)
+    except sqlite3.Error as error:
+        raise UserError(f"{database} is not a SQLite database that can be read: {error}") from None
+    if not filled:
         raise UserError(
-            f"{folder / 'tables.json'} has no database {database!r}"
-            + (f"; near it are {', '.join(near)}" if near else f" among its {len(rows)}")
+            f"no table of {database} has a row, so that all queries would return the same; use exact_set_match"
         )
-    return rows[database]
+    return functools.partial(sql_grade.execution_match, database=file)
 
 
-def _examples(folder: Path, database: str) -> list[Example]:
-    """Every question once; of a question that is asked twice, the query that sorts first."""
-    paths = [folder / name for name in QUESTIONS if (folder / name).is_file()]
-    if not paths:
-        raise UserError(f"{str(folder)!r} has no questions: put {' or '.join(QUESTIONS)} there, as Spider ships them")
-    rows = [row for path in paths for row in _read(path, ("db_id", "question", "query")) if row["db_id"] == database]
-    examples = sorted(((row["question"].strip(), _on_one_line(row["query"])) for row in rows), reverse=True)
-    return [Example(*pair) for pair in {normalized(question): (question, query) for question, query in examples}.values()]
+def _examples(rows: Iterable[Row]) -> list[Example]:
+    """Every question once; of one that is asked twice, the query that sorts last."""
+    pairs = sorted((row["question"].strip(), _on_one_line(row["query"])) for row in rows)
+    return [Example(*pair) for pair in {normalized(pair[0]): pair for pair in pairs}.values()]
 
 
 def _by_query(examples: Iterable[Example]) -> list[list[Example]]:
-    """The examples of each query; queries, and questions within one, in the order of their hashes."""
+    """The examples of each query, space and letter case aside; both in the order of hashes, not of the file."""
     queries: dict[str, list[Example]] = {}
     for example in sorted(examples, key=lambda example: _hash(example.input)):
         queries.setdefault("".join(example.output.casefold().split()).rstrip(";"), []).append(example)
-    return [queries[key] for key in sorted(queries, key=_hash)]
+    return list(queries.values())
 
 
 def _hash(text: str) -> bytes:
-    return hashlib.sha256(f"{SALT} {text}".encode()).digest()
+    return hashlib.sha256(f"{SEED} {text}".encode()).digest()
 
 
 def _on_one_line(query: str) -> str:
     return re.sub(r"""("[^"]*"|'[^']*')|\s+""", lambda match: match[1] or " ", query).strip()
 
 
-def _file(folder: Path, database: str, tables: Row) -> Path:
-    paths = [folder / one / database / f"{database}.sqlite" for one in DATABASES]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        raise UserError(f"execution needs the database: there is neither {' nor '.join(map(str, paths))}")
-    try:
-        filled = any(run(path, f'SELECT 1 FROM "{table}" LIMIT 1') for table in tables["table_names_original"])
-    except sqlite3.Error as error:
-        raise UserError(f"{path} is not the database that tables.json describes: {error}") from None
-    if not filled:
-        raise UserError(f"no table of {path} has a row: all queries would return the same; use exact set match")
-    return path
+def _questions(folder: Path) -> list[Row]:
+    paths = [folder / name for name in QUESTIONS if (folder / name).is_file()]
+    if not paths:
+        raise UserError(f"{str(folder)!r} has no questions: {', '.join(QUESTIONS)}, as Spider ships them")
+    return [row | {"split": QUESTIONS[path.name]} for path in paths for row in _records(path, QUESTION)]
 
 
-def _read(path: Path, fields: tuple[str, ...]) -> list[Row]:
+def _records(path: Path, fields: dict[str, type]) -> list[Row]:
     try:
         rows = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror}; data_dir must be Spider's folder") from None
-    except ValueError as error:  # of JSON or of UTF-8
-        raise UserError(f"{path} is not JSON: {error}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {str(path)!r} as JSON: {error}") from None
     if not isinstance(rows, list):
         raise UserError(f"{path}: wanted a list of objects, got a {type(rows).__name__}")
-    for index, row in enumerate(rows):
-        if missing := [field for field in fields if not isinstance(row, dict) or field not in row]:
-            raise UserError(f"{path}, row {index}: no {', '.join(missing)}")
+    for i, row in enumerate(rows):
+        if wrong := [name for name, kind in fields.items() if not isinstance(row, dict) or type(row.get(name)) is not kind]:
+            wanted = ", ".join(f"a {fields[name].__name__} {name!r}" for name in wrong)
+            raise UserError(f"{path}, row {i}: wanted an object with {wanted}, got {str(row)[:80]}")
     return rows

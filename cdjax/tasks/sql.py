@@ -71,18 +71,38 @@ class Query:
     compound: tuple[str, "Query"] | None = None  # "union", "intersect" or "except", and the query that follows it
 
 
+def schema(tables: Mapping[str, Any]) -> Schema:
+    """The Schema of an entry of Spider's tables.json; columns are linked as its evaluator does."""
+    names = [name.lower() for name in tables["table_names_original"]]
+    columns = [(names[table] if table >= 0 else "", name.lower()) for table, name in tables["column_names_original"]]
+    groups: list[set[int]] = []
+    for pair in tables["foreign_keys"]:
+        # A pair goes to the first group that it touches; groups that it would make one stay two.
+        joined = next((group for group in groups if group & set(pair)), None)
+        if joined is None:
+            groups.append(set(pair))
+        else:
+            joined.update(pair)
+    return Schema(
+        tables={name: [column for table, column in columns if table == name] for name in names},
+        keys={".".join(columns[i]): ".".join(columns[min(group)]) for group in groups for i in group},
+    )
+
+
 def read(text: str, schema: Schema) -> Query:
     """The query without values and DISTINCT, one column standing for all that foreign keys make equal to it.
 
     A query nested in a condition loses its values only, and one in FROM nothing. Raises NotComparable.
     """
+    if not text.lstrip(" \t\n(").casefold().startswith("select"):
+        raise NotComparable("not a SELECT", text)
     try:
         tree = sqlglot.parse_one(text, read="sqlite")
         tables = tuple(f"{table}." for table in _names(_chain(tree)[0]).values())
         keys = {column: key for column, key in schema.keys.items() if column.startswith(tables)}
         return _Reader(schema, keys, distinct=False, values=False).compound(tree)
     except (sqlglot.errors.SqlglotError, RecursionError) as error:
-        raise NotComparable(str(error)) from None
+        raise NotComparable("not SQL", error) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +128,7 @@ class _Reader:
         _allow(select, CLAUSES)
         own = _names(select)
         if unknown := set(own.values()) - set(self.schema.tables):
-            raise NotComparable(f"no table {', '.join(sorted(unknown))}")
+            raise NotComparable("no such table", unknown)
         return dataclasses.replace(self, tables=tuple(own.values()), names={**self.names, **own}).clauses(select)
 
     def clauses(self, select: Node) -> Query:
@@ -136,7 +156,8 @@ class _Reader:
         for tree in trees:
             if tree and not isinstance(tree, exp.Boolean):  # TRUE is what sqlglot puts where a JOIN has no ON
                 parts += ["and", *_flat(tree)]
-        nodes, connectors = [], []
+        nodes: list[Node] = []
+        connectors: list[str] = []
         for connector, node in zip(parts[::2], parts[1::2], strict=True):
             # Spider's evaluator does not see what an "or" joins to a comparison with a column.
             if connector != "or" or not _compares_columns(nodes[-1]):
@@ -150,7 +171,7 @@ class _Reader:
         operator = NEGATABLE.get(type(node)) or (not negated and COMPARISONS.get(type(node)))
         operands = [node.args[part] for part in OPERANDS if node.args.get(part)] + node.expressions
         if not operator or (operator == "in" and len(operands) > 1):
-            raise NotComparable(f"not a condition: {node.sql()}")
+            raise NotComparable("not a condition", node)
         return Condition(
             negated=negated or bool(node.args.get("negate")),
             operator=operator,
@@ -162,7 +183,7 @@ class _Reader:
         if isinstance(node, exp.Subquery):
             return dataclasses.replace(self, keys={}, distinct=True).compound(node)
         if node.find(*AGGREGATES):
-            raise NotComparable(f"an aggregate as operand: {node.sql()}")
+            raise NotComparable("an aggregate as operand", node)
         number = node.this if isinstance(node, exp.Neg) else node
         text = f"'{node.name}'" if _is_text(node) else node.sql() if number.is_number else self.value(node)
         return text if self.values else None
@@ -179,7 +200,7 @@ class _Reader:
             distinct = isinstance(node.this, exp.Distinct)
             of = node.this.expressions if distinct else [node.this]
             if node.expressions or len(of) != 1:
-                raise NotComparable(f"not one column in {node.sql()}")
+                raise NotComparable("not one column", node)
             return f"{aggregate}({'distinct ' if distinct and self.distinct else ''}{self.value(of[0])})"
         return self.column(node)
 
@@ -187,12 +208,12 @@ class _Reader:
         if isinstance(node, exp.Star):
             return "*"
         if not isinstance(node, exp.Column) or node.args.get("db"):
-            raise NotComparable(f"not a column: {node.sql()}")
+            raise NotComparable("not a column", node)
         name, table = node.name.lower(), node.table.lower()
         for one in [self.names.get(table, table)] if table else self.tables:
             if name in self.schema.tables.get(one, ()):
                 return self.keys.get(f"{one}.{name}", f"{one}.{name}")
-        raise NotComparable(f"no column {node.sql()}")
+        raise NotComparable("no such column", node)
 
 
 def _chain(tree: Node) -> list[Any]:
@@ -201,20 +222,20 @@ def _chain(tree: Node) -> list[Any]:
     if isinstance(tree, exp.Select):
         return [tree]
     if type(tree) not in COMPOUNDS or not tree.args["distinct"]:
-        raise NotComparable(f"not a query: {tree.sql()}")
+        raise NotComparable("not a query", tree)
     _allow(tree, ("this", "expression", "distinct", "order", "limit"))
-    *chain, last = *_chain(tree.this), COMPOUNDS[type(tree)], *_chain(tree.expression)
-    last = last.copy()
+    chain = [*_chain(tree.this), COMPOUNDS[type(tree)], *_chain(tree.expression)]
+    chain[-1] = chain[-1].copy()
     for clause in ("order", "limit"):
         if tree.args.get(clause):
-            last.set(clause, tree.args[clause])
-    return [*chain, last]
+            chain[-1].set(clause, tree.args[clause])
+    return chain
 
 
 def _sources(select: Node) -> list[Node]:
     """The tables and the nested queries that the SELECT reads."""
     if not select.args.get("from_"):
-        raise NotComparable(f"no FROM in {select.sql()}")
+        raise NotComparable("no FROM", select)
     joins = select.args.get("joins") or []
     for join in joins:
         _allow(join, ("this", "on"))
@@ -240,7 +261,7 @@ def _list(select: Node, clause: str) -> list[Node]:
 def _limit(select: Node) -> str:
     node = select.args.get("limit")
     if node and not node.expression.is_int:
-        raise NotComparable(f"not a limit: {node.sql()}")
+        raise NotComparable("not a limit", node)
     return node.expression.name if node else ""
 
 
@@ -262,4 +283,4 @@ def _compares_columns(node: Node) -> bool:
 
 def _allow(node: Node, parts: Sequence[str]) -> None:
     if other := {name for name, part in node.args.items() if part} - set(parts):
-        raise NotComparable(f"{', '.join(sorted(other))} in {node.sql()}")
+        raise NotComparable("outside of the grammar", other)
