@@ -117,6 +117,7 @@ def test_prepared_it_is_the_same_task(folder, tmp_path):
     builders.prepare("spider:library", folder, prepared)
     for name in ("spider:library", "spider:library:execution"):
         one, other = load(folder, name), load(prepared, f"tfds:{name}")
+        assert (one.name, one.metric) == (other.name, other.metric)
         assert (inputs_of(one), one.definition) == (inputs_of(other), other.definition)
         assert [other.grade(example, example.output) for example in one.test] == [1.0] * len(one.test)
 

@@ -7,29 +7,32 @@ evaluate.py).
 from pathlib import Path
 
 from cdjax.config import UserError
-from cdjax.tasks import addition, files, natural_instructions, spider, words
+from cdjax.tasks import addition, files, natural_instructions, spider, text, words
 from cdjax.tasks.task import Example, Task
 
 __all__ = ["Example", "Task", "load"]
 
 WORDS = ("past_tense", "plural")
 RULES = ("addition", "addition_steps")
-# Each has read(folder, part) and task(name, rows, metric=...).
+# Each has read(folder, part) and task(name, rows).
 SOURCES = {"natural_instructions": natural_instructions, "spider": spider}
 PREPARED = "tfds:"  # before the name of such a task: as builders.prepare wrote it, not as its own files
-NAMES = (*WORDS, *RULES, *SOURCES)
+NAMES = (*WORDS, *RULES, *SOURCES, "text:NAME")
 
 
 def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:
     """The task of that name; "addition:5" adds numbers of five digits; "" is the task of `inputs_file`.
 
     KIND:PART, as "natural_instructions:task363", is read from files in `data_dir`; KIND:PART:METRIC has another metric
-    than the kind's own, and tfds:KIND:PART is read as `builders.prepare` wrote it. Any other name is the file NAME.jsonl
-    in `data_dir`. Raises UserError for what cannot be found or read.
+    than the kind's own, and tfds:KIND:PART is read as `builders.prepare` wrote it. "text:NAME" is free text, in
+    NAME.jsonl or NAME.txt, and any other name is the file NAME.jsonl in `data_dir`. Raises UserError for what cannot be
+    found or read.
     """
     kind, _, digits = name.partition(":")
     if name.startswith(PREPARED) or kind in SOURCES:
         return _sourced(name, data_dir)
+    if name.startswith("text:"):
+        return text.load(name, data_dir)
     if name in WORDS:
         return words.load(name)
     if kind in RULES:
@@ -50,7 +53,7 @@ def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:
 
 def _sourced(name: str, data_dir: str) -> Task:
     kind, _, rest = name.removeprefix(PREPARED).partition(":")
-    part, _, metric = rest.partition(":")
+    part = rest.partition(":")[0]
     if kind not in SOURCES:
         raise UserError(f"there is no task {name!r}; after {PREPARED!r} comes one of {', '.join(SOURCES)}")
     if not data_dir or not Path(data_dir).is_dir():
@@ -61,4 +64,4 @@ def _sourced(name: str, data_dir: str) -> Task:
         rows = builders.read(kind, part, data_dir)
     else:
         rows = SOURCES[kind].read(Path(data_dir), part)
-    return SOURCES[kind].task(name, rows, metric=metric)
+    return SOURCES[kind].task(name.removeprefix(PREPARED), rows)

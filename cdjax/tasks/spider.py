@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from cdjax.config import Demonstration, UserError
@@ -53,14 +53,14 @@ def read(folder: Path, part: str) -> Rows:
     return rows
 
 
-def task(name: str, rows: Rows, *, metric: str = "") -> Task:
+def task(name: str, rows: Rows) -> Task:
     """The task, graded by "exact_set_match" (the default) or "execution".
 
     All questions that one query answers are in one list, so that no query that is scored is shown or learned from. The
     pool has the other questions of the queries shown, and those whose own query does not score 1: it is outside of
     Spider's grammar, or does not run. Raises UserError where too few queries are left.
     """
-    metric = metric or METRICS[0]
+    metric = ":".join(name.split(":")[2:]) or METRICS[0]
     if metric not in METRICS:
         raise UserError(f"task {name!r}: the metric after the colon must be {' or '.join(METRICS)}, got {metric!r}")
     first = next(row for many in rows.values() for row in many)
@@ -149,7 +149,7 @@ def _questions(folder: Path) -> list[Row]:
     return [row | {"split": QUESTIONS[path.name]} for path in paths for row in _records(path, QUESTION)]
 
 
-def _records(path: Path, fields: dict[str, type]) -> list[Row]:
+def _records(path: Path, fields: Mapping[str, type]) -> list[Row]:
     try:
         rows = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -157,7 +157,8 @@ def _records(path: Path, fields: dict[str, type]) -> list[Row]:
     if not isinstance(rows, list):
         raise UserError(f"{path}: wanted a list of objects, got a {type(rows).__name__}")
     for i, row in enumerate(rows):
-        if wrong := [name for name, kind in fields.items() if not isinstance(row, dict) or type(row.get(name)) is not kind]:
+        have = row if isinstance(row, dict) else {}
+        if wrong := [name for name, kind in fields.items() if type(have.get(name)) is not kind]:
             wanted = ", ".join(f"a {fields[name].__name__} {name!r}" for name in wrong)
             raise UserError(f"{path}, row {i}: wanted an object with {wanted}, got {str(row)[:80]}")
     return rows

@@ -59,7 +59,7 @@ def _builder(kind: str) -> type[Builder]:
 def _directory(kind: str, part: str, data_dir: Path) -> Path:
     version = str(_builder(kind).VERSION)
     folder = data_dir / kind
-    if not part and (folder / version).is_dir():
+    if (folder / version).is_dir():
         return folder / version
     parts = [path.parent.name for path in folder.glob(f"*/{version}")]
     if not parts:

@@ -10,10 +10,11 @@ A task adds one file beside this one, with a class whose name in snake case is t
         def rows(self, folder: Path) -> Rows:
             return fruit.read(folder, self.part)
 
-its row in `BUILDERS`, and two functions in `cdjax/tasks/fruit.py` (and a row in `tasks.SOURCES`), which know nothing of
+a row in `BUILDERS` and one in `tasks.SOURCES`, and two functions in `cdjax/tasks/fruit.py`, which know nothing of
 tensorflow-datasets: `read(folder, part) -> Rows`, every value plain (text, numbers, lists, dicts), and
-`task(name, rows, metric=...) -> Task`. A task's name is KIND:PART:METRIC, all but the kind may be left out. A dataset
-holds the rows of one part, and a task is made of the same rows whether they come from files or from the dataset.
+`task(name, rows) -> Task`. A task's name is KIND:PART:METRIC, all but the kind may be left out, and the task is made of
+the same rows whether they come from files or from a dataset. Parts that need nothing of each other are a dataset each
+(`parts` names them); else there is one dataset, `read` gives all rows, and `task` picks by the name.
 """
 
 import abc
