@@ -24,6 +24,7 @@ setup(
         "importlib_resources",  # tensorflow-datasets needs it and does not declare it
         "safetensors",
         "gguf",  # reads .gguf files; kept by llama.cpp
+        "sqlglot>=30,<31",  # parses SQL for Spider; pure Python; names in its trees change between majors
         "jaxtyping",
         "numpy",
         "rich>=14.1",  # progress bars, one inside another

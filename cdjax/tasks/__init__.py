@@ -7,14 +7,15 @@ evaluate.py).
 from pathlib import Path
 
 from cdjax.config import UserError
-from cdjax.tasks import addition, files, natural_instructions, text, words
+from cdjax.tasks import addition, files, natural_instructions, spider, text, words
 from cdjax.tasks.task import Example, Task
 
 __all__ = ["Example", "Task", "load"]
 
 WORDS = ("past_tense", "plural")
 RULES = ("addition", "addition_steps")
-SOURCES = {"natural_instructions": natural_instructions}  # each has read(folder, part) and task(name, rows)
+# Each has read(folder, part) and task(name, rows).
+SOURCES = {"natural_instructions": natural_instructions, "spider": spider}
 PREPARED = "tfds:"  # before the name of such a task: as builders.prepare wrote it, not as its own files
 NAMES = (*WORDS, *RULES, *SOURCES, "text:NAME")
 

@@ -1,0 +1,164 @@
+"""Spider (Yu et al., arXiv 1809.08887): questions about one database -> SQL.
+
+In: a folder with tables.json, dev.json or train_spider.json, and for execution the databases; or the rows of the same
+as prepared by builders/spider.py. Out: Rows, Task.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from cdjax.config import Demonstration, UserError
+from cdjax.tasks.task import Example, Row, Rows, Task, named, normalized
+
+QUESTIONS = {"dev.json": "dev", "train_spider.json": "train", "train_others.json": "train"}  # file -> split
+DATABASES = ("database", "train_database")
+METRICS = ("exact_set_match", "execution")
+DEMONSTRATIONS = 8  # the paper's
+VALIDATION, HELD_OUT = 0.2, 0.1  # of the queries that no demonstration shows; the others are the test
+LEAST = DEMONSTRATIONS + 3
+QUESTION = {"db_id": str, "question": str, "query": str}
+TABLES = {"db_id": str, "table_names_original": list, "column_names_original": list, "foreign_keys": list}
+SEED = 0  # of the hashes that draw the demonstrations and the lists
+
+
+def names(folder: Path) -> list[str]:
+    """Every database that the folder has questions about."""
+    return sorted({row["db_id"] for row in _questions(folder)})
+
+
+def read(folder: Path, part: str) -> Rows:
+    """The questions about the database of that name; its entry in tables.json, and its file if there is one, in each.
+
+    Raises UserError for another name, and for files of another form.
+    """
+    name = named(part, names(folder), str(folder))
+    path = folder / "tables.json"
+    tables = next((row for row in _records(path, TABLES) if row["db_id"] == name), None)
+    if tables is None:
+        raise UserError(f"{path} says nothing of the database {name!r}")
+    files = (folder / one / name / f"{name}.sqlite" for one in DATABASES)
+    database = next((str(file.resolve()) for file in files if file.is_file()), "")
+    said = json.dumps({field: tables[field] for field in TABLES})
+    rows: Rows = {}
+    for row in _questions(folder):
+        if row["db_id"] == name:
+            one = {"question": row["question"], "query": row["query"], "tables": said, "database": database}
+            rows.setdefault(row["split"], []).append(one)
+    return rows
+
+
+def task(name: str, rows: Rows) -> Task:
+    """The task, graded by "exact_set_match" (the default) or "execution".
+
+    All questions that one query answers are in one list, so that no query that is scored is shown or learned from. The
+    pool has the other questions of the queries shown, and those whose own query does not score 1: it is outside of
+    Spider's grammar, or does not run. Raises UserError where too few queries are left.
+    """
+    metric = ":".join(name.split(":")[2:]) or METRICS[0]
+    if metric not in METRICS:
+        raise UserError(f"task {name!r}: the metric after the colon must be {' or '.join(METRICS)}, got {metric!r}")
+    first = next(row for many in rows.values() for row in many)
+    tables = json.loads(first["tables"])
+    match = _matcher(metric, tables, first["database"])
+    queries = _by_query(_examples(row for many in rows.values() for row in many))
+    scored = [examples for examples in queries if match(examples[0].output, examples[0].output)]
+    if len(scored) < LEAST:
+        raise UserError(
+            f"task {name!r} has {len(scored)} different queries that score 1 by {metric}; {LEAST} are needed "
+            f"to show {DEMONSTRATIONS} and hold some out: choose another database"
+        )
+    shown, rest = scored[:DEMONSTRATIONS], scored[DEMONSTRATIONS:]
+    unscored = [examples[1:] for examples in shown] + [examples for examples in queries if examples not in scored]
+    validation, held_out = (max(1, round(len(rest) * share)) for share in (VALIDATION, HELD_OUT))
+    return Task(
+        name=name,
+        metric=metric,
+        grade=lambda example, answer: float(match(answer, example.output)),
+        definition=definition(tables),
+        demonstrations=tuple(Demonstration(one.input, one.output) for one, *_ in shown),
+        pool=tuple(one.input for one in itertools.chain(*unscored)),
+        held_out=tuple(one.input for one in itertools.chain(*rest[:held_out])),
+        validation=tuple(itertools.chain(*rest[held_out:][:validation])),
+        test=tuple(itertools.chain(*rest[held_out + validation :])),
+        solve={one.input: one.output for one in itertools.chain(*queries)}.get,
+    )
+
+
+def definition(tables: Row) -> str:
+    """The schema for a prompt: a line for each table, as "song (id, title)", then one for each foreign key."""
+    titles, columns = tables["table_names_original"], tables["column_names_original"]
+    lines = [f"{title} ({', '.join(name for table, name in columns if table == i)})" for i, title in enumerate(titles)]
+    keys = [[".".join((titles[columns[i][0]], columns[i][1])) for i in pair] for pair in tables["foreign_keys"]]
+    return "\n".join([*lines, *map(" = ".join, keys)])
+
+
+def _matcher(metric: str, tables: Row, database: str) -> Callable[[str, str], bool]:
+    """Whether an answer and a gold query are the same."""
+    from cdjax.tasks import sql, sql_grade  # their parser takes a tenth of a second to import
+
+    if metric == "exact_set_match":
+        return functools.partial(sql_grade.exact_set_match, schema=sql.schema(tables))
+    if not Path(database).is_file():
+        where = f"it was {database}" if database else f"NAME/NAME.sqlite in {' or '.join(DATABASES)}"
+        raise UserError(f"execution needs the SQLite file of {tables['db_id']!r}, which is not there: {where}")
+    file = Path(database)
+    try:
+        titles = [title for (title,) in sql_grade.run(file, "SELECT name FROM sqlite_master WHERE type = 'table'")]
+        filled = any(sql_grade.run(file, f'SELECT 1 FROM "{title}"', rows=1) for title in titles)
+    except sqlite3.Error as error:
+        raise UserError(f"{database} is not a SQLite database that can be read: {error}") from None
+    if not filled:
+        raise UserError(
+            f"no table of {database} has a row, so that all queries would return the same; use exact_set_match"
+        )
+    return functools.partial(sql_grade.execution_match, database=file)
+
+
+def _examples(rows: Iterable[Row]) -> list[Example]:
+    """Every question once; of one that is asked twice, the query that sorts last."""
+    pairs = sorted((row["question"].strip(), _on_one_line(row["query"])) for row in rows)
+    return [Example(*pair) for pair in {normalized(pair[0]): pair for pair in pairs}.values()]
+
+
+def _by_query(examples: Iterable[Example]) -> list[list[Example]]:
+    """The examples of each query, space and letter case aside; both in the order of hashes, not of the file."""
+    queries: dict[str, list[Example]] = {}
+    for example in sorted(examples, key=lambda example: _hash(example.input)):
+        queries.setdefault("".join(example.output.casefold().split()).rstrip(";"), []).append(example)
+    return list(queries.values())
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(f"{SEED} {text}".encode()).digest()
+
+
+def _on_one_line(query: str) -> str:
+    return re.sub(r"""("[^"]*"|'[^']*')|\s+""", lambda match: match[1] or " ", query).strip()
+
+
+def _questions(folder: Path) -> list[Row]:
+    paths = [folder / name for name in QUESTIONS if (folder / name).is_file()]
+    if not paths:
+        raise UserError(f"{str(folder)!r} has no questions: {', '.join(QUESTIONS)}, as Spider ships them")
+    return [row | {"split": QUESTIONS[path.name]} for path in paths for row in _records(path, QUESTION)]
+
+
+def _records(path: Path, fields: Mapping[str, type]) -> list[Row]:
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {str(path)!r} as JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: wanted a list of objects, got a {type(rows).__name__}")
+    for i, row in enumerate(rows):
+        have = row if isinstance(row, dict) else {}
+        if wrong := [name for name, kind in fields.items() if type(have.get(name)) is not kind]:
+            wanted = ", ".join(f"a {fields[name].__name__} {name!r}" for name in wrong)
+            raise UserError(f"{path}, row {i}: wanted an object with {wanted}, got {str(row)[:80]}")
+    return rows

@@ -1,0 +1,286 @@
+"""A SQL query -> the components that Spider's evaluator compares.
+
+In: text, Schema. Out: Query (sql_grade.py). Components and grammar are those of Spider (Yu et al., arXiv 1809.08887)
+and its evaluator, evaluation.py of github.com/taoyds/spider: and/or without parentheses, plain joins, five aggregates,
+arithmetic between columns. What is outside of it counts as wrong there, and as NotComparable here.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlglot
+from sqlglot import exp
+
+CLAUSES = ("expressions", "distinct", "from_", "joins", "where", "group", "having", "order", "limit")
+AGGREGATES = {exp.Count: "count", exp.Max: "max", exp.Min: "min", exp.Sum: "sum", exp.Avg: "avg"}
+ARITHMETIC = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/"}
+COMPARISONS = {exp.EQ: "=", exp.NEQ: "!=", exp.GT: ">", exp.LT: "<", exp.GTE: ">=", exp.LTE: "<="}
+NEGATABLE = {exp.In: "in", exp.Like: "like", exp.Between: "between", exp.Is: "is"}
+OPERANDS = ("expression", "query", "low", "high")
+CONNECTORS = {exp.And: "and", exp.Or: "or"}
+COMPOUNDS = {exp.Union: "union", exp.Intersect: "intersect", exp.Except: "except"}
+
+Node = Any  # of sqlglot's tree
+
+
+class NotComparable(Exception):
+    """A text that is not SQL, names what the schema does not have, or is outside the grammar."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """A database's names, in lower case."""
+
+    tables: Mapping[str, Sequence[str]]  # table -> its columns
+    keys: Mapping[str, str]  # "table.column" -> the one that stands for all that foreign keys link to it
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """`left [not] operator operands`; an operand is a nested query, the text of a value, or None for any value."""
+
+    negated: bool
+    operator: str
+    left: str
+    operands: tuple["Query | str | None", ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """The conditions of ON, WHERE or HAVING in order, and each "and" or "or" between them."""
+
+    conditions: tuple[Condition, ...]
+    connectors: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """One SELECT, and what a set operation joins to it. A column is "table.column" or "*"."""
+
+    select: tuple[str, ...]
+    distinct: bool
+    tables: tuple["Query | str", ...]
+    joins: Filter
+    where: Filter
+    group: tuple[str, ...]
+    having: Filter
+    order: tuple[str, ...]
+    descending: bool  # the direction written last stands for all
+    limit: str
+    compound: tuple[str, "Query"] | None = None  # "union", "intersect" or "except", and the query that follows it
+
+
+def schema(tables: Mapping[str, Any]) -> Schema:
+    """The Schema of an entry of Spider's tables.json; columns are linked as its evaluator does."""
+    names = [name.lower() for name in tables["table_names_original"]]
+    columns = [(names[table] if table >= 0 else "", name.lower()) for table, name in tables["column_names_original"]]
+    groups: list[set[int]] = []
+    for pair in tables["foreign_keys"]:
+        # A pair goes to the first group that it touches; groups that it would make one stay two.
+        joined = next((group for group in groups if group & set(pair)), None)
+        if joined is None:
+            groups.append(set(pair))
+        else:
+            joined.update(pair)
+    return Schema(
+        tables={name: [column for table, column in columns if table == name] for name in names},
+        keys={".".join(columns[i]): ".".join(columns[min(group)]) for group in groups for i in group},
+    )
+
+
+def read(text: str, schema: Schema) -> Query:
+    """The query without values and DISTINCT, one column standing for all that foreign keys make equal to it.
+
+    A query nested in a condition loses its values only, and one in FROM nothing. Raises NotComparable.
+    """
+    if not text.lstrip(" \t\n(").casefold().startswith("select"):
+        raise NotComparable("not a SELECT", text)
+    try:
+        tree = sqlglot.parse_one(text, read="sqlite")
+        tables = tuple(f"{table}." for table in _names(_chain(tree)[0]).values())
+        keys = {column: key for column, key in schema.keys.items() if column.startswith(tables)}
+        return _Reader(schema, keys, distinct=False, values=False).compound(tree)
+    except (sqlglot.errors.SqlglotError, RecursionError) as error:
+        raise NotComparable("not SQL", error) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads a query at some depth, of which it keeps more or less."""
+
+    schema: Schema
+    keys: Mapping[str, str]
+    distinct: bool
+    values: bool
+    tables: tuple[str, ...] = ()  # of the SELECT that is being read
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # its aliases and those around it -> table
+
+    def compound(self, tree: Node) -> Query:
+        *before, last = _chain(tree)
+        query = self.query(last)
+        while before:
+            *before, select, operator = before
+            query = dataclasses.replace(self.query(select), compound=(operator, query))
+        return query
+
+    def query(self, select: Node) -> Query:
+        _allow(select, CLAUSES)
+        own = _names(select)
+        if unknown := set(own.values()) - set(self.schema.tables):
+            raise NotComparable("no such table", unknown)
+        return dataclasses.replace(self, tables=tuple(own.values()), names={**self.names, **own}).clauses(select)
+
+    def clauses(self, select: Node) -> Query:
+        derived = dataclasses.replace(self, keys={}, distinct=True, values=True)
+        order = _list(select, "order")
+        directions = [one.args["desc"] for one in order if one.args.get("desc") is not None]
+        return Query(
+            select=self.all(select.expressions),
+            distinct=self.distinct and bool(select.args.get("distinct")),
+            tables=tuple(
+                source.name.lower() if isinstance(source, exp.Table) else derived.compound(source)
+                for source in _sources(select)
+            ),
+            joins=self.filter(join.args.get("on") for join in select.args.get("joins") or ()),
+            where=self.filter([select.args.get("where")]),
+            group=self.all(_list(select, "group")),
+            having=self.filter([select.args.get("having")]),
+            order=self.all(one.this for one in order),
+            descending=bool(directions and directions[-1]),
+            limit=_limit(select),
+        )
+
+    def filter(self, trees: Iterable[Node]) -> Filter:
+        parts: list[Any] = []
+        for tree in trees:
+            if tree and not isinstance(tree, exp.Boolean):  # TRUE is what sqlglot puts where a JOIN has no ON
+                parts += ["and", *_flat(tree)]
+        nodes: list[Node] = []
+        connectors: list[str] = []
+        for connector, node in zip(parts[::2], parts[1::2], strict=True):
+            # Spider's evaluator does not see what an "or" joins to a comparison with a column.
+            if connector != "or" or not _compares_columns(nodes[-1]):
+                nodes.append(node)
+                connectors.append(connector)
+        return Filter(tuple(self.condition(node) for node in nodes), tuple(connectors[1:]))
+
+    def condition(self, node: Node) -> Condition:
+        negated = isinstance(node, exp.Not)
+        node = node.this if negated else node
+        operator = NEGATABLE.get(type(node)) or (not negated and COMPARISONS.get(type(node)))
+        operands = [node.args[part] for part in OPERANDS if node.args.get(part)] + node.expressions
+        if not operator or (operator == "in" and len(operands) > 1):
+            raise NotComparable("not a condition", node)
+        return Condition(
+            negated=negated or bool(node.args.get("negate")),
+            operator=operator,
+            left=self.value(node.this),
+            operands=tuple(self.operand(operand) for operand in operands),
+        )
+
+    def operand(self, node: Node) -> Query | str | None:
+        if isinstance(node, exp.Subquery):
+            return dataclasses.replace(self, keys={}, distinct=True).compound(node)
+        if node.find(*AGGREGATES):
+            raise NotComparable("an aggregate as operand", node)
+        number = node.this if isinstance(node, exp.Neg) else node
+        text = f"'{node.name}'" if _is_text(node) else node.sql() if number.is_number else self.value(node)
+        return text if self.values else None
+
+    def all(self, nodes: Iterable[Node]) -> tuple[str, ...]:
+        return tuple(self.value(node) for node in nodes)
+
+    def value(self, node: Node) -> str:
+        """A column, an aggregate of one, or two of these with an operator between them."""
+        node = node.unnest() if node else exp.Null()
+        if operator := ARITHMETIC.get(type(node)):
+            return f"{self.value(node.this)} {operator} {self.value(node.expression)}"
+        if aggregate := AGGREGATES.get(type(node)):
+            distinct = isinstance(node.this, exp.Distinct)
+            of = node.this.expressions if distinct else [node.this]
+            if node.expressions or len(of) != 1:
+                raise NotComparable("not one column", node)
+            return f"{aggregate}({'distinct ' if distinct and self.distinct else ''}{self.value(of[0])})"
+        return self.column(node)
+
+    def column(self, node: Node) -> str:
+        if isinstance(node, exp.Star):
+            return "*"
+        if not isinstance(node, exp.Column) or node.args.get("db"):
+            raise NotComparable("not a column", node)
+        name, table = node.name.lower(), node.table.lower()
+        for one in [self.names.get(table, table)] if table else self.tables:
+            if name in self.schema.tables.get(one, ()):
+                return self.keys.get(f"{one}.{name}", f"{one}.{name}")
+        raise NotComparable("no such column", node)
+
+
+def _chain(tree: Node) -> list[Any]:
+    """SELECT, "union", SELECT, ... as they stand; ORDER BY and LIMIT at the end are those of the last SELECT."""
+    tree = tree.unnest()
+    if isinstance(tree, exp.Select):
+        return [tree]
+    if type(tree) not in COMPOUNDS or not tree.args["distinct"]:
+        raise NotComparable("not a query", tree)
+    _allow(tree, ("this", "expression", "distinct", "order", "limit"))
+    chain = [*_chain(tree.this), COMPOUNDS[type(tree)], *_chain(tree.expression)]
+    chain[-1] = chain[-1].copy()
+    for clause in ("order", "limit"):
+        if tree.args.get(clause):
+            chain[-1].set(clause, tree.args[clause])
+    return chain
+
+
+def _sources(select: Node) -> list[Node]:
+    """The tables and the nested queries that the SELECT reads."""
+    if not select.args.get("from_"):
+        raise NotComparable("no FROM", select)
+    joins = select.args.get("joins") or []
+    for join in joins:
+        _allow(join, ("this", "on"))
+    sources = [select.args["from_"].this, *(join.this for join in joins)]
+    for source in sources:
+        _allow(source, ("this", "alias") if isinstance(source, exp.Table) else ("this",))
+    return sources
+
+
+def _names(select: Node) -> dict[str, str]:
+    """The alias of each table of the SELECT, or the table's name where it has none -> the table."""
+    tables = (source for source in _sources(select) if isinstance(source, exp.Table))
+    return {table.alias_or_name.lower(): table.name.lower() for table in tables}
+
+
+def _list(select: Node, clause: str) -> list[Node]:
+    node = select.args.get(clause)
+    if node:
+        _allow(node, ("expressions",))
+    return node.expressions if node else []
+
+
+def _limit(select: Node) -> str:
+    node = select.args.get("limit")
+    if node and not node.expression.is_int:
+        raise NotComparable("not a limit", node)
+    return node.expression.name if node else ""
+
+
+def _flat(tree: Node) -> list[Any]:
+    """Condition, "and", condition, ... as they stand."""
+    tree = tree.this if isinstance(tree, exp.Where | exp.Having) else tree
+    connector = CONNECTORS.get(type(tree))
+    return [*_flat(tree.this), connector, *_flat(tree.expression)] if connector else [tree]
+
+
+def _is_text(node: Node) -> bool:
+    """Whether it is a text; in double quotes SQLite takes it for one where no column is called that."""
+    return node.is_string or (isinstance(node, exp.Column) and not node.table and node.this.args.get("quoted", False))
+
+
+def _compares_columns(node: Node) -> bool:
+    return isinstance(operand := node.args.get("expression"), exp.Column) and not _is_text(operand)
+
+
+def _allow(node: Node, parts: Sequence[str]) -> None:
+    if other := {name for name, part in node.args.items() if part} - set(parts):
+        raise NotComparable("outside of the grammar", other)
