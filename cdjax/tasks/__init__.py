@@ -12,21 +12,19 @@ from cdjax.tasks.task import Example, Task
 __all__ = ["Example", "Task", "load"]
 
 WORDS = ("past_tense", "plural")
-RULES = ("addition", "addition_steps")
+RULES = tuple(addition.WRITE)
 
 
 def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:
-    """The task of that name; "addition:5" adds numbers of five digits; "" is the task of `inputs_file`.
+    """The task of that name; "addition:5" adds numbers of up to five digits; "" is the task of `inputs_file`.
 
     Another name is the file NAME.jsonl in `data_dir`. Raises UserError for what cannot be found or read.
     """
-    kind, _, digits = name.partition(":")
+    kind, _, _ = name.partition(":")
     if name in WORDS:
         return words.load(name)
     if kind in RULES:
-        if digits and (not digits.isdecimal() or not 2 <= int(digits) <= 18):
-            raise UserError(f"task {name!r}: the digits after the colon must be a number from 2 to 18")
-        return addition.load(name, digits=int(digits or 3), scratch_pad=kind == "addition_steps")
+        return addition.load(name)
     if not name:
         if not inputs_file:
             raise UserError(f"neither a task nor inputs.file is given; tasks: {', '.join(WORDS + RULES)}")
