@@ -6,14 +6,14 @@ In: a task's name, or a user's file of inputs. Out: Task (views/, sampling/, eva
 from pathlib import Path
 
 from cdjax.config import UserError
-from cdjax.tasks import addition, files, labels, relations, words
+from cdjax.tasks import addition, counterfact, files, labels, relations, words
 from cdjax.tasks.task import Example, Task
 
 __all__ = ["Example", "Task", "load"]
 
 WORDS = ("past_tense", "plural")
 RULES = tuple(addition.WRITE)
-IN_DATA_DIR = {"labels": labels.load, "relation": relations.load}
+IN_DATA_DIR = {"counterfact": counterfact.load, "labels": labels.load, "relation": relations.load}
 
 
 def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:

@@ -1,0 +1,110 @@
+"""CounterFact's records (Meng et al., arXiv 2202.05262) -> facts that are to be edited.
+
+In: counterfact*.json in a directory, as ROME has them (lists of prompts, a relation) or flat as EasyEdit has them (one
+prompt of a kind). Out: Fact (counterfact.py).
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cdjax.config import UserError
+
+FILES = "counterfact*.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """One edit: what `wording` asks of `subject` was `old` and is to be `new`."""
+
+    case: int
+    relation: str  # its id, as "P103"; the wording where the file has none
+    subject: str
+    wording: str  # with {} where the subject goes
+    old: str
+    new: str
+    paraphrases: tuple[str, ...]
+    neighbours: tuple[str, ...]  # prompts about others, of whom `old` is true
+    attributes: tuple[str, ...] = ()  # prompts about others, of whom `new` is true
+    generations: tuple[str, ...] = ()  # beginnings of any text about the subject
+
+    @property
+    def prompt(self) -> str:
+        return self.wording.replace("{}", self.subject)
+
+
+def read(data_dir: str | Path) -> list[Fact]:
+    """Every fact of the directory's files by its case; a case that both forms have is read as ROME has it.
+
+    Raises UserError for a directory without such files, and for what is not a record.
+    """
+    paths = sorted(Path(data_dir).glob(FILES))
+    if not paths:
+        raise UserError(f"there is no {FILES} in {str(data_dir)!r}")
+    rows = [(row, f"{path}, record {i}") for path in paths for i, row in enumerate(_rows(path))]
+    return parse(sorted(rows, key=lambda row: _is_rome(row[0])))
+
+
+def parse(rows: Iterable[tuple[Any, str]]) -> list[Fact]:
+    """Facts of records, each with the place to name if it is not one; of two with the same case the last counts."""
+    found = {}
+    for row, where in rows:
+        try:
+            fact = _rome(row) if _is_rome(row) else _flat(row)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(
+                f"{where}: not a record of CounterFact, neither ROME's nor EasyEdit's ({error!r}): {str(row)[:80]}"
+            ) from None
+        found[fact.case] = fact
+    return [found[case] for case in sorted(found)]
+
+
+def _rows(path: Path) -> list[Any]:
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"cannot read {str(path)!r}: {error}") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: wanted a list of records, got {str(rows)[:80]}")
+    return rows
+
+
+def _is_rome(row: Any) -> bool:
+    return isinstance(row, dict) and "requested_rewrite" in row
+
+
+def _rome(row: dict[str, Any]) -> Fact:
+    edit = row["requested_rewrite"]
+    return Fact(
+        case=int(row["case_id"]),
+        relation=edit["relation_id"],
+        subject=edit["subject"],
+        wording=edit["prompt"],
+        old=edit["target_true"]["str"].strip(),
+        new=edit["target_new"]["str"].strip(),
+        paraphrases=tuple(row["paraphrase_prompts"]),
+        neighbours=tuple(row["neighborhood_prompts"]),
+        attributes=tuple(row.get("attribute_prompts", ())),
+        generations=tuple(row.get("generation_prompts", ())),
+    )
+
+
+def _flat(row: dict[str, Any]) -> Fact:
+    subject, old = row["subject"], row["ground_truth"].strip()
+    wording = row["prompt"].replace(subject, "{}")
+    if wording == row["prompt"]:
+        raise ValueError("the subject is not in the prompt")
+    if row["locality_ground_truth"].strip() != old:
+        raise ValueError("locality_ground_truth differs from ground_truth")
+    return Fact(
+        case=int(row["case_id"]),
+        relation=wording,
+        subject=subject,
+        wording=wording,
+        old=old,
+        new=row["target_new"].strip(),
+        paraphrases=(row["rephrase_prompt"],),
+        neighbours=(row["locality_prompt"],),
+    )
