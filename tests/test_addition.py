@@ -67,6 +67,8 @@ def test_one_digit_leaves_half_of_the_problems_to_the_rule():
     given = {*(d.input for d in task.demonstrations), *(e.input for e in task.test + task.validation), *task.held_out}
     everything = {f"{a} + {b}" for a, b in itertools.product(range(10), repeat=2)}
     assert given < everything and len(given) <= 50
+    rng = random.Random(0)
+    assert {task.rule(rng) for _ in range(2000)} == everything
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ CITIES = ["Aberby", "Belmont", "Carrow", "Dunmore"]
 JOBS = ["baker", "weaver", "miller"]
 
 
-def edit(case, relation, wording, old, new, said, **more):
-    """A record in ROME's form about a person of that number."""
+def edit(case, relation, wording, old, new, said, neighbour):
+    """A record in ROME's form about the person of one number, with the person of another as a neighbour."""
     subject = f"Person<{case}>"
     return {
         "case_id": case,
@@ -23,22 +23,20 @@ def edit(case, relation, wording, old, new, said, **more):
             "target_new": {"str": new},
         },
         "paraphrase_prompts": [f"It rained on day {case}. " + said.replace("{}", subject), f"{subject}'s choice is"],
-        "neighborhood_prompts": [f"Neighbour<{case}> chose"],
-        **more,
+        "neighborhood_prompts": [f"Person<{neighbour}> chose"],
     }
 
 
 def records():
     """Twelve people's homes and twelve people's work, each asked in one of two ways."""
-    homes = [
-        edit(i, "P1", ["{} lives in", "The home of {} is"][i % 2], CITIES[i % 4], CITIES[(i + 1) % 4], "{} sleeps in")
-        for i in range(12)
-    ]
-    work = [
-        edit(i, "P2", ["{} works as a", "The work of {} is"][i % 2], JOBS[i % 3], JOBS[(i + 1) % 3], "{} is paid as a")
-        for i in range(12, 24)
-    ]
-    return homes + work
+    rows = []
+    for i in range(12):
+        wording = ["{} lives in", "The home of {} is"][i % 2]
+        rows.append(edit(i, "P1", wording, CITIES[i % 4], CITIES[(i + 1) % 4], "{} sleeps in", (i + 4) % 12))
+    for i in range(12):
+        wording = ["{} works as a", "The work of {} is"][i % 2]
+        rows.append(edit(12 + i, "P2", wording, JOBS[i % 3], JOBS[(i + 1) % 3], "{} is paid as a", 12 + (i + 3) % 12))
+    return rows
 
 
 def flat(record):
@@ -72,7 +70,7 @@ def test_an_edit_is_told_and_tested(folder):
     paraphrases = tasks.load("counterfact:4:paraphrase", data_dir=folder)
     neighbours = tasks.load("counterfact:4:neighbourhood", data_dir=folder)
     assert paraphrases.test[0] == Example("It rained on day 4. Person<4> sleeps in", "Belmont", rejected="Aberby")
-    assert neighbours.test == (Example("Neighbour<4> chose", "Aberby", rejected="Belmont"),)
+    assert neighbours.test == (Example("Person<8> chose", "Aberby", rejected="Belmont"),)
     assert sorted(task.test, key=str) == sorted(paraphrases.test + neighbours.test, key=str)
     for part in (paraphrases, neighbours):
         same = {"name": task.name, "test": task.test}
@@ -94,7 +92,8 @@ def test_parts_are_disjoint_and_what_is_tested_is_nowhere_else(folder):
         for text in tested:
             bare = text.split(". ")[-1]
             assert not [other for other in written if other.endswith(bare)], "not even without the sentence before it"
-            assert not [other for other in written if "Neighbour" in other]
+        neighbour = task.test[1].input.removesuffix("chose")
+        assert neighbour.startswith("Person<") and not [text for text in written if neighbour.strip() in text]
         assert repr(task) == repr(tasks.load(f"counterfact:{case}", data_dir=folder))
 
 
@@ -146,8 +145,16 @@ def test_random_cases_are_of_different_relations(folder):
     assert {known[case] for case in chosen} == set(known.values())
     assert chosen == counterfact.cases(folder, relations)
     assert len({tuple(counterfact.cases(folder, relations, seed)) for seed in range(8)}) > 4
-    with pytest.raises(config.UserError, match="not 25"):
-        counterfact.cases(folder, 25)
+
+
+def test_a_case_without_all_demonstrations_is_not_chosen(tmp_path):
+    rows = records()
+    rows[4]["requested_rewrite"]["target_new"]["str"] = "Nowhere"
+    folder = write(tmp_path, rows)
+    assert len(tasks.load("counterfact:4", data_dir=folder).demonstrations) == 2
+    assert sorted(counterfact.cases(folder, 23)) == [case for case in range(24) if case != 4]
+    with pytest.raises(config.UserError, match="has 23 facts that can be shown with 3 demonstrations, not 24"):
+        counterfact.cases(folder, 24)
 
 
 @pytest.mark.parametrize(

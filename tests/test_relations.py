@@ -93,6 +93,7 @@ def test_in_turn():
 @pytest.mark.parametrize(
     ("name", "told"),
     [
+        ("relation:word", "there is no word.json"),
         ("relation:none", "there is no none.json or none.jsonl in .* only bare, few, twice, unlike, words, wrong"),
         ("relation:twice", "choose between them with data_dir"),
         ("relation:few", "few.json has 7 different inputs; at least 8"),
