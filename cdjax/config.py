@@ -17,6 +17,8 @@ from typing import Any, Literal
 from cdjax import overrides
 from cdjax.errors import UserError
 
+DEFINITION = "{definition}"  # in an instruction, what the task is
+
 
 @dataclass(frozen=True)
 class Demonstration:
@@ -31,11 +33,13 @@ class Demonstration:
 class Context:
     """What a view shows around the task input. All parts are optional; the empty context is the bare input."""
 
-    instruction: str = ""
-    file: str = ""  # a text file that stands in the instruction's place
+    instruction: str = ""  # {definition} in it stands for the task's own
+    file: str = ""  # a text file that stands in the instruction's place, as it is
     demonstrations: tuple[Demonstration, ...] = ()  # written out here, and then ...
     shots: int = 0  # ... the first so many of the task's own demonstrations
-    explanations: bool = False  # show each demonstration's explanation
+    negatives: tuple[Demonstration, ...] = ()  # answers not to give, after the demonstrations, and then ...
+    negative_shots: int = 0  # ... the first so many of the task's own
+    explanations: bool = False  # show each demonstration's explanation, negative ones' too
     request: str = ""  # after the input, as "Let's think step by step."
 
 
@@ -45,6 +49,11 @@ class Template:
 
     chat: bool = False
     system: str = "{instruction}\n\n"  # plain text only
+    positive: str = ""  # before each demonstration, as "Positive Example {number} -\n"
+    negative: str = (
+        "Negative Example {number} -\n"  # before each answer not to give; in a chat they follow the instruction
+    )
+    ask: str = ""  # before the input itself, as "Now complete the following example -\n"
     question: str = "{input}\n"
     answer: str = "{output}\n"
     explanation: str = "Explanation: {explanation}\n"
@@ -416,8 +425,12 @@ def _context(context: Context, task: str) -> Iterator[str]:
         yield f"file is {context.file!r}, which does not exist"
     if context.file and context.instruction:
         yield "file stands in the instruction's place: give one of the two"
-    if context.shots < 0 or (context.shots and not task):
-        yield f"shots={context.shots} must be a number of the task's own demonstrations, and task is {task!r}"
+    for name in ("shots", "negative_shots"):
+        if (count := getattr(context, name)) < 0 or (count and not task):
+            kind = name.replace("shots", "demonstrations").replace("_", " ")
+            yield f"{name}={count} must be a number of the task's own {kind}, and task is {task!r}"
+    if DEFINITION in context.instruction and not task:
+        yield f"instruction has {DEFINITION}, which is a task's, and task is ''"
 
 
 def _regex_error(pattern: str) -> str:

@@ -84,12 +84,14 @@ def grade(
             said = keep.answer_text(here.tokenizer, rollout.ids, here.stops, here.cfg.template.stop)
             if side == "teacher":
                 said = keep.extract(operation.keep, said) or ""
-            wanted_output = known[rollout.input].output or (said if side == "teacher" else "")
+            example = known[rollout.input]
+            if side == "teacher" and not example.output:
+                example = Example(example.input, said)
             graded["operations"].append(number)
             graded["inputs"].append(rollout.input)
-            graded["expected"].append(wanted_output)
+            graded["expected"].append(example.output)
             graded["answers"].append(said)
-            graded["grades"].append(float(task.grade(Example(rollout.input, wanted_output), said)))
+            graded["grades"].append(float(task.grade(example, said)))
             lengths.append(len(prompt) + len(rollout.ids))
     return graded | {"tokens": float(np.mean(lengths))}
 

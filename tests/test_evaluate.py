@@ -1,3 +1,6 @@
+import dataclasses
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,3 +69,18 @@ def test_the_divergence_is_that_of_both_views_at_every_token_of_the_answers(tmp_
         assert evaluate.divergence(here, one, two, iter([])) is None
         same = [pairs.hard(prompt, prompt, ids(4)) for prompt in (ids(3), ids(6))]
         assert evaluate.divergence(here, one, one, iter([(np.zeros(0, np.int32), same)])) == 0
+
+
+@pytest.mark.parametrize("side", ["teacher", "student"])
+def test_an_answer_is_graded_against_the_whole_example(tmp_path, monkeypatch, side):
+    here, seen = setting.open(experiment(), tmp_path), []
+    task = dataclasses.replace(here.tasks[0], grade=lambda example, answer: seen.append(example) or 1.0)
+    example = dataclasses.replace(task.test[0], references=("another",), rejected="wrong")
+
+    def answers(here, model, prompts, *, title):
+        return [types.SimpleNamespace(input=text, ids=np.ones(2, np.int32)) for text in prompts.inputs]
+
+    monkeypatch.setattr(evaluate, "greedy", answers)
+    model = here.model(here.original)
+    evaluate.grade(dataclasses.replace(here, tasks=(task,)), model, side, [[example]], title=side)
+    assert seen == [example]

@@ -93,10 +93,10 @@ def test_in_turn():
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("relation:word", "there is no word.json"),
-        ("relation:none", "there is no none.json or none.jsonl in .* only bare, few, twice, unlike, words, wrong"),
-        ("relation:twice", "choose between them with data_dir"),
-        ("relation:few", "few.json has 7 different inputs; at least 8"),
+        ("relation:word", "has no 'word'"),
+        ("relation:none", "has no 'none': it has bare, few, twice, twice, unlike, words, wrong"),
+        ("relation:twice", "has several 'twice'"),
+        ("relation:few", "'relation:few' has 7 different inputs; at least 8"),
         ("relation:unlike", "examples with input and output; KeyError: 'output'"),
         ("relation:bare", "1 pairs lack an input or an output, as 'w1'"),
         ("relation:wrong", "cannot read .*wrong.json"),

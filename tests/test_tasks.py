@@ -115,7 +115,7 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, text, told):
         ({"name": "mine", "data_dir": "/none"}, "/none/mine.jsonl"),
         ({"name": "addition:0"}, "from 1 to 18"),
         ({"name": "addition:x"}, "from 1 to 18"),
-        ({"name": "relation:capital"}, "say in data_dir"),
+        ({"name": "relation:capital"}, "data_dir must be the folder"),
         ({"name": "plural:3"}, "there is no task 'plural:3'"),
     ],
 )

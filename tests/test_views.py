@@ -16,12 +16,23 @@ TASK = tasks.Task(
     name="days",
     metric="accuracy",
     grade=lambda example, answer: 0.0,
+    definition="Give the plural.",
     demonstrations=(config.Demonstration("day", "days", "add s"), config.Demonstration("box", "boxes")),
+    negatives=(config.Demonstration("fly", "flys", "y becomes ies"), config.Demonstration("man", "mans")),
     pool=("cat", "dog"),
     test=(Example("secret", "secrets"),),
 )
 TEACHER = config.Context(instruction="Say more.", shots=2, explanations=True, request="Think first.\n")
 STUDENT = config.Context()
+WARNED = config.Context(instruction="Task: {definition}", shots=1, negative_shots=2, explanations=True)
+NUMBERED = config.Template(
+    system="Definition: {instruction}\n\n",
+    positive="Positive Example {number} -\n",
+    negative="Negative Example {number} -\n",
+    ask="Now complete the following example -\n",
+    question="Input: {input}\nOutput:",
+    answer=" {output}\n",
+)
 
 
 def encoded(template, context, inputs, *, tokenizer=None, budget=500, overflow="error", task=TASK):
@@ -48,6 +59,33 @@ def encoded(template, context, inputs, *, tokenizer=None, budget=500, overflow="
             "<|im_start|>user\nQ: cat\nThink first.<|im_end|>\n<|im_start|>assistant\n",
         ),
         (CHAT, STUDENT, "<|im_start|>user\nQ: cat<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            NUMBERED,
+            dataclasses.replace(WARNED, instruction="{definition}", shots=2),
+            "Definition: Give the plural.\n\n"
+            "Positive Example 1 -\nInput: day\nOutput: days\nExplanation: add s\n"
+            "Positive Example 2 -\nInput: box\nOutput: boxes\n"
+            "Negative Example 1 -\nInput: fly\nOutput: flys\nExplanation: y becomes ies\n"
+            "Negative Example 2 -\nInput: man\nOutput: mans\n"
+            "Now complete the following example -\nInput: cat\nOutput:",
+        ),
+        (NUMBERED, STUDENT, "Now complete the following example -\nInput: cat\nOutput:"),
+        (
+            CHAT,
+            WARNED,
+            "<|im_start|>system\nTask: Give the plural.\n\n"
+            "Negative Example 1 -\nQ: fly\nA: flys\nExplanation: y becomes ies\n"
+            "Negative Example 2 -\nQ: man\nA: mans<|im_end|>\n"
+            "<|im_start|>user\nQ: day<|im_end|>\n<|im_start|>assistant\nA: days\nExplanation: add s<|im_end|>\n"
+            "<|im_start|>user\nQ: cat<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            dataclasses.replace(NUMBERED, chat=True),
+            config.Context(negatives=TASK.negatives[1:]),
+            "<|im_start|>system\nNegative Example 1 -\nInput: man\nOutput: mans<|im_end|>\n"
+            "<|im_start|>user\nNow complete the following example -\nInput: cat\nOutput:<|im_end|>\n"
+            "<|im_start|>assistant\n",
+        ),
     ],
 )
 def test_the_exact_text_of_a_prompt(template, context, expected):
@@ -144,6 +182,18 @@ def test_a_chat_template_that_cannot_serve_is_told(template):
         encoded(CHAT, TEACHER, ["cat"], tokenizer=tokenizer)
 
 
+def test_a_task_without_a_definition_is_told():
+    with pytest.raises(config.UserError, match="has {definition}, but task 'days' has none"):
+        encoded(PLAIN, WARNED, ["cat"], task=dataclasses.replace(TASK, definition=""))
+
+
+def test_the_explanation_of_a_negative_demonstration_is_one():
+    context = config.Context(negative_shots=1, explanations=True)
+    assert render.complete(context, TASK).negatives[0].explanation
+    with pytest.raises(config.UserError, match="no demonstration has an explanation"):
+        render.complete(context, dataclasses.replace(TASK, negatives=TASK.negatives[1:]))
+
+
 def test_a_context_from_a_file(tmp_path):
     (tmp_path / "prompt.md").write_text("Say\nmore.\n")
     context = config.Context(file=str(tmp_path / "prompt.md"))
@@ -154,7 +204,8 @@ def test_a_context_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("context", "told"),
     [
-        ({"shots": 3}, "context.shots is 3, but task 'days' has 2"),
+        ({"shots": 3}, "context.shots is 3, but task 'days' has 2 demonstrations"),
+        ({"negative_shots": 3}, "context.negative_shots is 3, but task 'days' has 2 negative demonstrations"),
         ({"file": "/none.md"}, "cannot read the context file '/none.md': No such file"),
         ({"file": "/none.md", "instruction": "x"}, "give one of them"),
         ({"demonstrations": (config.Demonstration("a", "b"),), "explanations": True}, "no demonstration has an expl"),

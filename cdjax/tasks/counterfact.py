@@ -1,38 +1,46 @@
 """One edited fact -> a task: its prompts ask for the new object, those about anything else for what they asked before.
 
-In: a case of CounterFact and all the facts beside it (facts.py). Out: Task (arXiv 2209.15189, A.2).
+In: a case of CounterFact and all the facts beside it (facts.py). Out: Rows, Task (arXiv 2209.15189, A.2).
 
 The case's own prompts are only tested. What is shown and what is distilled on is written by rule: how other facts of
 the relation are asked about, put to the edited subject, and prompts about the subjects of other facts.
 """
 
+import dataclasses
 import itertools
 import random
 import re
+from pathlib import Path
+from typing import Any
 
 from cdjax.config import Demonstration, UserError
 from cdjax.tasks import facts
 from cdjax.tasks.facts import Fact
 from cdjax.tasks.split import in_turn
-from cdjax.tasks.task import Example, Task, normalized
+from cdjax.tasks.task import Example, Rows, Task, normalized
 
 WRITTEN = 1024  # inputs about the subject at most, and as many about others; the paper has 2048 for a fact
 VALIDATION, HELD_OUT = 32, 64  # of both together, and never more than an eighth
 SHOWN = 3  # demonstrations of a fact, where the file has what they are written of
 
 
-def load(name: str, data_dir: str) -> Task:
+def read(folder: Path, part: str = "") -> Rows:
+    """Every fact of the folder's files, whichever is asked for: each task is written of all of them."""
+    return {"facts": [dataclasses.asdict(fact) for fact in facts.read(folder)]}
+
+
+def task(name: str, rows: Rows) -> Task:
     """The task "counterfact:CASE"; "counterfact:CASE:paraphrase" tests one part alone, all else is the same.
 
     Its metric, "preference", is 1 for an example if P(output) > P(rejected); without probabilities an answer counts
     that begins with the output. Raises UserError for a case or a part that is not there.
     """
     case, _, part = name.partition(":")[2].partition(":")
-    known = facts.read(data_dir)
+    known = _facts(rows)
     fact = next((fact for fact in known if str(fact.case) == case), None)
     if fact is None:
-        cases = f"{len(known)} between {known[0].case} and {known[-1].case}" if known else "none"
-        raise UserError(f"task {name!r}: there is no case {case!r} in {data_dir!r}, which has {cases}")
+        cases = f"{len(known)} cases between {known[0].case} and {known[-1].case}" if known else "no cases"
+        raise UserError(f"task {name!r}: there is no case {case!r} among {cases}")
     tested = {kind: examples for kind, examples in _tested(fact).items() if examples}
     if part and part not in tested:
         raise UserError(f"task {name!r}: case {case} has no part {part!r}, only {', '.join(tested)}")
@@ -57,12 +65,12 @@ def load(name: str, data_dir: str) -> Task:
     )
 
 
-def cases(data_dir: str, count: int, seed: int = 0) -> list[int]:
+def cases(rows: Rows, count: int, seed: int = 0) -> list[int]:
     """So many random cases with all demonstrations, each of another relation as long as there is another one.
 
     The flat form knows no relations; there it is the wording that differs. Raises UserError for more than there are.
     """
-    known = facts.read(data_dir)
+    known = _facts(rows)
     rng = random.Random(f"cases {seed}")
     relations: dict[str, list[Fact]] = {}
     for fact in rng.sample(known, len(known)):
@@ -72,15 +80,21 @@ def cases(data_dir: str, count: int, seed: int = 0) -> list[int]:
     )
     found = list(itertools.islice(complete, count))
     if len(found) < count:
-        raise UserError(
-            f"{data_dir!r} has {len(found)} facts that can be shown with {SHOWN} demonstrations, not {count}"
-        )
+        raise UserError(f"there are {len(found)} facts that can be shown with {SHOWN} demonstrations, not {count}")
     return found
 
 
 def begins(example: Example, answer: str) -> float:
     """1.0 if the answer begins with the output as whole words, letter case and space aside."""
     return float(bool(re.match(re.escape(normalized(example.output)) + r"(?!\w)", normalized(answer))))
+
+
+def _facts(rows: Rows) -> list[Fact]:
+    return [Fact(**{name: _hashable(value) for name, value in row.items()}) for row in rows["facts"]]
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _tested(fact: Fact) -> dict[str, list[Example]]:

@@ -1,6 +1,6 @@
 """CounterFact's records (Meng et al., arXiv 2202.05262) -> facts that are to be edited.
 
-In: counterfact*.json in a directory, as ROME has them (lists of prompts, a relation) or flat as EasyEdit has them (one
+In: counterfact*.json in a folder, as ROME has them (lists of prompts, a relation) or flat as EasyEdit has them (one
 prompt of a kind). Out: Fact (counterfact.py).
 """
 
@@ -35,14 +35,14 @@ class Fact:
         return self.wording.replace("{}", self.subject)
 
 
-def read(data_dir: str | Path) -> list[Fact]:
-    """Every fact of the directory's files by its case; a case that both forms have is read as ROME has it.
+def read(folder: Path) -> list[Fact]:
+    """Every fact of the folder's files by its case; a case that both forms have is read as ROME has it.
 
-    Raises UserError for a directory without such files, and for what is not a record.
+    Raises UserError for a folder without such files, and for what is not a record.
     """
-    paths = sorted(Path(data_dir).glob(FILES))
+    paths = sorted(folder.glob(FILES))
     if not paths:
-        raise UserError(f"there is no {FILES} in {str(data_dir)!r}")
+        raise UserError(f"there is no {FILES} in {str(folder)!r}")
     rows = [(row, f"{path}, record {i}") for path in paths for i, row in enumerate(_rows(path))]
     return parse(sorted(rows, key=lambda row: _is_rome(row[0])))
 

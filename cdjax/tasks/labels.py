@@ -1,31 +1,31 @@
 """Any labelled file -> a classification task: its topic, its sentiment.
 
-In: NAME.jsonl with "input" and "output", or NAME.json as relations.py reads it, in the data directory or below it.
-Out: Task, whose definition lists the labels.
+In: the rows of a file that relations.py reads. Out: Task, whose definition lists the labels.
 """
 
 import collections
 import string
 
 from cdjax.config import UserError
-from cdjax.tasks.relations import find, read
+from cdjax.tasks.relations import examples, read
 from cdjax.tasks.split import split
-from cdjax.tasks.task import Example, Task, normalized
+from cdjax.tasks.task import Example, Rows, Task, normalized
+
+__all__ = ["chance", "label_match", "read", "task"]
 
 EACH = 4  # inputs a label at least, on average: outputs that hardly repeat are no labels
 
 
-def load(name: str, data_dir: str) -> Task:
+def task(name: str, rows: Rows) -> Task:
     """The task "labels:NAME"; every part has its share of each label.
 
-    Raises UserError for a file that is missing, or whose outputs are not labels.
+    Raises UserError for outputs that are not labels.
     """
-    path = find(data_dir, name.partition(":")[2])
-    examples, _ = read(path)
-    labels = sorted({example.output for example in examples})
-    if len(labels) < 2 or len(examples) < EACH * len(labels):
+    known = examples(rows)
+    labels = sorted({example.output for example in known})
+    if len(labels) < 2 or len(known) < EACH * len(labels):
         raise UserError(
-            f"{path} has {len(labels)} different outputs for {len(examples)} inputs; "
+            f"task {name!r} has {len(labels)} different outputs for {len(known)} inputs; "
             f"a classification needs two labels or more, and {EACH} inputs for each of them"
         )
     return Task(
@@ -33,8 +33,8 @@ def load(name: str, data_dir: str) -> Task:
         metric="accuracy",
         grade=label_match,
         definition=f"Answer with one of these labels: {', '.join(labels)}.",
-        solve={example.input: example.output for example in examples}.get,
-        **split(examples, str(path), kind=lambda example: example.output),
+        solve={example.input: example.output for example in known}.get,
+        **split(known, f"task {name!r}", kind=lambda example: example.output),
     )
 
 

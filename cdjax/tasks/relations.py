@@ -1,7 +1,8 @@
-"""A relation between words -> a task: a capital's country, a word's opposite.
+"""A relation between words -> a task: a city's country, a word's opposite.
 
-In: NAME.json in the data directory or below it, as relations of LRE (Hernandez et al., arXiv 2308.09124: templates,
-subjects, objects) or as pairs of instruction induction (Honovich et al., arXiv 2205.10782: inputs, outputs). Out: Task.
+In: NAME.json anywhere in a folder, as relations of LRE (Hernandez et al., arXiv 2308.09124: templates, subjects,
+objects) or as pairs of instruction induction (Honovich et al., arXiv 2205.10782: inputs, outputs); NAME.jsonl with
+"input" and "output". Out: Rows, Task.
 """
 
 import json
@@ -12,44 +13,47 @@ from typing import Any
 from cdjax.config import UserError
 from cdjax.tasks import files
 from cdjax.tasks.split import merged, split
-from cdjax.tasks.task import Example, Task, exact_match
+from cdjax.tasks.task import Example, Rows, Task, exact_match, named
 
 # Under these names a pair lists other answers that count.
 REFERENCES = ("possible_outputs", "possible_translations")
 
 
-def load(name: str, data_dir: str) -> Task:
-    """The task "relation:NAME"; raises UserError for a file that is missing or in another form."""
-    path = find(data_dir, name.partition(":")[2])
-    examples, definition = read(path)
+def read(folder: Path, part: str) -> Rows:
+    """The different inputs of the file of that name, each with all its right outputs.
+
+    Raises UserError for a name that is not one file's, and for a file in another form.
+    """
+    paths = sorted(path for path in folder.rglob("*.json*") if path.suffix in files.JSON_LINES)
+    name = named(part, [path.stem for path in paths], str(folder))
+    (path,) = (path for path in paths if path.stem == name)
+    examples, definition = (files.read(path), "") if path.suffix != ".json" else _read_json(path)
+    if bare := [example for example in examples if not example.input or not example.output]:
+        raise UserError(f"{path}: {len(bare)} pairs lack an input or an output, as {bare[0].input!r}")
+    return {
+        "pairs": [
+            {"definition": definition, "input": one.input, "outputs": [one.output, *one.references]}
+            for one in merged(examples)
+        ]
+    }
+
+
+def task(name: str, rows: Rows) -> Task:
+    """The task "relation:NAME", whose definition a relation's template gives, if the file has one."""
+    known = examples(rows)
     return Task(
         name=name,
         metric="accuracy",
         grade=exact_match,
-        definition=definition,
-        solve={example.input: example.output for example in examples}.get,
-        **split(examples, str(path)),
+        definition=rows["pairs"][0]["definition"] if known else "",
+        solve={example.input: example.output for example in known}.get,
+        **split(known, f"task {name!r}"),
     )
 
 
-def find(data_dir: str, name: str) -> Path:
-    """NAME.json or NAME.jsonl in the directory or below it; raises UserError unless there is exactly one."""
-    there = sorted(path for path in Path(data_dir).rglob("*.json*") if path.suffix in files.JSON_LINES)
-    found = [path for path in there if path.stem == name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"there are {', '.join(map(str, found))}; choose between them with data_dir")
-    names = ", ".join(sorted({path.stem for path in there})) or "no file of JSON"
-    raise UserError(f"there is no {name}.json or {name}.jsonl in {data_dir!r} or below it, only {names}")
-
-
-def read(path: Path) -> tuple[list[Example], str]:
-    """Different inputs with all their right answers, and the definition that a relation's template gives, if any."""
-    examples, definition = (files.read(path), "") if path.suffix != ".json" else _read_json(path)
-    if bare := [example for example in examples if not example.input or not example.output]:
-        raise UserError(f"{path}: {len(bare)} pairs lack an input or an output, as {bare[0].input!r}")
-    return merged(examples), definition
+def examples(rows: Rows) -> list[Example]:
+    """The rows as examples."""
+    return [Example(row["input"], row["outputs"][0], tuple(row["outputs"][1:])) for row in rows["pairs"]]
 
 
 def _read_json(path: Path) -> tuple[list[Example], str]:

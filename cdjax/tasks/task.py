@@ -2,9 +2,13 @@
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from cdjax.config import Demonstration
+from cdjax.config import Demonstration, UserError
+
+Row = dict[str, Any]  # one record of a task's files
+Rows = dict[str, list[Row]]  # by split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,3 +48,16 @@ def exact_match(example: Example, answer: str) -> float:
 def normalized(text: str) -> str:
     """The form in which two inputs count as one: letter case and runs of space aside."""
     return " ".join(text.casefold().split())
+
+
+def named(part: str, names: Sequence[str], kind: str) -> str:
+    """The name that `part` is, or is the beginning of up to an underscore, as task363 of task363_sst2.
+
+    Raises UserError if there is none, or several.
+    """
+    found = [name for name in names if name == part] or [name for name in names if part and name.startswith(f"{part}_")]
+    if len(found) == 1:
+        return found[0]
+    shown = sorted(found or names)
+    told = f"{', '.join(shown[:8])}{f' and {len(shown) - 8} more' if len(shown) > 8 else ''}"
+    raise UserError(f"{kind} has {'several' if found else 'no'} {part!r}: it has {told}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from cdjax.config import Context, Demonstration, Template, UserError
+from cdjax.config import DEFINITION, Context, Demonstration, Template, UserError
 from cdjax.tasks.task import Task
 
 Tokenizer = Any  # transformers' PreTrainedTokenizerBase; to import it costs a second
@@ -17,19 +17,24 @@ Message = dict[str, str]
 
 
 def complete(context: Context, task: Task) -> Context:
-    """The context with its file read into the instruction and the task's first `shots` demonstrations written out."""
+    """The context with its file read into the instruction, and what it takes from the task written out."""
     if context.file and context.instruction:
         raise UserError(f"a context has an instruction and the file {context.file!r} in its place; give one of them")
-    if context.shots > len(task.demonstrations):
-        raise UserError(
-            f"context.shots is {context.shots}, but task {task.name!r} has {len(task.demonstrations)} demonstrations; "
-            "ask for fewer or write them out in context.demonstrations"
-        )
-    demonstrations = context.demonstrations + task.demonstrations[: context.shots]
-    if context.explanations and not any(d.explanation for d in demonstrations):
+    demonstrations = context.demonstrations + _first(context.shots, "shots", task.demonstrations, task)
+    negatives = context.negatives + _first(context.negative_shots, "negative_shots", task.negatives, task)
+    if context.explanations and not any(d.explanation for d in demonstrations + negatives):
         raise UserError("context.explanations is on, but no demonstration has an explanation")
-    instruction = _read(context.file) if context.file else context.instruction
-    return dataclasses.replace(context, instruction=instruction, file="", demonstrations=demonstrations, shots=0)
+    if DEFINITION in context.instruction and not task.definition:
+        raise UserError(f"context.instruction has {DEFINITION}, but task {task.name!r} has none; write it out")
+    return dataclasses.replace(
+        context,
+        instruction=_read(context.file) if context.file else context.instruction.replace(DEFINITION, task.definition),
+        file="",
+        demonstrations=demonstrations,
+        shots=0,
+        negatives=negatives,
+        negative_shots=0,
+    )
 
 
 def question(template: Template, text: str) -> str:
@@ -52,18 +57,21 @@ def prompt(tokenizer: Tokenizer, template: Template, context: Context, text: str
 def plain(template: Template, context: Context, text: str) -> str:
     """The input under a complete context as plain text."""
     parts = [template.system.replace("{instruction}", context.instruction)] if context.instruction else []
-    for demonstration in context.demonstrations:
-        parts += [question(template, demonstration.input), _solution(template, context, demonstration)]
-    return "".join([*parts, question(template, text), context.request])
+    for pair in _solved(template, context):
+        parts += pair
+    return "".join([*parts, *_negatives(template, context), _asked(template, context, text)])
 
 
 def messages(template: Template, context: Context, text: str) -> list[Message]:
-    """The input under a complete context as a conversation: system, then user and assistant in turn."""
-    turns = [("system", context.instruction)] if context.instruction else []
-    for demonstration in context.demonstrations:
-        turns.append(("user", question(template, demonstration.input)))
-        turns.append(("assistant", _solution(template, context, demonstration)))
-    turns.append(("user", question(template, text) + context.request))
+    """The input under a complete context as a conversation: system, then user and assistant in turn.
+
+    Answers not to give stand in the system message: the assistant never says them.
+    """
+    told = "\n\n".join(part for part in (context.instruction, "".join(_negatives(template, context))) if part)
+    turns = [("system", told)] if told else []
+    for asked, answered in _solved(template, context):
+        turns += [("user", asked), ("assistant", answered)]
+    turns.append(("user", _asked(template, context, text)))
     return [{"role": role, "content": content.strip()} for role, content in turns]
 
 
@@ -89,10 +97,36 @@ def chat(tokenizer: Tokenizer, conversation: list[Message]) -> str:
     raise UserError(f"the model's chat template refused the conversation ({problem}); set template.chat=False")
 
 
-def _solution(template: Template, context: Context, demonstration: Demonstration) -> str:
-    explained = context.explanations and demonstration.explanation
-    explanation = template.explanation.replace("{explanation}", demonstration.explanation) if explained else ""
-    return answer(template, demonstration.output) + explanation
+def _first(count: int, field: str, own: tuple[Demonstration, ...], task: Task) -> tuple[Demonstration, ...]:
+    if count > len(own):
+        kind = field.replace("shots", "demonstrations").replace("_", " ")
+        raise UserError(
+            f"context.{field} is {count}, but task {task.name!r} has {len(own)} {kind}; "
+            "ask for fewer or write them out in the context"
+        )
+    return own[:count]
+
+
+def _asked(template: Template, context: Context, text: str) -> str:
+    return template.ask + question(template, text) + context.request
+
+
+def _solved(template: Template, context: Context) -> list[tuple[str, str]]:
+    """Each demonstration as a question and its answer."""
+    return [_pair(template, context, template.positive, i, one) for i, one in enumerate(context.demonstrations, 1)]
+
+
+def _negatives(template: Template, context: Context) -> list[str]:
+    """Each answer not to give, with its question."""
+    shown = (_pair(template, context, template.negative, i, one) for i, one in enumerate(context.negatives, 1))
+    return [asked + answered for asked, answered in shown]
+
+
+def _pair(template: Template, context: Context, head: str, number: int, one: Demonstration) -> tuple[str, str]:
+    explained = context.explanations and one.explanation
+    explanation = template.explanation.replace("{explanation}", one.explanation) if explained else ""
+    asked = head.replace("{number}", str(number)) + question(template, one.input)
+    return asked, answer(template, one.output) + explanation
 
 
 def _read(path: str) -> str:

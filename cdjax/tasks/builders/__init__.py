@@ -1,0 +1,78 @@
+"""Tasks as tensorflow-datasets: prepared once from local files, read by `tasks.load("tfds:NAME", data_dir=...)`.
+
+In: a folder of files, or of prepared datasets. Out: Rows by split (natural_instructions.py beside task.py, ...).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from cdjax.config import UserError
+from cdjax.tasks.builders.builder import Builder
+from cdjax.tasks.builders.counterfact import Counterfact
+from cdjax.tasks.builders.natural_instructions import NaturalInstructions
+from cdjax.tasks.task import Rows, named
+
+__all__ = ["Builder", "prepare", "read"]
+
+BUILDERS: dict[str, type[Builder]] = {kind.name: kind for kind in (NaturalInstructions, Counterfact)}
+
+
+def prepare(name: str, source: str | Path, data_dir: str | Path) -> list[Path]:
+    """Writes the task's files in `source` as datasets under `data_dir`, over those there; their directories.
+
+    A part after a colon, as "natural_instructions:task1155", prepares that part alone. Raises UserError.
+    """
+    kind, _, part = name.partition(":")
+    builder_of = _builder(kind)
+    source = Path(source)
+    if not source.is_dir() or not any(source.iterdir()):
+        raise UserError(f"cannot prepare {name!r} from {str(source)!r}: it is not a folder with files in it")
+    download = tfds.download.DownloadConfig(manual_dir=source, download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS)
+    tfds.disable_progress_bar()
+    made = []
+    for one in builder_of.parts(source, part):
+        chosen = {"config": tfds.core.BuilderConfig(name=one, version=str(builder_of.VERSION))} if one else {}
+        builder = builder_of(data_dir=str(data_dir), file_format="array_record", **chosen)
+        builder.download_and_prepare(download_config=download)
+        made.append(Path(builder.data_path))
+    return made
+
+
+def read(kind: str, part: str, data_dir: str | Path) -> Rows:
+    """The rows of a prepared dataset by split, in the order they were prepared in, every value plain.
+
+    Raises UserError if it is not there.
+    """
+    builder = tfds.builder_from_directory(_directory(kind, part, Path(data_dir)))
+    return {split: [_plain(row) for row in builder.as_data_source(split=split)] for split in builder.info.splits}
+
+
+def _builder(kind: str) -> type[Builder]:
+    if kind not in BUILDERS:
+        raise UserError(f"no task {kind!r} can be prepared; there are {', '.join(BUILDERS)}")
+    return BUILDERS[kind]
+
+
+def _directory(kind: str, part: str, data_dir: Path) -> Path:
+    version = str(_builder(kind).VERSION)
+    folder = data_dir / kind
+    if (folder / version).is_dir():
+        return folder / version
+    parts = [path.parent.name for path in folder.glob(f"*/{version}")]
+    if not parts:
+        raise UserError(f"{str(data_dir)!r} has no prepared {kind!r}; see cdjax.tasks.builders.prepare")
+    return folder / named(part, parts, f"prepared {kind}") / version
+
+
+def _plain(value: Any) -> Any:
+    """Text comes back as bytes and a number as numpy's."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value.item() if isinstance(value, np.generic) else value

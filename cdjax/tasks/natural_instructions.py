@@ -1,0 +1,175 @@
+"""Natural-Instructions v2 task files (arXiv 2204.07705) -> a task: definition, positive and negative examples, answers.
+
+In: NAME.json, or a folder NAME with train.json, test.json (or eval.json) and perhaps dev.json, anywhere in a folder; or
+the rows of the same as prepared by builders/natural_instructions.py. Out: Rows, Task.
+"""
+
+import functools
+import hashlib
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+from cdjax.config import Demonstration, UserError
+from cdjax.tasks.task import Example, Row, Rows, Task, exact_match, named, normalized
+
+SPLITS = {"train": "train", "task": "train", "dev": "validation", "test": "test", "eval": "test"}  # by a file's name
+EXAMPLES = {"positive": "Positive Examples", "negative": "Negative Examples"}
+TEST, VALIDATION, HELD_OUT = 100, 64, 64  # at most; the benchmark tests 100 instances a task
+
+
+def names(folder: Path) -> list[str]:
+    """Every task with files in the folder."""
+    return [place.name.removesuffix(".json") for place in _places(folder)]
+
+
+def read(folder: Path, part: str) -> Rows:
+    """The instances and examples of the task of that name, or of one that begins so, as "task1155".
+
+    Raises UserError for a name that does not fit one task, and for a file of another form.
+    """
+    name = named(part, names(folder), str(folder))
+    (place,) = (place for place in _places(folder) if place.name.removesuffix(".json") == name)
+    rows: Rows = {}
+    for path in sorted(place.glob("*.json")) if place.is_dir() else [place]:
+        whole = _parse(path)
+        for split, field in {SPLITS.get(path.stem, "train"): "Instances", **EXAMPLES}.items():
+            found = [_row(whole, record, f"{path}, {field} {i}") for i, record in enumerate(whole.get(field, []))]
+            if split not in EXAMPLES or split not in rows:  # every file of a task repeats its examples
+                rows.setdefault(split, []).extend(found)
+    return rows
+
+
+def task(name: str, rows: Rows) -> Task:
+    """The task "natural_instructions:PART", graded by Rouge-L, or "natural_instructions:PART:exact_match".
+
+    Inputs shown as examples are in no other list; an instance without an answer can only be in the pool. Where none has
+    one, the teacher's is the answer to match: "agreement". Raises UserError if nothing is left to test.
+    """
+    metric = ":".join(name.split(":")[2:]) or "rougeL"
+    if metric not in GRADES:
+        raise UserError(f"task {name!r}: the metric after the colon must be {' or '.join(GRADES)}, got {metric!r}")
+    shown = {kind: tuple(map(_demonstration, rows.get(kind, []))) for kind in EXAMPLES}
+    parts = _parts(rows, taken={normalized(one.input) for many in shown.values() for one in many})
+    if not parts["test"]:
+        raise UserError(f"task {name!r} has no test instances, and too few others to take some from: 5 are needed")
+    answers = {one.input: one.output for many in parts.values() for one in many if one.output}
+    metric = metric if answers else "agreement"
+    return Task(
+        name=name,
+        metric=metric,
+        grade=GRADES.get(metric, exact_match),
+        definition=next(row["definition"] for many in rows.values() for row in many),
+        demonstrations=shown["positive"],
+        negatives=shown["negative"],
+        pool=tuple(one.input for one in parts["pool"]),
+        held_out=tuple(one.input for one in parts["held_out"]),
+        validation=tuple(parts["validation"]),
+        test=tuple(parts["test"]),
+        solve=answers.get if answers else None,
+    )
+
+
+def rouge_l(example: Example, answer: str) -> float:
+    """The best F-measure of the longest common subsequence of words, stemmed by Porter, over all references.
+
+    The package's own tokenizer: lower case, letters a to z and digits. Task files in other languages need another one.
+    """
+    return float(_scorer().score_multi([example.output, *example.references], answer)["rougeL"].fmeasure)
+
+
+def match(example: Example, answer: str) -> float:
+    """1.0 if the answer is one of the references, letter case, punctuation and runs of space aside."""
+    return float(_bare(answer) in map(_bare, (example.output, *example.references)))
+
+
+GRADES = {"rougeL": rouge_l, "exact_match": match}
+
+
+@functools.cache
+def _scorer() -> Any:
+    try:
+        from rouge_score import rouge_scorer  # takes a second to import
+    except ImportError:
+        raise UserError("the metric rougeL needs the package rouge-score; pip install 'cdjax[tasks]'") from None
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def _bare(text: str) -> str:
+    return normalized(text.translate(str.maketrans("", "", string.punctuation)))
+
+
+def _parts(rows: Rows, taken: set[str]) -> dict[str, list[Example]]:
+    """Test, validation, held-out and pool, disjoint and without `taken`; what no file sets aside comes from train."""
+    test, validation, train = (_fresh(rows.get(split, []), taken) for split in ("test", "validation", "train"))
+    labelled = any(one.output for one in (*test, *validation, *train))
+    unknown = [one for one in (*test, *train) if labelled and not one.output] + [v for v in validation if not v.output]
+    test, validation, train = ([one for one in many if one not in unknown] for many in (test, validation, train))
+    train.sort(key=lambda one: hashlib.sha256(one.input.encode()).digest())  # whatever the order of the file
+    sizes = {
+        "test": 0 if test else min(TEST, len(train) // 5),
+        "validation": 0 if validation or not labelled else min(VALIDATION, len(train) // 10),
+        "held_out": min(HELD_OUT, len(train) // 10),
+    }
+    cut = {name: [train.pop() for _ in range(size)] for name, size in sizes.items()}
+    return {
+        "test": test + cut["test"],
+        "validation": validation + cut["validation"],
+        "held_out": cut["held_out"],
+        "pool": train + unknown,
+    }
+
+
+def _fresh(rows: list[Row], taken: set[str]) -> list[Example]:
+    """The rows whose input is not taken, which it then is."""
+    found = []
+    for row in rows:
+        key = normalized(row["input"])
+        if key not in taken:
+            taken.add(key)
+            output, *references = row["outputs"] or [""]
+            found.append(Example(row["input"], output, tuple(references)))
+    return found
+
+
+def _demonstration(row: Row) -> Demonstration:
+    return Demonstration(row["input"], (row["outputs"] or [""])[0], row["explanation"])
+
+
+def _places(folder: Path) -> list[Path]:
+    """A file for each task of one file, a folder for each of several."""
+    found = {path.parent if path.stem in SPLITS else path for path in folder.rglob("*.json")}
+    return sorted(found)
+
+
+def _parse(path: Path) -> Row:
+    try:
+        whole = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the task file {str(path)!r}: {error}") from None
+    if (
+        not isinstance(whole, dict)
+        or not isinstance(whole.get("Instances"), list)
+        or not _texts(whole.get("Definition"))
+    ):
+        raise UserError(f'{path}: wanted an object with a text "Definition" and a list of "Instances"')
+    return whole
+
+
+def _row(whole: Row, record: Any, where: str) -> Row:
+    """An instance or an example, whose texts are stripped as the benchmark does."""
+    if not isinstance(record, dict) or not isinstance(record.get("input"), str) or not record["input"].strip():
+        raise UserError(f'{where}: wanted an object with a text "input", got {str(record)[:80]}')
+    return {
+        "definition": _texts(whole["Definition"])[0],
+        "input": record["input"].strip(),
+        "outputs": _texts(record.get("output", [])),
+        "explanation": str(record.get("explanation", "")).strip(),
+    }
+
+
+def _texts(value: Any) -> list[str]:
+    """One text or several, those that say something."""
+    many = value if isinstance(value, list) else [value]
+    return [text.strip() for text in many if isinstance(text, str) and text.strip()]

@@ -1,0 +1,148 @@
+import json
+
+import pytest
+
+from cdjax import tasks
+from cdjax.config import Demonstration, UserError
+from cdjax.tasks import Example, natural_instructions
+
+COLOURS = {
+    "Definition": ["Say which colour the thing has.", "Name the colour."],
+    "Positive Examples": [
+        {"input": "snow", "output": "white", "explanation": "Fresh snow is white. "},
+        {"input": "soot", "output": "black", "explanation": "Soot is black."},
+    ],
+    "Negative Examples": [{"input": "blood", "output": "blue", "explanation": "Blood is red."}],
+}
+
+
+def instances(many, start=0):
+    return [{"input": f" thing {start + i} ", "output": ["dark red", "crimson", " "]} for i in range(many)]
+
+
+def write(path, rows, **fields):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(COLOURS | {"Instances": rows} | fields), "utf-8")
+
+
+def load(folder, name="natural_instructions:task007_colour"):
+    return tasks.load(name, data_dir=str(folder))
+
+
+def inputs_of(task):
+    shown = [one.input for one in (*task.demonstrations, *task.negatives, *task.test, *task.validation)]
+    return [*shown, *task.held_out, *task.pool]
+
+
+def sizes(task):
+    return len(task.test), len(task.validation), len(task.held_out), len(task.pool)
+
+
+def test_one_file_is_cut_by_the_input_whatever_the_order(tmp_path):
+    rows = [*instances(40), {"input": "Thing  3", "output": "red"}, {"input": "blood", "output": ["red"]}]
+    write(tmp_path / "deep" / "task007_colour.json", rows)
+    task = load(tmp_path)
+    assert task.definition == "Say which colour the thing has." and task.metric == "rougeL"
+    assert task.demonstrations[0] == Demonstration("snow", "white", "Fresh snow is white.")
+    assert task.negatives == (Demonstration("blood", "blue", "Blood is red."),)
+    assert sizes(task) == (8, 4, 4, 24)
+    assert sorted(inputs_of(task)) == sorted(["snow", "soot", "blood", *(f"thing {i}" for i in range(40))])
+    assert all(one.output == "dark red" and one.references == ("crimson",) for one in task.test + task.validation)
+    assert task.solve("thing 3") == "dark red" and task.solve("blood") is None
+    write(tmp_path / "deep" / "task007_colour.json", rows[39::-1])
+    assert inputs_of(load(tmp_path)) == inputs_of(task)
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"), [("test", (3, 4, 4, 32)), ("eval", (3, 4, 4, 32)), ("dev", (8, 3, 4, 28))]
+)
+def test_files_of_a_folder_say_the_parts(tmp_path, kept, expected):
+    """What another file has, without what is also trained on; the rest is cut from the training file."""
+    write(tmp_path / "task007_colour" / "train.json", instances(40))
+    write(tmp_path / "task007_colour" / f"{kept}.json", instances(3, start=40) + [{"input": "soot", "output": "red"}])
+    task = load(tmp_path, "natural_instructions:task007")
+    assert sizes(task) == expected and len(set(inputs_of(task))) == 46
+    part = task.validation if kept == "dev" else task.test
+    assert {one.input for one in part} == {"thing 40", "thing 41", "thing 42"}
+    assert len(task.demonstrations) == 2, "each file repeats the examples"
+
+
+def test_what_is_tested_is_never_trained_on(tmp_path):
+    write(tmp_path / "task007_colour" / "train.json", instances(40))
+    write(tmp_path / "task007_colour" / "test.json", instances(10))
+    task = load(tmp_path)
+    assert sizes(task) == (10, 3, 3, 24) and len(set(inputs_of(task))) == 43
+
+
+def test_instances_without_an_answer_are_only_distilled_on(tmp_path):
+    bare = [{"input": f"bare {i}"} for i in range(5)]
+    write(tmp_path / "task007_colour.json", instances(20) + bare, Definition="As text.")
+    task = load(tmp_path)
+    assert sizes(task) == (4, 2, 2, 17) and {one["input"] for one in bare} < set(task.pool)
+    assert task.definition == "As text."
+    write(tmp_path / "task007_colour.json", [{"input": f"bare {i}"} for i in range(20)])
+    task = load(tmp_path)
+    assert (task.metric, task.solve, sizes(task)) == ("agreement", None, (4, 0, 2, 14))
+
+
+def test_a_task_may_have_no_examples(tmp_path):
+    path = tmp_path / "task007_colour.json"
+    path.write_text(json.dumps({"Definition": "Do.", "Instances": instances(10)}))
+    assert (load(tmp_path).demonstrations, load(tmp_path).negatives) == ((), ())
+
+
+def test_rouge_l_is_of_the_best_reference_and_of_word_stems():
+    example = Example("x", "the cats sat", references=("a dog barked loudly",))
+    grade = natural_instructions.rouge_l
+    assert grade(example, "The cat!") == pytest.approx(2 * 1 * (2 / 3) / (1 + 2 / 3))
+    assert grade(example, "sat the cats") == pytest.approx(2 / 3), (
+        "the longest common subsequence has two words of three"
+    )
+    assert grade(example, "dogs barking loud") == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
+    assert grade(example, "") == 0
+
+
+def test_an_exact_match_is_of_any_reference_without_punctuation(tmp_path):
+    write(tmp_path / "task007_colour.json", instances(20))
+    task = load(tmp_path, "natural_instructions:task007:exact_match")
+    assert task.metric == "exact_match"
+    example = Example("x", "dark red", references=("crimson",))
+    answers = {"Dark red.": 1, " 'crimson'\n": 1, "dark  RED": 1, "red": 0, "dark red crimson": 0, "darkred": 0, "": 0}
+    assert {answer: task.grade(example, answer) for answer in answers} == answers
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("task01", "has no 'task01': it has task007_colour, task011_a, task011_b"),
+        ("task011", "has several 'task011': it has task011_a, task011_b"),
+        ("", "has no ''"),
+        ("task007:accuracy", "must be rougeL or exact_match, got 'accuracy'"),
+        ("task011_a", 'task011_a.json: wanted an object with a text "Definition"'),
+        ("task011_b", 'task011_b.json, Instances 0: wanted an object with a text "input"'),
+        ("task012", "has no test instances"),
+        ("task013", "cannot read the task file"),
+    ],
+)
+def test_what_cannot_be_read_is_told(tmp_path, name, told):
+    write(tmp_path / "task007_colour.json", instances(20))
+    write(tmp_path / "task011_a.json", [], Definition=[])
+    write(tmp_path / "task011_b.json", [{"input": 3}])
+    if name > "task011_b":
+        write(tmp_path / "task012.json", instances(4))
+        (tmp_path / "task013.json").write_text("{")
+    with pytest.raises(UserError, match=told):
+        load(tmp_path, f"natural_instructions:{name}")
+
+
+def test_a_task_of_two_places_is_not_chosen_between(tmp_path):
+    write(tmp_path / "one" / "task007_colour.json", instances(20))
+    write(tmp_path / "two" / "task007_colour.json", instances(20))
+    with pytest.raises(UserError, match="has several"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("data_dir", ["", "/none"])
+def test_a_task_of_files_needs_their_folder(data_dir):
+    with pytest.raises(UserError, match="data_dir must be the folder with them"):
+        tasks.load("natural_instructions:task007", data_dir=data_dir)
