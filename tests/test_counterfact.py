@@ -114,9 +114,18 @@ def test_half_of_what_is_distilled_on_is_about_the_subject(folder):
     about = [text for text in task.pool if "Person<4>" in text]
     assert abs(2 * len(about) - len(task.pool)) <= 1
     assert any(text.startswith("It rained on day") for text in about), "sentences before it come from other facts"
-    for example in task.validation:
-        assert (example.output == "Belmont") == ("Person<4>" in example.input) or example.rejected == "Aberby"
-        assert example.rejected != example.output
+
+
+def test_elsewhere_the_new_object_must_not_spread(folder):
+    """Where it was true before, it is the old one that must not come back."""
+    seen = set()
+    for case in range(12):
+        old, new, person = CITIES[case % 4], CITIES[(case + 1) % 4], f"Person<{case}>"
+        for example in tasks.load(f"counterfact:{case}", data_dir=folder).validation:
+            seen.add(kind := (person in example.input, example.output == new))
+            assert example.output == new or not kind[0]
+            assert example.rejected == (old if example.output == new else new)
+    assert seen == {(True, True), (False, True), (False, False)}
 
 
 def test_both_forms_tell_the_same_facts_and_romes_counts(tmp_path):
@@ -173,6 +182,7 @@ def test_an_answer_begins_with_the_object(answer, grade):
         ("counterfact:4:attribute", records(), "no part 'attribute', only paraphrase, neighbourhood"),
         ("counterfact:4", [{"case_id": 4}], "record 0: not a record of CounterFact.*KeyError"),
         ("counterfact:4", [3], "record 0: not a record"),
+        ("counterfact:4", [*records(), records()[4] | {"case_id": 5}], "record 24: case 5 is there twice"),
         ("counterfact:4", {}, "wanted a list of records"),
         ("counterfact:4", [flat(records()[4]) | {"subject": "Nobody"}], "the subject is not in the prompt"),
         ("counterfact:4", [flat(records()[4]) | {"locality_ground_truth": "x"}], "locality_ground_truth differs"),

@@ -3,8 +3,8 @@
 In: the largest number of digits, and how a problem is written. Out: Task.
 
 Digits stand apart, the two numbers are equally long, and every length is equally frequent, as in the paper
-(arXiv 2209.15189, sections 4 and B): the scratch-pad is what is distilled away, and words around the numbers ask
-whether the skill carries over.
+(arXiv 2209.15189): the scratch-pad is what is distilled away, and words around the numbers ask whether the skill
+carries over.
 """
 
 import itertools
@@ -87,7 +87,10 @@ def spaced(number: int) -> str:
 
 
 def steps(a: int, b: int) -> str:
-    """The scratch-pad: from the last digits to the first what is added next, the digits written so far, the carry."""
+    """The scratch-pad of two numbers of equal length, from their last digits to the first.
+
+    Every step has the two digits that are added next, the digits of the sum so far, and the carry.
+    """
     carry, written, pad = 0, "", [f"{spaced(a)} + {spaced(b)} , C: 0"]
     columns = list(zip(reversed(str(a)), reversed(str(b)), strict=True))
     for column, following in itertools.pairwise([*columns, None]):

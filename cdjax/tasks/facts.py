@@ -6,7 +6,6 @@ prompt of a kind). Out: Fact (counterfact.py).
 
 import dataclasses
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +37,19 @@ class Fact:
 def read(folder: Path) -> list[Fact]:
     """Every fact of the folder's files by its case; a case that both forms have is read as ROME has it.
 
-    Raises UserError for a folder without such files, and for what is not a record.
+    Raises UserError for a folder without such files, for what is not a record, and for two facts of one case.
     """
     paths = sorted(folder.glob(FILES))
     if not paths:
         raise UserError(f"there is no {FILES} in {str(folder)!r}")
-    rows = [(row, f"{path}, record {i}") for path in paths for i, row in enumerate(_rows(path))]
-    return parse(sorted(rows, key=lambda row: _is_rome(row[0])))
-
-
-def parse(rows: Iterable[tuple[Any, str]]) -> list[Fact]:
-    """Facts of records, each with the place to name if it is not one; of two with the same case the last counts."""
-    found = {}
-    for row, where in rows:
-        try:
-            fact = _rome(row) if _is_rome(row) else _flat(row)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(
-                f"{where}: not a record of CounterFact, neither ROME's nor EasyEdit's ({error!r}): {str(row)[:80]}"
-            ) from None
-        found[fact.case] = fact
-    return [found[case] for case in sorted(found)]
+    found: dict[bool, dict[int, Fact]] = {False: {}, True: {}}
+    for path in paths:
+        for i, row in enumerate(_rows(path)):
+            fact, known = _fact(row, f"{path}, record {i}"), found[_is_rome(row)]
+            if known.setdefault(fact.case, fact) != fact:
+                raise UserError(f"{path}, record {i}: case {fact.case} is there twice, about different facts")
+    facts = found[False] | found[True]
+    return [facts[case] for case in sorted(facts)]
 
 
 def _rows(path: Path) -> list[Any]:
@@ -69,6 +60,15 @@ def _rows(path: Path) -> list[Any]:
     if not isinstance(rows, list):
         raise UserError(f"{path}: wanted a list of records, got {str(rows)[:80]}")
     return rows
+
+
+def _fact(row: Any, where: str) -> Fact:
+    try:
+        return _rome(row) if _is_rome(row) else _flat(row)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{where}: not a record of CounterFact, neither ROME's nor EasyEdit's ({error!r}): {str(row)[:80]}"
+        ) from None
 
 
 def _is_rome(row: Any) -> bool:
