@@ -4,7 +4,7 @@ import pytest
 
 from cdjax import tasks
 from cdjax.config import Demonstration, UserError
-from cdjax.tasks import Example, natural_instructions
+from cdjax.tasks import Example, text
 
 COLOURS = {
     "Definition": ["Say which colour the thing has.", "Name the colour."],
@@ -43,6 +43,7 @@ def test_one_file_is_cut_by_the_input_whatever_the_order(tmp_path):
     write(tmp_path / "deep" / "task007_colour.json", rows)
     task = load(tmp_path)
     assert task.definition == "Say which colour the thing has." and task.metric == "rougeL"
+    assert task.grade is text.rouge_l
     assert task.demonstrations[0] == Demonstration("snow", "white", "Fresh snow is white.")
     assert task.negatives == (Demonstration("blood", "blue", "Blood is red."),)
     assert sizes(task) == (8, 4, 4, 24)
@@ -89,17 +90,6 @@ def test_a_task_may_have_no_examples(tmp_path):
     path = tmp_path / "task007_colour.json"
     path.write_text(json.dumps({"Definition": "Do.", "Instances": instances(10)}))
     assert (load(tmp_path).demonstrations, load(tmp_path).negatives) == ((), ())
-
-
-def test_rouge_l_is_of_the_best_reference_and_of_word_stems():
-    example = Example("x", "the cats sat", references=("a dog barked loudly",))
-    grade = natural_instructions.rouge_l
-    assert grade(example, "The cat!") == pytest.approx(2 * 1 * (2 / 3) / (1 + 2 / 3))
-    assert grade(example, "sat the cats") == pytest.approx(2 / 3), (
-        "the longest common subsequence has two words of three"
-    )
-    assert grade(example, "dogs barking loud") == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
-    assert grade(example, "") == 0
 
 
 def test_an_exact_match_is_of_any_reference_without_punctuation(tmp_path):

@@ -187,6 +187,11 @@ def test_a_task_without_a_definition_is_told():
         encoded(PLAIN, WARNED, ["cat"], task=dataclasses.replace(TASK, definition=""))
 
 
+def test_a_complete_context_takes_nothing_more_from_the_task():
+    complete = render.complete(WARNED, TASK)
+    assert render.complete(complete, TASK) == complete and len(complete.negatives) == 2
+
+
 def test_the_explanation_of_a_negative_demonstration_is_one():
     context = config.Context(negative_shots=1, explanations=True)
     assert render.complete(context, TASK).negatives[0].explanation

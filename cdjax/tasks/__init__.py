@@ -7,7 +7,7 @@ evaluate.py).
 from pathlib import Path
 
 from cdjax.config import UserError
-from cdjax.tasks import addition, counterfact, files, labels, natural_instructions, relations, words
+from cdjax.tasks import addition, counterfact, files, labels, natural_instructions, relations, text, words
 from cdjax.tasks.task import Example, Task
 
 __all__ = ["Example", "Task", "load"]
@@ -21,19 +21,22 @@ SOURCES = {  # each has read(folder, part) and task(name, rows)
     "relation": relations,
 }
 PREPARED = "tfds:"  # before the name of such a task: as builders.prepare wrote it, not as its own files
-NAMES = (*WORDS, *RULES, *SOURCES)
+NAMES = (*WORDS, *RULES, *SOURCES, "text:NAME")
 
 
 def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:
     """The task of that name; "addition:5" adds numbers of up to five digits; "" is the task of `inputs_file`.
 
     KIND:PART, as "natural_instructions:task363", is read from files in `data_dir`; what follows a second colon is the
-    kind's own, as another metric or a part of the test. tfds:KIND:PART is read as `builders.prepare` wrote it. Any
-    other name is the file NAME.jsonl in `data_dir`. Raises UserError for what cannot be found or read.
+    kind's own, as another metric or a part of the test. tfds:KIND:PART is read as `builders.prepare` wrote it.
+    "text:NAME" is free text, in NAME.jsonl or NAME.txt, and any other name is the file NAME.jsonl in `data_dir`. Raises
+    UserError for what cannot be found or read.
     """
     kind = name.partition(":")[0]
     if name.startswith(PREPARED) or kind in SOURCES:
         return _sourced(name, data_dir)
+    if name.startswith("text:"):
+        return text.load(name, data_dir)
     if name in WORDS:
         return words.load(name)
     if kind in RULES:

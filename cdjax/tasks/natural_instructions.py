@@ -4,7 +4,6 @@ In: NAME.json, or a folder NAME with train.json, test.json (or eval.json) and pe
 the rows of the same as prepared by builders/natural_instructions.py. Out: Rows, Task.
 """
 
-import functools
 import hashlib
 import json
 import string
@@ -13,6 +12,7 @@ from typing import Any
 
 from cdjax.config import Demonstration, UserError
 from cdjax.tasks.task import Example, Row, Rows, Task, exact_match, named, normalized
+from cdjax.tasks.text import check_rouge, rouge_l
 
 SPLITS = {"train": "train", "task": "train", "dev": "validation", "test": "test", "eval": "test"}  # by a file's name
 EXAMPLES = {"positive": "Positive Examples", "negative": "Negative Examples"}
@@ -56,6 +56,8 @@ def task(name: str, rows: Rows) -> Task:
         raise UserError(f"task {name!r} has no test instances, and too few others to take some from: 5 are needed")
     answers = {one.input: one.output for many in parts.values() for one in many if one.output}
     metric = metric if answers else "agreement"
+    if metric == "rougeL":
+        check_rouge()
     return Task(
         name=name,
         metric=metric,
@@ -71,29 +73,12 @@ def task(name: str, rows: Rows) -> Task:
     )
 
 
-def rouge_l(example: Example, answer: str) -> float:
-    """The best F-measure of the longest common subsequence of words, stemmed by Porter, over all references.
-
-    The package's own tokenizer: lower case, letters a to z and digits. Task files in other languages need another one.
-    """
-    return float(_scorer().score_multi([example.output, *example.references], answer)["rougeL"].fmeasure)
-
-
 def match(example: Example, answer: str) -> float:
     """1.0 if the answer is one of the references, letter case, punctuation and runs of space aside."""
     return float(_bare(answer) in map(_bare, (example.output, *example.references)))
 
 
 GRADES = {"rougeL": rouge_l, "exact_match": match}
-
-
-@functools.cache
-def _scorer() -> Any:
-    try:
-        from rouge_score import rouge_scorer  # takes a second to import
-    except ImportError:
-        raise UserError("the metric rougeL needs the package rouge-score; pip install 'cdjax[tasks]'") from None
-    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
 
 
 def _bare(text: str) -> str:

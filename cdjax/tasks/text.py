@@ -1,0 +1,48 @@
+"""Free text, as openings of reviews to go on with, graded by the words shared with a reference or the teacher's text.
+
+In: NAME.jsonl or NAME.txt in a folder, as files.py reads it. Out: Task, and the grade rouge_l for others.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from cdjax.config import UserError
+from cdjax.tasks import files
+from cdjax.tasks.task import Example, Task
+
+
+def load(name: str, data_dir: str) -> Task:
+    """The task "text:NAME", graded by Rouge-L against the outputs of the file.
+
+    Where it has none (arXiv 2209.15189, A.1) the teacher's own text stands in their place. Raises UserError.
+    """
+    paths = [Path(data_dir) / f"{name.partition(':')[2]}{suffix}" for suffix in (".jsonl", ".txt")]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise UserError(f"task {name!r}: there is neither {paths[0]} nor {paths[1].name} beside it")
+    check_rouge()
+    return dataclasses.replace(files.load(path, name), metric="rougeL", grade=rouge_l)
+
+
+def rouge_l(example: Example, answer: str) -> float:
+    """The best F-measure of the longest common subsequence of words, stemmed by Porter, over all references.
+
+    As Tk-Instruct evaluates English: the package's tokenizer, which keeps letters a to z and digits in lower case.
+    """
+    return float(_scorer().score_multi([example.output, *example.references], answer)["rougeL"].fmeasure)
+
+
+def check_rouge() -> None:
+    """Raises UserError where `rouge_l` could not grade, so that it is known before anything is sampled."""
+    if importlib.util.find_spec("rouge_score") is None:
+        raise UserError("the metric rougeL needs the package rouge-score; pip install 'cdjax[tasks]'")
+
+
+@functools.cache
+def _scorer() -> Any:
+    from rouge_score import rouge_scorer  # takes seconds to import
+
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
