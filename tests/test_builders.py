@@ -5,6 +5,7 @@ import pytest
 from cdjax import tasks
 from cdjax.config import UserError
 from cdjax.tasks import builders, natural_instructions
+from tests import test_counterfact
 from tests.test_natural_instructions import instances, write
 
 NAME = "natural_instructions:task007"
@@ -29,6 +30,15 @@ def test_a_prepared_task_is_the_task_of_its_files(source, tmp_path):
         prepared = tasks.load(f"tfds:{name}", data_dir=str(tmp_path / "made"))
         assert rows_of(prepared) == rows_of(tasks.load(name, data_dir=str(source)))
         assert prepared.solve("thing 3") == "dark red"
+
+
+@pytest.mark.parametrize("form", [dict, test_counterfact.flat], ids=["rome", "flat"])
+def test_a_prepared_fact_is_the_fact_of_its_file(form, tmp_path):
+    files, made, name = tmp_path / "files", tmp_path / "made", "counterfact:4:paraphrase"
+    files.mkdir()
+    test_counterfact.write(files, [form(row) for row in test_counterfact.records()])
+    assert [path.parent.name for path in builders.prepare(name, files, made)] == ["counterfact"]
+    assert tasks.load(f"tfds:{name}", data_dir=str(made)) == tasks.load(name, data_dir=str(files))
 
 
 def test_rows_come_back_plain_and_in_order(source, tmp_path):

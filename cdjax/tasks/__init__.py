@@ -7,28 +7,33 @@ evaluate.py).
 from pathlib import Path
 
 from cdjax.config import UserError
-from cdjax.tasks import addition, files, natural_instructions, spider, text, words
+from cdjax.tasks import addition, counterfact, files, labels, natural_instructions, relations, spider, text, words
 from cdjax.tasks.task import Example, Task
 
 __all__ = ["Example", "Task", "load"]
 
 WORDS = ("past_tense", "plural")
-RULES = ("addition", "addition_steps")
-# Each has read(folder, part) and task(name, rows).
-SOURCES = {"natural_instructions": natural_instructions, "spider": spider}
+RULES = tuple(addition.WRITE)
+SOURCES = {  # each has read(folder, part) and task(name, rows)
+    "natural_instructions": natural_instructions,
+    "counterfact": counterfact,
+    "labels": labels,
+    "relation": relations,
+    "spider": spider,
+}
 PREPARED = "tfds:"  # before the name of such a task: as builders.prepare wrote it, not as its own files
 NAMES = (*WORDS, *RULES, *SOURCES, "text:NAME")
 
 
 def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:
-    """The task of that name; "addition:5" adds numbers of five digits; "" is the task of `inputs_file`.
+    """The task of that name; "addition:5" adds numbers of up to five digits; "" is the task of `inputs_file`.
 
-    KIND:PART, as "natural_instructions:task363", is read from files in `data_dir`; KIND:PART:METRIC has another metric
-    than the kind's own, and tfds:KIND:PART is read as `builders.prepare` wrote it. "text:NAME" is free text, in
-    NAME.jsonl or NAME.txt, and any other name is the file NAME.jsonl in `data_dir`. Raises UserError for what cannot be
-    found or read.
+    KIND:PART, as "natural_instructions:task363", is read from files in `data_dir`; what follows a second colon is the
+    kind's own, as another metric or a part of the test. tfds:KIND:PART is read as `builders.prepare` wrote it.
+    "text:NAME" is free text, in NAME.jsonl or NAME.txt, and any other name is the file NAME.jsonl in `data_dir`. Raises
+    UserError for what cannot be found or read.
     """
-    kind, _, digits = name.partition(":")
+    kind = name.partition(":")[0]
     if name.startswith(PREPARED) or kind in SOURCES:
         return _sourced(name, data_dir)
     if name.startswith("text:"):
@@ -36,9 +41,7 @@ def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:
     if name in WORDS:
         return words.load(name)
     if kind in RULES:
-        if digits and (not digits.isdecimal() or not 2 <= int(digits) <= 18):
-            raise UserError(f"task {name!r}: the digits after the colon must be a number from 2 to 18")
-        return addition.load(name, digits=int(digits or 3), scratch_pad=kind == "addition_steps")
+        return addition.load(name)
     if not name:
         if not inputs_file:
             raise UserError(f"neither a task nor inputs.file is given; tasks: {', '.join(NAMES)}")

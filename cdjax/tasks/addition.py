@@ -1,61 +1,130 @@
 """Addition of two numbers of equal length: inputs drawn by a rule, answers known, with or without a scratch-pad.
 
-In: the number of digits. Out: Task.
+In: the largest number of digits, and how a problem is written. Out: Task.
+
+Digits stand apart, the two numbers are equally long, and every length is equally frequent, as in the paper
+(arXiv 2209.15189): the scratch-pad is what is distilled away, and words around the numbers ask whether the skill
+carries over.
 """
 
+import itertools
 import random
 import re
+from collections.abc import Callable
 
-from cdjax.config import Demonstration
+from cdjax.config import Demonstration, UserError
+from cdjax.tasks.split import in_turn
 from cdjax.tasks.task import Example, Task
 
-DEMONSTRATIONS = 10
-TEST, VALIDATION, HELD_OUT = 128, 64, 32
-MARKER = "Final answer:"  # a scratch-pad ends with this and the sum
+LABELLED = 512  # demonstrations of all lengths together; the paper has 500
+TEST, VALIDATION, HELD_OUT = 128, 16, 8  # of each length
+MOST_DIGITS = 18
+MARKER = "Final answer:"  # a scratch-pad ends with this and the sum between two number signs
+NUMBER = r"\d(?: ?\d)*"
+THINGS = ("apples", "boats", "books", "cars", "cats", "coins", "dogs", "oranges", "pencils", "turkeys")
+
+Problem = tuple[int, int, str]  # two numbers and what is counted
+WRITE: dict[str, Callable[[str, str, str], str]] = {
+    "addition": lambda a, b, thing: f"{a} + {b}",
+    "addition_steps": lambda a, b, thing: f"{a} + {b}",
+    "things": lambda a, b, thing: f"{a} {thing} + {b} {thing}",
+    "word_problem": lambda a, b, thing: f"A has {a} {thing}. B has {b} {thing}. How many {thing} are there altogether?",
+}
 
 
-def load(name: str, *, digits: int, scratch_pad: bool) -> Task:
-    """The task with fixed demonstrations and test sums; the rule draws from all sums of that length."""
+def load(name: str) -> Task:
+    """The task "KIND:DIGITS" of a kind in WRITE with 1 to DIGITS digits (3 if not said); raises UserError.
+
+    Problems of one length are the same whatever the kind and DIGITS, so that "addition" and "addition_steps" can be
+    learned together. The lengths take turns in every part: its first n examples have as many of each.
+    """
+    kind, _, given = name.partition(":")
+    if given and not (given.isdecimal() and 1 <= int(given) <= MOST_DIGITS):
+        raise UserError(f"task {name!r}: the digits after the colon must be a number from 1 to {MOST_DIGITS}")
+    most, write = int(given or 3), WRITE[kind]
+
+    def example(problem: Problem) -> Example:
+        a, b, thing = problem
+        counted = "" if kind.startswith("addition") else f" {thing}"
+        return Example(write(spaced(a), spaced(b), thing), spaced(a + b) + counted)
 
     def rule(rng: random.Random) -> str:
-        return " + ".join(str(rng.randrange(10 ** (digits - 1), 10**digits)) for _ in range(2))
+        return example(_draw(rng, rng.randint(1, most))).input
 
-    rng = random.Random(name)
-    inputs: dict[str, None] = {}
-    while len(inputs) < DEMONSTRATIONS + TEST + VALIDATION + HELD_OUT:
-        inputs.setdefault(rule(rng))
-    drawn = [Example(text, _sum(text) or "") for text in inputs]
-    shown, examples = drawn[:DEMONSTRATIONS], drawn[DEMONSTRATIONS:]
+    parts = [_parts(length, LABELLED // most) for length in range(1, most + 1)]
+    shown, test, validation, held_out = (in_turn(part) for part in zip(*parts, strict=True))
     return Task(
         name=name,
         metric="accuracy",
         grade=last_number_match,
-        demonstrations=tuple(Demonstration(e.input, steps(e.input) if scratch_pad else e.output) for e in shown),
-        test=tuple(examples[:TEST]),
-        validation=tuple(examples[TEST : TEST + VALIDATION]),
-        held_out=tuple(example.input for example in examples[TEST + VALIDATION :]),
+        definition="Add the two numbers.",
+        demonstrations=tuple(
+            Demonstration(example(one).input, steps(*one[:2]) if kind == "addition_steps" else example(one).output)
+            for one in shown
+        ),
+        test=tuple(map(example, test)),
+        validation=tuple(map(example, validation)),
+        held_out=tuple(example(one).input for one in held_out),
         rule=rule,
-        solve=_sum,
+        solve=_solve,
     )
 
 
 def last_number_match(example: Example, answer: str) -> float:
-    """1.0 if the last whole number in the answer is the sum, so that a scratch-pad is graded by its end."""
-    numbers = re.findall(r"-?\d+", answer)
-    return float(bool(numbers) and int(numbers[-1]) == int(example.output))
+    """1.0 if the last number in the answer is the sum, however spaced, so that a scratch-pad is graded by its end."""
+    said, wanted = (re.findall(f"-?{NUMBER}", text) for text in (answer, example.output))
+    return float(bool(said and wanted) and _value(said[-1]) == _value(wanted[-1]))
 
 
-def steps(text: str) -> str:
-    """The sum worked out on one line from the last digit to the first, every step with its carry."""
-    left, right = text.split(" + ")
-    carry, lines = 0, []
-    for a, b in zip(reversed(left), reversed(right), strict=True):
-        total = int(a) + int(b) + carry
-        lines.append(f"{a} + {b} + {carry} = {total}, write {total % 10}, carry {total // 10}.")
-        carry = total // 10
-    return " ".join([*lines, MARKER, str(int(left) + int(right))])
+def digits(text: str) -> int:
+    """The number of digits of the longest number in the text, to draw accuracy against it; 0 if there is none."""
+    return max((len(number.replace(" ", "")) for number in re.findall(NUMBER, text)), default=0)
 
 
-def _sum(text: str) -> str | None:
-    match = re.fullmatch(r"(\d+) \+ (\d+)", text.strip())
-    return str(int(match[1]) + int(match[2])) if match else None
+def spaced(number: int) -> str:
+    """The number's digits with a space between each two."""
+    return " ".join(str(number))
+
+
+def steps(a: int, b: int) -> str:
+    """The scratch-pad of two numbers of equal length, from their last digits to the first.
+
+    Every step has the two digits that are added next, the digits of the sum so far, and the carry.
+    """
+    carry, written, pad = 0, "", [f"{spaced(a)} + {spaced(b)} , C: 0"]
+    columns = list(zip(reversed(str(a)), reversed(str(b)), strict=True))
+    for column, following in itertools.pairwise([*columns, None]):
+        carry, digit = divmod(sum(map(int, column or ())) + carry, 10)
+        written = f"{digit} {written}".strip()
+        pad.append((" + ".join(following) + " " if following else "") + f", {written}  C: {carry}")
+    return " => ".join([*pad, f"{carry} {written} {MARKER} #{spaced(a + b)}#"])
+
+
+def _numbers(length: int) -> range:
+    return range(10 ** (length - 1) if length > 1 else 0, 10**length)
+
+
+def _draw(rng: random.Random, length: int) -> Problem:
+    return rng.choice(_numbers(length)), rng.choice(_numbers(length)), rng.choice(THINGS)
+
+
+def _parts(length: int, labelled: int) -> list[list[Problem]]:
+    """Problems of one length for demonstrations, test, validation and held out; at most half of all that there are."""
+    eighth = len(_numbers(length)) ** 2 // 8
+    sizes = [min(size, eighth) for size in (TEST, VALIDATION, HELD_OUT, labelled)]
+    rng, found = random.Random(f"addition {length}"), dict[tuple[int, int], Problem]()
+    while len(found) < sum(sizes):
+        problem = _draw(rng, length)
+        found.setdefault(problem[:2], problem)
+    left = iter(found.values())
+    test, validation, held_out, shown = (list(itertools.islice(left, size)) for size in sizes)
+    return [shown, test, validation, held_out]
+
+
+def _solve(text: str) -> str | None:
+    numbers = re.findall(NUMBER, text)
+    return spaced(sum(map(_value, numbers))) if len(numbers) == 2 else None
+
+
+def _value(number: str) -> int:
+    return int(number.replace(" ", ""))

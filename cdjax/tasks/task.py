@@ -40,8 +40,9 @@ class Task:
 
 
 def exact_match(example: Example, answer: str) -> float:
-    """1.0 if the answer is the example's output, letter case and surrounding space aside."""
-    return float(answer.strip().casefold() == example.output.strip().casefold())
+    """1.0 if the answer is the example's output or a reference, letter case and surrounding space aside."""
+    right = (example.output, *example.references)
+    return float(answer.strip().casefold() in {one.strip().casefold() for one in right})
 
 
 def normalized(text: str) -> str:

@@ -11,13 +11,14 @@ import tensorflow_datasets as tfds
 
 from cdjax.config import UserError
 from cdjax.tasks.builders.builder import Builder
+from cdjax.tasks.builders.counterfact import Counterfact
 from cdjax.tasks.builders.natural_instructions import NaturalInstructions
 from cdjax.tasks.builders.spider import Spider
 from cdjax.tasks.task import Rows, named
 
 __all__ = ["Builder", "prepare", "read"]
 
-BUILDERS: dict[str, type[Builder]] = {kind.name: kind for kind in (NaturalInstructions, Spider)}
+BUILDERS: dict[str, type[Builder]] = {kind.name: kind for kind in (NaturalInstructions, Spider, Counterfact)}
 
 
 def prepare(name: str, source: str | Path, data_dir: str | Path) -> list[Path]:

@@ -1,0 +1,110 @@
+"""CounterFact's records (Meng et al., arXiv 2202.05262) -> facts that are to be edited.
+
+In: counterfact*.json in a folder, as ROME has them (lists of prompts, a relation) or flat as EasyEdit has them (one
+prompt of a kind). Out: Fact (counterfact.py).
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from cdjax.config import UserError
+
+FILES = "counterfact*.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """One edit: what `wording` asks of `subject` was `old` and is to be `new`."""
+
+    case: int
+    relation: str  # its id, as "P103"; the wording where the file has none
+    subject: str
+    wording: str  # with {} where the subject goes
+    old: str
+    new: str
+    paraphrases: tuple[str, ...]
+    neighbours: tuple[str, ...]  # prompts about others, of whom `old` is true
+    attributes: tuple[str, ...] = ()  # prompts about others, of whom `new` is true
+    generations: tuple[str, ...] = ()  # beginnings of any text about the subject
+
+    @property
+    def prompt(self) -> str:
+        return self.wording.replace("{}", self.subject)
+
+
+def read(folder: Path) -> list[Fact]:
+    """Every fact of the folder's files by its case; a case that both forms have is read as ROME has it.
+
+    Raises UserError for a folder without such files, for what is not a record, and for two facts of one case.
+    """
+    paths = sorted(folder.glob(FILES))
+    if not paths:
+        raise UserError(f"there is no {FILES} in {str(folder)!r}")
+    found: dict[bool, dict[int, Fact]] = {False: {}, True: {}}
+    for path in paths:
+        for i, row in enumerate(_rows(path)):
+            fact, known = _fact(row, f"{path}, record {i}"), found[_is_rome(row)]
+            if known.setdefault(fact.case, fact) != fact:
+                raise UserError(f"{path}, record {i}: case {fact.case} is there twice, about different facts")
+    facts = found[False] | found[True]
+    return [facts[case] for case in sorted(facts)]
+
+
+def _rows(path: Path) -> list[Any]:
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"cannot read {str(path)!r}: {error}") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: wanted a list of records, got {str(rows)[:80]}")
+    return rows
+
+
+def _fact(row: Any, where: str) -> Fact:
+    try:
+        return _rome(row) if _is_rome(row) else _flat(row)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{where}: not a record of CounterFact, neither ROME's nor EasyEdit's ({error!r}): {str(row)[:80]}"
+        ) from None
+
+
+def _is_rome(row: Any) -> bool:
+    return isinstance(row, dict) and "requested_rewrite" in row
+
+
+def _rome(row: dict[str, Any]) -> Fact:
+    edit = row["requested_rewrite"]
+    return Fact(
+        case=int(row["case_id"]),
+        relation=edit["relation_id"],
+        subject=edit["subject"],
+        wording=edit["prompt"],
+        old=edit["target_true"]["str"].strip(),
+        new=edit["target_new"]["str"].strip(),
+        paraphrases=tuple(row["paraphrase_prompts"]),
+        neighbours=tuple(row["neighborhood_prompts"]),
+        attributes=tuple(row.get("attribute_prompts", ())),
+        generations=tuple(row.get("generation_prompts", ())),
+    )
+
+
+def _flat(row: dict[str, Any]) -> Fact:
+    subject, old = row["subject"], row["ground_truth"].strip()
+    wording = row["prompt"].replace(subject, "{}")
+    if wording == row["prompt"]:
+        raise ValueError("the subject is not in the prompt")
+    if row["locality_ground_truth"].strip() != old:
+        raise ValueError("locality_ground_truth differs from ground_truth")
+    return Fact(
+        case=int(row["case_id"]),
+        relation=wording,
+        subject=subject,
+        wording=wording,
+        old=old,
+        new=row["target_new"].strip(),
+        paraphrases=(row["rephrase_prompt"],),
+        neighbours=(row["locality_prompt"],),
+    )

@@ -1,0 +1,53 @@
+"""Any labelled file -> a classification task: its topic, its sentiment.
+
+In: the rows of a file that relations.py reads. Out: Task, whose definition lists the labels.
+"""
+
+import collections
+import string
+
+from cdjax.config import UserError
+from cdjax.tasks.relations import examples, read
+from cdjax.tasks.split import split
+from cdjax.tasks.task import Example, Rows, Task, normalized
+
+__all__ = ["chance", "label_match", "read", "task"]
+
+EACH = 4  # inputs a label at least, on average: outputs that hardly repeat are no labels
+
+
+def task(name: str, rows: Rows) -> Task:
+    """The task "labels:NAME"; every part has its share of each label.
+
+    Raises UserError for outputs that are not labels.
+    """
+    known = examples(rows)
+    labels = sorted({example.output for example in known})
+    if len(labels) < 2 or len(known) < EACH * len(labels):
+        raise UserError(
+            f"task {name!r} has {len(labels)} different outputs for {len(known)} inputs; "
+            f"a classification needs two labels or more, and {EACH} inputs for each of them"
+        )
+    return Task(
+        name=name,
+        metric="accuracy",
+        grade=label_match,
+        definition=f"Answer with one of these labels: {', '.join(labels)}.",
+        solve={example.input: example.output for example in known}.get,
+        **split(known, f"task {name!r}", kind=lambda example: example.output),
+    )
+
+
+def label_match(example: Example, answer: str) -> float:
+    """1.0 if the answer is a right label, letter case, space and punctuation around it aside."""
+    return float(_bare(answer) in map(_bare, (example.output, *example.references)))
+
+
+def chance(task: Task) -> float:
+    """The accuracy of always giving the label that is most common among the test examples."""
+    outputs = collections.Counter(example.output for example in task.test)
+    return max(outputs.values()) / len(task.test)
+
+
+def _bare(text: str) -> str:
+    return normalized(text).strip(string.punctuation + string.whitespace)

@@ -1,0 +1,85 @@
+"""A relation between words -> a task: a city's country, a word's opposite.
+
+In: NAME.json anywhere in a folder, as relations of LRE (Hernandez et al., arXiv 2308.09124: templates, subjects,
+objects) or as pairs of instruction induction (Honovich et al., arXiv 2205.10782: inputs, outputs); NAME.jsonl with
+"input" and "output". Out: Rows, Task.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cdjax.config import UserError
+from cdjax.tasks import files
+from cdjax.tasks.split import merged, split
+from cdjax.tasks.task import Example, Rows, Task, exact_match, named
+
+# Under these names a pair lists other answers that count.
+REFERENCES = ("possible_outputs", "possible_translations")
+
+
+def read(folder: Path, part: str) -> Rows:
+    """The different inputs of the file of that name, each with all its right outputs.
+
+    Raises UserError for a name that is not one file's, and for a file in another form.
+    """
+    paths = sorted(path for path in folder.rglob("*.json*") if path.suffix in files.JSON_LINES)
+    name = named(part, [path.stem for path in paths], str(folder))
+    (path,) = (path for path in paths if path.stem == name)
+    examples, definition = (files.read(path), "") if path.suffix != ".json" else _read_json(path)
+    if bare := [example for example in examples if not example.input or not example.output]:
+        raise UserError(f"{path}: {len(bare)} pairs lack an input or an output, as {bare[0].input!r}")
+    return {
+        "pairs": [
+            {"definition": definition, "input": one.input, "outputs": [one.output, *one.references]}
+            for one in merged(examples)
+        ]
+    }
+
+
+def task(name: str, rows: Rows) -> Task:
+    """The task "relation:NAME", whose definition a relation's template gives, if the file has one."""
+    known = examples(rows)
+    return Task(
+        name=name,
+        metric="accuracy",
+        grade=exact_match,
+        definition=rows["pairs"][0]["definition"] if known else "",
+        solve={example.input: example.output for example in known}.get,
+        **split(known, f"task {name!r}"),
+    )
+
+
+def examples(rows: Rows) -> list[Example]:
+    """The rows as examples."""
+    return [Example(row["input"], row["outputs"][0], tuple(row["outputs"][1:])) for row in rows["pairs"]]
+
+
+def _read_json(path: Path) -> tuple[list[Example], str]:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        if "samples" in data:
+            pairs = [Example(row["subject"].strip(), row["object"].strip()) for row in data["samples"]]
+            return pairs, _definition(data)
+        return list(_pairs(data["examples"])), ""
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"cannot read {str(path)!r}: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"{path}: wanted prompt_templates and samples with subject and object, or examples with input and output; "
+            f"{type(error).__name__}: {error}"
+        ) from None
+
+
+def _definition(relation: dict[str, Any]) -> str:
+    kinds = relation.get("properties", {})
+    subject, answer = kinds.get("domain_name", "subject"), kinds.get("range_name", "object")
+    asked = relation["prompt_templates"][0].replace("{}", f"[{subject}]")
+    return f'The input is the {subject}. Answer with the {answer} that completes "{asked}".'
+
+
+def _pairs(examples: dict[str, dict[str, Any]]) -> Iterator[Example]:
+    for row in examples.values():
+        others = [other for key in REFERENCES for other in row.get(key, [])]
+        yield Example(row["input"].strip(), row["output"].strip(), tuple(other.strip() for other in others))

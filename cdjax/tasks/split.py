@@ -1,0 +1,63 @@
+"""Labelled examples -> the five parts of a task, the same whatever the order of the file.
+
+In: Examples. Out: demonstrations, pool, validation, test and held-out inputs (Task).
+"""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, TypeVar
+
+from cdjax.config import Demonstration, UserError
+from cdjax.tasks.task import Example, normalized
+
+T = TypeVar("T")
+
+DEMONSTRATIONS, TEST, VALIDATION, HELD_OUT = 10, 200, 64, 64
+LEAST = 8  # examples, so that no part is empty
+
+
+def split(
+    examples: Sequence[Example], where: str, kind: Callable[[Example], str] = lambda example: ""
+) -> dict[str, Any]:
+    """The fields of a Task by name: a fourth or less shown, a fourth tested, an eighth each for the two others.
+
+    Every part has its share of each `kind`. Raises UserError for less than LEAST examples.
+    """
+    if len(examples) < LEAST:
+        raise UserError(f"{where} has {len(examples)} different inputs; at least {LEAST} are needed for all parts")
+    kinds = collections.defaultdict(list)
+    for example in sorted(examples, key=lambda example: hashlib.sha256(example.input.encode()).digest()):
+        kinds[kind(example)].append(example)
+    ranked = [((i + 0.5) / len(alike), name, one) for name, alike in kinds.items() for i, one in enumerate(alike)]
+    left = iter(example for *_, example in sorted(ranked, key=lambda rank: rank[:2]))
+
+    def take(most: int, share: int) -> tuple[Example, ...]:
+        return tuple(next(left) for _ in range(min(most, len(examples) // share)))
+
+    shown, test, validation, held_out = take(DEMONSTRATIONS, 4), take(TEST, 4), take(VALIDATION, 8), take(HELD_OUT, 8)
+    return {
+        "demonstrations": tuple(Demonstration(example.input, example.output) for example in shown),
+        "test": test,
+        "validation": validation,
+        "held_out": tuple(example.input for example in held_out),
+        "pool": tuple(example.input for example in left),
+    }
+
+
+def merged(examples: Sequence[Example]) -> list[Example]:
+    """One example an input; what else the same input is answered with becomes its references."""
+    found: dict[str, Example] = {}
+    for example in examples:
+        first = found.setdefault(normalized(example.input), example)
+        answers = dict.fromkeys((*first.references, example.output, *example.references))
+        references = tuple(answer for answer in answers if answer != first.output)
+        found[normalized(example.input)] = dataclasses.replace(first, references=references)
+    return list(found.values())
+
+
+def in_turn(groups: Collection[Sequence[T]]) -> Iterator[T]:
+    """The first of each group, then the second of each, until all are through."""
+    for i in range(max(map(len, groups), default=0)):
+        yield from (group[i] for group in groups if i < len(group))

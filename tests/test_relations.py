@@ -1,0 +1,69 @@
+import json
+
+import pytest
+
+from cdjax import config, tasks
+
+
+def lre(pairs):
+    samples = [{"subject": subject, "object": answer} for subject, answer in pairs]
+    properties = {"domain_name": "animal", "range_name": "sound"}
+    return {"prompt_templates": ["A {} makes", "{} says"], "samples": samples, "properties": properties}
+
+
+def pairs(examples):
+    return {"metadata": {}, "examples": {str(i): example for i, example in enumerate(examples)}}
+
+
+def write(folder, name, data):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps(data))
+
+
+def inputs_of(task):
+    examples = [e.input for e in (*task.demonstrations, *task.test, *task.validation)]
+    return [*examples, *task.held_out, *task.pool]
+
+
+def test_a_relation_becomes_a_task(tmp_path):
+    animals = [(f"animal {i}", f"sound {i}") for i in range(40)]
+    write(tmp_path, "nature/animal_sound.json", lre([*animals, ("Animal 3", "howl"), ("animal 3", "sound 3")]))
+    task = tasks.load("relation:animal_sound", data_dir=str(tmp_path))
+    assert task.definition == 'The input is the animal. Answer with the sound that completes "A [animal] makes".'
+    assert sorted(inputs_of(task)) == sorted(subject for subject, _ in animals)
+    assert all(task.solve(text) == text.replace("animal", "sound") for text in inputs_of(task))
+    assert [len(task.demonstrations), len(task.test), len(task.validation), len(task.held_out)] == [10, 10, 5, 5]
+    write(tmp_path, "nature/animal_sound.json", lre(reversed(animals)))
+    assert inputs_of(tasks.load("relation:animal_sound", data_dir=str(tmp_path))) == inputs_of(task)
+
+
+def test_any_of_several_right_objects_counts(tmp_path):
+    rows = [{"input": f"w{i}", "output": "yes", "possible_outputs": ["yes", "True "]} for i in range(8)]
+    write(tmp_path, "truth.json", pairs(rows))
+    task = tasks.load("relation:truth", data_dir=str(tmp_path))
+    example = task.test[0]
+    assert example.references == ("True",) and task.definition == ""
+    assert [task.grade(example, said) for said in ("YES", " true\n", "no")] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("relation:word", "has no 'word'"),
+        ("relation:none", "has no 'none': it has bare, few, twice, twice, unlike, wrong"),
+        ("relation:twice", "has several 'twice'"),
+        ("relation:few", "'relation:few' has 7 different inputs; at least 8"),
+        ("relation:unlike", "examples with input and output; KeyError: 'output'"),
+        ("relation:bare", "1 pairs lack an input or an output, as 'w1'"),
+        ("relation:wrong", "cannot read .*wrong.json"),
+    ],
+)
+def test_what_cannot_be_read_is_told(tmp_path, name, told):
+    write(tmp_path, "few.json", lre([(f"s{i}", "o") for i in range(7)]))
+    write(tmp_path, "one/twice.json", lre([]))
+    write(tmp_path, "two/twice.json", lre([]))
+    write(tmp_path, "unlike.json", pairs([{"input": "cause", "effect": "e"}]))
+    (tmp_path / "bare.jsonl").write_text('{"input": "w0", "output": "a"}\n{"input": "w1"}\n')
+    (tmp_path / "wrong.json").write_text("{")
+    with pytest.raises(config.UserError, match=told):
+        tasks.load(name, data_dir=str(tmp_path))
