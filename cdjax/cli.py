@@ -23,8 +23,17 @@ def main(argv: list[str] | None = None) -> int:
         _complain(str(error))
         return 2
     except KeyboardInterrupt:
-        _complain("stopped; the same command continues from here")
+        goes_on = arguments.command in (_run, _eval)
+        _complain(f"stopped{'; the same command continues from here' if goes_on else ''}")
         return 130
+    except RuntimeError as error:  # jax's own are
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _complain(
+            f"the device is out of memory: {error}; lower sampling.batch or update.batch, raise update.micro_batches, "
+            "set remat=full, or give mesh.fsdp more devices; what has been done is kept"
+        )
+        return 1
     return 0
 
 

@@ -22,7 +22,7 @@ def keep() -> None:
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     try:
-        path = _root() / "xla"
+        path = root() / "xla"
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except (OSError, RuntimeError) as error:
@@ -34,7 +34,8 @@ def keep() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def _root() -> Path:
+def root() -> Path:
+    """Where what can be made again is kept: $CDJAX_CACHE, or `cdjax` in the user's cache directory."""
     if chosen := os.environ.get("CDJAX_CACHE"):
         return Path(chosen)
     shared = os.environ.get("XDG_CACHE_HOME")

@@ -133,6 +133,11 @@ class Objective:
     top_k: int = 32  # ids kept a position, with the mass of the rest
     draws: int = 100  # ids sampled a position (the paper's 100)
 
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether an update needs the teacher itself, to read the kept answers again."""
+        return self.targets == "full" and self.kind != "cross_entropy"
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -346,8 +351,8 @@ def _numbers(cfg: Experiment) -> Iterator[str]:
     for path in FRACTIONS:
         if not 0 <= at(path) <= 1:
             yield f"{path} must be between 0 and 1, got {at(path):g}"
-    if not cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds) or min(cfg.seeds) < 0:
-        yield f"seeds must be different numbers from 0 up, at least one; got {list(cfg.seeds)}"
+    if not cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds) or not 0 <= min(cfg.seeds) <= max(cfg.seeds) < 2**32:
+        yield f"seeds must be different numbers from 0 to 2**32 - 1, at least one; got {list(cfg.seeds)}"
     if cfg.mesh.data < 1 and cfg.mesh.data != -1:
         yield f"mesh.data must be at least 1, or -1 for the devices that are left; got {cfg.mesh.data}"
 

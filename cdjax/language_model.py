@@ -90,9 +90,11 @@ class LanguageModel:
         """The text that follows each prompt, up to an end token. Temperature 0 takes the most likely token each time.
 
         `context` stands before every prompt, word for word; its keys and values are computed once.
-        Raises UserError for a prompt that has no token or that is too long for the model.
+        Raises UserError for a prompt that has no token or that is too long for the model, and for a seed that is none.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not 0 <= seed < 2**32:
+            raise config.UserError(f"seed must be from 0 to 2**32 - 1, got {seed}")
         if not all(isinstance(text, str) for text in [*texts, context or ""]):
             raise config.UserError(f"prompts and context must be text, got {[*texts, context]!r}")
         if not texts:

@@ -33,8 +33,11 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def make_mesh(cfg: config.Mesh) -> jax.sharding.Mesh:
-    """Raises UserError if the axes ask for more devices than there are."""
-    available = jax.device_count()
+    """Raises UserError if the axes ask for more devices than there are, or jax cannot use any."""
+    try:
+        available = jax.device_count()
+    except (RuntimeError, AssertionError) as error:  # a backend that was asked for and is not installed
+        raise config.UserError(f"jax finds no device: {error}; see JAX_PLATFORMS and which jax is installed") from None
     data = cfg.data if cfg.data != -1 else max(1, available // (cfg.fsdp * cfg.tensor))
     shape = (data, cfg.fsdp, cfg.tensor)
     if min(shape) < 1:

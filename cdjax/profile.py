@@ -24,7 +24,7 @@ class Profile:
     @contextlib.contextmanager
     def steps(self, stage: str, total: int) -> Iterator[Callable[[], None]]:
         """Yields what to call after every one of `total` steps. A stage too short to warm up is traced whole."""
-        if self._directory is None or stage in self.written:
+        if self._directory is None or stage in self.written or total < 1:
             yield lambda: None
             return
         first = max(0, min(WARM, total - STEPS))

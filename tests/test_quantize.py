@@ -41,34 +41,34 @@ def logits(model, mesh):
 
 
 def matrices(model):
-    """Name -> matrix as [.., inputs, outputs], steps as [.., outputs] or None."""
-    found = {"embedding": (model.embedding[...].T, model.embedding_steps)}
+    """Name -> matrix as [.., inputs, outputs], scales as [.., outputs] or None."""
+    found = {"embedding": (model.embedding[...].T, model.embedding_scales)}
     if model.head is not None:
-        found["head"] = (model.head[...], model.head_steps)
+        found["head"] = (model.head[...], model.head_scales)
     for path, module in nnx.iter_modules(model):
         if isinstance(module, Projection):
             w = module.w[...]
             ends = w.shape[: w.ndim - module.outputs][1:], w.shape[w.ndim - module.outputs :]
-            found[".".join(map(str, path))] = w.reshape(len(w), *map(np.prod, ends)), module.steps
-    return {name: (np.asarray(w), steps) for name, (w, steps) in found.items()}
+            found[".".join(map(str, path))] = w.reshape(len(w), *map(np.prod, ends)), module.scales
+    return {name: (np.asarray(w), scales) for name, (w, scales) in found.items()}
 
 
 def put_back(model):
     """The decoder whose float32 weights are what an int8 model's stand for."""
 
-    def whole(variable, steps, summed):
-        value = variable[...].astype(jnp.float32) * jnp.expand_dims(steps[...], summed)
+    def whole(variable, scales, summed):
+        value = variable[...].astype(jnp.float32) * jnp.expand_dims(scales[...], summed)
         return variable.replace(value)
 
     model = jax.tree.map(lambda x: x, model)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Projection):
             first = module.w.ndim - module.outputs - module.contract
-            module.w = whole(module.w, module.steps, tuple(range(first, first + module.contract)))
-            module.steps = None
-    model.embedding, model.embedding_steps = whole(model.embedding, model.embedding_steps, (1,)), None
+            module.w = whole(module.w, module.scales, tuple(range(first, first + module.contract)))
+            module.scales = None
+    model.embedding, model.embedding_scales = whole(model.embedding, model.embedding_scales, (1,)), None
     if model.head is not None:
-        model.head, model.head_steps = whole(model.head, model.head_steps, (0,)), None
+        model.head, model.head_scales = whole(model.head, model.head_scales, (0,)), None
     return model
 
 
@@ -77,10 +77,10 @@ def test_no_weight_moves_by_more_than_half_a_step(spec, mesh):
     full = decoder.create(spec, mesh, seed=0)
     before, after = matrices(full), matrices(rounded(full, mesh))
     assert len(after) == 8 + (not spec.tied)
-    for name, (whole, steps) in after.items():
+    for name, (whole, scales) in after.items():
         assert whole.dtype == np.int8
         real = before[name][0]
-        sizes = np.asarray(steps[...]).reshape(*real.shape[:-2], 1, real.shape[-1])
+        sizes = np.asarray(scales[...]).reshape(*real.shape[:-2], 1, real.shape[-1])
         np.testing.assert_allclose(sizes[..., 0, :], np.abs(real).max(-2) / 127, rtol=1e-6)
         assert (np.abs(whole * sizes - real) <= sizes * 0.5001).all(), name
 

@@ -21,7 +21,7 @@ class Answer:
     cpu: float  # seconds, summed over threads
     wall: float
     peak_bytes: int  # the most that the process, or on an accelerator the device, has held so far
-    facts: dict[str, int]  # what else the work knows: `temporary_bytes` of its compiled step
+    facts: dict[str, int]  # what else the work knows: `bytes_temporary` of its compiled step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ def loss(
     weights of its logits. Every device makes the logits of `tile` positions at a time; see `positions_of_a_tile`.
     """
     losses.check(objective, positions)
-    full = teacher is not None and objective.targets == "full" and objective.kind != "cross_entropy"
+    full = teacher is not None and objective.reads_teacher
     wanted = teacher.readout() if teacher is not None and full else None
     parts = jax.tree.map(_apart, vars(positions) | {"teacher": positions.teacher if full else None})
     length = parts["real"].shape[1]

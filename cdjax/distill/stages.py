@@ -24,7 +24,7 @@ from cdjax.model import quantize
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder, read_prefix
 from cdjax.rollouts import Rollout, Store
-from cdjax.sampling import teacher
+from cdjax.sampling import slots, teacher
 from cdjax.sampling.generate import Record
 from cdjax.setting import Setting, Views
 from cdjax.tasks import Example, inputs
@@ -137,7 +137,7 @@ def sample_teacher(
         total = len(views.teacher.inputs) * cfg.sampling.per_input
         with (
             metrics.progress("teacher's answers", total) as advance,
-            here.profile.steps("sample", -(-total // cfg.sampling.batch)) as tick,
+            here.profile.steps("sample", slots.SHARE * total // cfg.sampling.batch) as tick,
         ):
             rollouts = sample(lambda done: (advance(done), tick()))
         store.write_text(rollouts, lambda ids: encode.decode(here.tokenizer, ids))
@@ -183,7 +183,7 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     if here.journal.done(at.stage("update")):
         return restore(here, at)
     examples = _together(lessons)
-    full = _needs_teacher(here.cfg.objective)
+    full = here.cfg.objective.reads_teacher
     steps = batches.Batches(examples, here.cfg.update, at.fold("update"), here.mesh, teacher=full)
     tx = optim.make(here.cfg.optim, len(steps))
     checkpoints = _checkpoints(here, at)
@@ -258,13 +258,9 @@ def _step(here: Setting, tx: optax.GradientTransformation, full: tuple[Decoder |
     )
 
 
-def _needs_teacher(objective: config.Objective) -> bool:
-    return objective.targets == "full" and objective.kind != "cross_entropy"
-
-
 def _full_teacher(here: Setting, params: nnx.State, lessons: list[Lesson]) -> tuple[Decoder | None, Prefix | None]:
     """For full targets the teacher itself, and every lesson's context, read once."""
-    if not _needs_teacher(here.cfg.objective):
+    if not here.cfg.objective.reads_teacher:
         return None, None
     model, contexts = here.model(params), [lesson.context for lesson in lessons]
     return model, read_prefix(model, *contexts) if any(map(len, contexts)) else None

