@@ -7,7 +7,7 @@ distilled on.
 import importlib.resources
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -28,6 +28,7 @@ from cdjax.views.prompts import Prompts
 FULL_KL = config.Objective(kind="forward_kl", targets="full")
 UNRELATED_TOKENS = 24  # of each continuation on which forgetting is measured
 Graded = dict[str, Any]  # lists with one entry an example; `tokens` is the mean of prompt and answer
+COLUMNS = ("operations", "inputs", "expected", "answers", "grades")  # those lists
 
 
 def score_original(here: Setting) -> None:
@@ -37,18 +38,43 @@ def score_original(here: Setting) -> None:
 
     def before() -> Graded:
         graded = grade(here, model, "student", expected(here), title="before")
-        return graded | {"held_out_kl": divergence(here, model, model, held_out(here, model))}
+        graded["held_out_kl"] = divergence(here, model, model, held_out(here, model))
+        return graded | wrong_association(here, model, here.cfg.scored(-1))
 
     here.journal.once("before", before)
 
 
-def score_student(here: Setting, params: nnx.State) -> Graded:
-    """The student's graded answers without the context, `held_out_kl` and `forgetting`."""
+def score_student(here: Setting, params: nnx.State, operations: Sequence[int]) -> Graded:
+    """The student's graded answers to these operations without the context, `held_out_kl` and `forgetting`."""
     original, student = here.model(here.original), here.model(params)
-    graded = grade(here, student, "student", expected(here), title="after")
-    graded["held_out_kl"] = divergence(here, original, student, held_out(here, original))
+    graded = grade(here, student, "student", only(expected(here), operations), title="after")
+    graded["held_out_kl"] = divergence(here, original, student, held_out(here, original, operations))
     graded["forgetting"] = divergence(here, original, student, unrelated(here, original))
-    return graded
+    return graded | wrong_association(here, student, operations)
+
+
+def wrong_association(here: Setting, model: Decoder, operations: Sequence[int]) -> Graded:
+    """`wrong_association`: answers to test inputs under another operation's student view, graded by their own task.
+
+    Every input is asked once, an operation's inputs under all the others in turn (paper, section 3.2: a student that
+    tells tasks by their inputs, not by what it is shown beside them, is right where it should not be).
+    """
+    if not here.cfg.score.wrong_association:
+        return {}
+    total: Graded = {name: [] for name in (*COLUMNS, "views")}
+    for shift in range(1, len(operations)):
+        views = dict(zip(operations, np.roll(operations, -shift).tolist(), strict=True))
+        wanted = [many[shift - 1 :: len(operations) - 1] for many in only(expected(here), operations)]
+        if any(wanted):
+            graded = grade(here, model, "student", wanted, title="under another view", views=views)
+            graded["views"] = [views[number] for number in graded["operations"]]
+            total = {name: total[name] + graded[name] for name in total}
+    return {"wrong_association": total}
+
+
+def only(wanted: list[list[Example]], operations: Sequence[int]) -> list[list[Example]]:
+    """The examples of these operations; the others keep their place and have none."""
+    return [many if number in operations else [] for number, many in enumerate(wanted)]
 
 
 def examples(here: Setting) -> list[list[Example]]:
@@ -67,18 +93,27 @@ def expected(here: Setting) -> list[list[Example]]:
 
 
 def grade(
-    here: Setting, model: Decoder, side: Literal["teacher", "student"], wanted: list[list[Example]], *, title: str
+    here: Setting,
+    model: Decoder,
+    side: Literal["teacher", "student"],
+    wanted: list[list[Example]],
+    *,
+    title: str,
+    views: Mapping[int, int] | None = None,
 ) -> Graded:
     """Greedy answers to every operation's examples under one side's view; the teacher's go through f.
 
     Where no answer is known the teacher's own is right. `over_budget` counts examples left out, under both views.
+    `views` has, for every operation, the one under whose view its examples are shown, if not its own.
     """
-    graded: Graded = {"operations": [], "inputs": [], "expected": [], "answers": [], "grades": [], "over_budget": 0}
+    graded: Graded = {name: [] for name in COLUMNS} | {"over_budget": 0}
     lengths = []
     for number, (operation, task, many) in enumerate(zip(here.cfg.operations(), here.tasks, wanted, strict=True)):
-        views = here.views(number, [one.input for one in many])
-        prompts = getattr(views, side)
-        graded["over_budget"] += views.dropped
+        if not many:
+            continue
+        both = here.views(views[number] if views else number, [one.input for one in many])
+        prompts = getattr(both, side)
+        graded["over_budget"] += both.dropped
         known = {one.input: one for one in many}
         for rollout, prompt in zip(greedy(here, model, prompts, title=title), prompts.whole, strict=True):
             said = keep.answer_text(here.tokenizer, rollout.ids, here.stops, here.cfg.template.stop)
@@ -96,11 +131,13 @@ def grade(
     return graded | {"tokens": float(np.mean(lengths))}
 
 
-def held_out(here: Setting, original: Decoder) -> Iterator[tuple[np.ndarray, list[pairs.Pair]]]:
+def held_out(
+    here: Setting, original: Decoder, operations: Sequence[int] | None = None
+) -> Iterator[tuple[np.ndarray, list[pairs.Pair]]]:
     """For each operation its context, and the original teacher's answers to inputs never distilled on, cut by f."""
     for number, (operation, task) in enumerate(zip(here.cfg.operations(), here.tasks, strict=True)):
         texts = task.held_out[: here.cfg.score.held_out]
-        if not texts:
+        if not texts or (operations is not None and number not in operations):
             continue
         views = here.views(number, texts)
         store = Store(here.workdir / "rollouts" / "held_out" / f"operation_{number}")
