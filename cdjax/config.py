@@ -456,7 +456,7 @@ def _inputs(inputs: Inputs, task: str) -> Iterator[str]:
     if not task and not inputs.file:
         yield "file is needed where there is no task"
     if not (inputs.pool or inputs.tasks or inputs.file or inputs.rule or inputs.written):
-        yield "pool, inputs.file, inputs.rule and inputs.written are all off: choose where the inputs come from"
+        yield "pool, inputs.tasks, file, rule and written are all off: choose where the inputs come from"
     if task in inputs.tasks or "" in inputs.tasks or len(set(inputs.tasks)) < len(inputs.tasks):
         yield f"tasks={list(inputs.tasks)} must be different names of other tasks; inputs.pool is {task!r}'s own"
     for name in ("rule", "written", "limit"):

@@ -56,7 +56,7 @@ def score_student(here: Setting, params: nnx.State, operations: Sequence[int]) -
 def wrong_association(here: Setting, model: Decoder, operations: Sequence[int]) -> Graded:
     """`wrong_association`: answers to test inputs under another operation's student view, graded by their own task.
 
-    Every input is asked once, an operation's inputs under all the others in turn (paper, section 3.2: a student that
+    Every input is asked once, an operation's inputs under all the others in turn (paper, Table 1: a student that
     tells tasks by their inputs, not by what it is shown beside them, is right where it should not be).
     """
     if not here.cfg.score.wrong_association:

@@ -34,7 +34,7 @@ def check(task: Task, cfg: Inputs, others: Sequence[Task] = ()) -> None:
     if bare := [other.name for other in others if not other.pool]:
         raise UserError(f"inputs.tasks={list(cfg.tasks)} joins in pools, and {', '.join(bare)} has none")
     if missing := [name for name, asked in wrong.items() if asked]:
-        instead = ", ".join(name for name in ("pool", "file", "rule", "written") if name not in missing)
+        instead = ", ".join(name for name in ("pool", "tasks", "file", "rule", "written") if name not in missing)
         raise UserError(
             f"inputs.{' and inputs.'.join(missing)} asked of task {task.name!r}, which has none; see inputs.{instead}"
         )
@@ -76,7 +76,7 @@ def collect(
     counts["kept"] = len(inputs)
     if not inputs:
         raise UserError(
-            f"task {task.name!r} has no input to distil on: {_told(counts)}; see inputs.pool, file, rule, written"
+            f"task {task.name!r} has no input to distil on: {_told(counts)}; see its inputs.pool, tasks, file, rule"
         )
     return Collected(tuple(inputs), counts)
 

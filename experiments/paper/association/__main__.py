@@ -94,7 +94,7 @@ def page(cells: Cells, made: Mapping[str, Any]) -> str:
     """results.md: Table 1 with the paper's numbers beside, after every round, and Table 6."""
     seeds, n = ", ".join(map(str, made["seeds"])), len(cells["teacher", "correct", 0].tasks)
     lines = [
-        "# Which task a number stands for (paper, section 3.2, Tables 1 and 6)",
+        "# Which task a number stands for (paper, Tables 1 and 6)",
         "",
         f"Per cent of {n} test inputs of four tasks, mean of seeds {seeds}, 95 % intervals over inputs. Round 2 gives",
         "every task the next one's number, round 3 goes back. Under wrong association low is good: the input is shown",

@@ -1,6 +1,6 @@
 """Does a student learn which task a number stands for, and learn it anew when the numbers change places?
 
-The paper's H3 (section 3.2, Tables 1 and 6). Four tasks are distilled at once. The teacher reads ten solved examples of
+Tables 1 and 6 of the paper. Four tasks are distilled at once. The teacher reads ten solved examples of
 a task; the student reads "Task 2" and the input. A second round gives every task the next one's number and distils
 again, from the same original teacher; a third goes back to the first numbers, which the paper does not do.
 
