@@ -52,7 +52,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         results["acceptance"] = acceptance(found)
     if cfg.score.wrong_association:
         results["wrong_association"] = wrong_association(metric, found["before"], scored)
-    columns = {"input": found["teacher"]["inputs"], "expected": found["teacher"]["expected"]}
+    columns = {"input": graded["teacher"][0]["inputs"], "expected": graded["teacher"][0]["expected"]}
     columns |= {name: graded[name][0]["answers"] for name in ("teacher", "before", "after") if name in graded}
     examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     _save(workdir / "examples.json", examples[:SHOWN])

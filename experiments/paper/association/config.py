@@ -11,7 +11,7 @@ at the number has a high one.
 
     python -m experiments.paper.association --data-dir DIR
 
-DIR holds person_native_language.json and landmark_in_country.json of LRE (Hernandez et al., arXiv 2308.09124; MIT); the
+DIR holds person_native_language.json and landmark_on_continent.json of LRE (Hernandez et al., arXiv 2308.09124; MIT); the
 past tense and the plural come with cdjax. The tasks are those with the best teachers, on 32 validation inputs, among
 candidates whose inputs differ in kind: TEACHERS.
 
@@ -30,7 +30,7 @@ TASKS = {
     "past tense": "past_tense",
     "plural": "plural",
     "language": "relation:person_native_language",
-    "country": "relation:landmark_in_country",
+    "continent": "relation:landmark_on_continent",
 }
 SAMPLE = Path(__file__).parent / "sample"  # a few facts for --tiny, of our own
 KINDS = ("naive", "mixed")
@@ -52,6 +52,7 @@ def get_config(kind: Literal["naive", "mixed"] = "mixed", data_dir: str = "") ->
         update=config.Update(epochs=2, batch=16),
         limits=config.Limits(teacher_prompt=512, student_prompt=48, completion=8, overflow="drop"),
         score=config.Score(examples=48, held_out=0, forgetting=0, wrong_association=True),
+        dtype="bfloat16",
     )
 
 
