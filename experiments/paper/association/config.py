@@ -12,9 +12,9 @@ at the number has a high one.
     python -m experiments.paper.association --data-dir DIR
 
 DIR holds person_native_language.json and landmark_on_continent.json of LRE (Hernandez et al., arXiv 2308.09124; MIT);
-the past tense and the plural come with cdjax. Tasks were chosen by the teacher's accuracy on 32 validation inputs, asked
-as "Input: .. Output: ..", among five whose inputs differ in kind: past tense 91 %, plural 88, continent of a place 78,
-native language of a person 53; the country of a place, 34, was left out.
+the past tense and the plural come with cdjax. Tasks were chosen by the teacher's accuracy on 32 validation inputs,
+asked as "Input: ... Output: ...", of five whose inputs differ in kind: past tense 91 %, plural 88, continent of a place
+78, native language of a person 53; the country of a place, 34, was left out.
 
 Expected: mixed inputs bring wrong association at least 20 points below naive ones, and correct association stays within
 10 points. Seeds 0 and 1; the last checkpoint counts; numbers of inputs and epochs were fixed on seed 7, which is not in
