@@ -86,7 +86,7 @@ def read(kind: str, workdir: Path, seeds: Sequence[int]) -> dict[tuple[str, str,
 
 def _cell(graded: Sequence[Mapping[str, Any]], operations: set[int]) -> Cell:
     rows = [row for row, number in enumerate(graded[0]["operations"]) if number in operations]
-    tasks = [graded[0]["operations"][row] % len(TASKS) for row in rows]
+    tasks = [graded[0]["operations"][row] % len(operations) for row in rows]
     return Cell([[one["grades"][row] for row in rows] for one in graded], tasks)
 
 
@@ -107,11 +107,12 @@ def page(cells: Cells, made: Mapping[str, Any]) -> str:
         ours = [str(cells.get((student, measure, number), "-")) for number in ROUNDS]
         first, second = PAPER[student, measure]
         lines.append(f"| {student} | {measure} | {first} | {ours[0]} | {second} | {ours[1]} | {ours[2]} |")
-    lines += ["", "By task, correct / wrong:", "", f"| | {' | '.join(TASKS)} |", "|---" * (1 + len(TASKS)) + "|"]
-    lines.append(f"| teacher | {' | '.join(_both(cells, 'teacher', 0, task) for task in range(len(TASKS)))} |")
-    for student in ("before", *KINDS):
-        for number in ROUNDS:
-            row = " | ".join(_both(cells, student, number, task) for task in range(len(TASKS)))
+    tasks = sorted(set(cells["teacher", "correct", 0].tasks))
+    heads = " | ".join(list(TASKS)[task] for task in tasks)
+    lines += ["", "By task, correct / wrong:", "", f"| | {heads} |", "|---" * (1 + len(tasks)) + "|"]
+    for student in ("teacher", "before", *KINDS):
+        for number in ROUNDS[: 1 if student == "teacher" else None]:
+            row = " | ".join(_both(cells, student, number, task) for task in tasks)
             lines.append(f"| {student}, round {number + 1} | {row} |")
     lines += ["", f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes."]
     return "\n".join(lines) + "\n"
