@@ -7,7 +7,7 @@ distilled on.
 import importlib.resources
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -28,7 +28,7 @@ from cdjax.views.prompts import Prompts
 FULL_KL = config.Objective(kind="forward_kl", targets="full")
 UNRELATED_TOKENS = 24  # of each continuation on which forgetting is measured
 Graded = dict[str, Any]  # lists with one entry an example; `tokens` is the mean of prompt and answer
-COLUMNS = ("operations", "inputs", "expected", "answers", "grades")  # those lists
+COLUMNS = ("operations", "views", "inputs", "expected", "answers", "grades")  # those lists
 
 
 def score_original(here: Setting) -> None:
@@ -61,15 +61,15 @@ def wrong_association(here: Setting, model: Decoder, operations: Sequence[int]) 
     """
     if not here.cfg.score.wrong_association:
         return {}
-    total: Graded = {name: [] for name in (*COLUMNS, "views")}
-    for shift in range(1, len(operations)):
-        views = dict(zip(operations, np.roll(operations, -shift).tolist(), strict=True))
-        wanted = [many[shift - 1 :: len(operations) - 1] for many in only(expected(here), operations)]
-        if any(wanted):
-            graded = grade(here, model, "student", wanted, title="under another view", views=views)
-            graded["views"] = [views[number] for number in graded["operations"]]
-            total = {name: total[name] + graded[name] for name in total}
-    return {"wrong_association": total}
+    right = expected(here)
+    shown: list[list[Example]] = [[] for _ in here.tasks]
+    own: list[list[int]] = [[] for _ in here.tasks]
+    for at, operation in enumerate(operations):
+        for turn, example in enumerate(right[operation]):
+            view = operations[(at + 1 + turn % (len(operations) - 1)) % len(operations)]
+            shown[view].append(example)
+            own[view].append(operation)
+    return {"wrong_association": grade(here, model, "student", shown, title="under another view", own=own)}
 
 
 def only(wanted: list[list[Example]], operations: Sequence[int]) -> list[list[Example]]:
@@ -99,34 +99,37 @@ def grade(
     wanted: list[list[Example]],
     *,
     title: str,
-    views: Mapping[int, int] | None = None,
+    own: list[list[int]] | None = None,
 ) -> Graded:
     """Greedy answers to every operation's examples under one side's view; the teacher's go through f.
 
     Where no answer is known the teacher's own is right. `over_budget` counts examples left out, under both views.
-    `views` has, for every operation, the one under whose view its examples are shown, if not its own.
+    `own` says which operation each example is of and graded as, where that is not the one under whose view it is shown.
     """
     graded: Graded = {name: [] for name in COLUMNS} | {"over_budget": 0}
     lengths = []
-    for number, (operation, task, many) in enumerate(zip(here.cfg.operations(), here.tasks, wanted, strict=True)):
+    for number, (operation, many) in enumerate(zip(here.cfg.operations(), wanted, strict=True)):
         if not many:
             continue
-        both = here.views(views[number] if views else number, [one.input for one in many])
-        prompts = getattr(both, side)
-        graded["over_budget"] += both.dropped
-        known = {one.input: one for one in many}
-        for rollout, prompt in zip(greedy(here, model, prompts, title=title), prompts.whole, strict=True):
+        views = here.views(number, [one.input for one in many])
+        prompts = getattr(views, side)
+        graded["over_budget"] += views.dropped
+        fitting = set(prompts.inputs)
+        asked = zip(own[number] if own else [number] * len(many), many, strict=True)
+        left = [one for one in asked if one[1].input in fitting]
+        rollouts = greedy(here, model, prompts, title=title)
+        for rollout, prompt, (of, example) in zip(rollouts, prompts.whole, left, strict=True):
             said = keep.answer_text(here.tokenizer, rollout.ids, here.stops, here.cfg.template.stop)
             if side == "teacher":
                 said = keep.extract(operation.keep, said) or ""
-            example = known[rollout.input]
             if side == "teacher" and not example.output:
                 example = Example(example.input, said)
-            graded["operations"].append(number)
+            graded["operations"].append(of)
+            graded["views"].append(number)
             graded["inputs"].append(rollout.input)
             graded["expected"].append(example.output)
             graded["answers"].append(said)
-            graded["grades"].append(float(task.grade(example, said)))
+            graded["grades"].append(float(here.tasks[of].grade(example, said)))
             lengths.append(len(prompt) + len(rollout.ids))
     return graded | {"tokens": float(np.mean(lengths))}
 
