@@ -1,5 +1,6 @@
 """What runs on a TPU only, in the interpreter: it computes what runs elsewhere."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from cdjax.model import attention, cache, decoder, kernels
 from cdjax.model.layers import product
 from cdjax.sampling import score
+from tests.conftest import TINY
 
 RNG = np.random.default_rng(0)
 
@@ -40,7 +42,7 @@ def test_kernel_equals_the_written_formula(queries, keys, length, mesh, monkeypa
     grouped, k, v = floats(3, 5, 2, 2, 8), floats(2, 37, 8), floats(2, 37, 8)
     with jax.set_mesh(mesh):
         found = kernels.by_row(grouped, k, v, jnp.int32(length), interpret=True)
-    wanted = jax.jit(attention._contexts)(grouped, k[None], v[None], (jnp.arange(37) < length)[None, None])
+    wanted = jax.jit(attention._contexts)(grouped, k[None], v[None], (jnp.arange(37) < length)[None])
     for one, two in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, two, rtol=2e-5, atol=2e-5)
 
@@ -57,7 +59,7 @@ def test_kernel_on_eight_devices_equals_one(mesh, mesh8):
 
 
 def test_gradient_of_attention_over_a_context(mesh, on_tpu):
-    grouped, k, v, mask = floats(2, 3, 2, 2, 8), floats(1, 2, 6, 8), floats(1, 2, 6, 8), jnp.arange(6)[None, None] < 5
+    grouped, k, v, mask = floats(2, 3, 2, 2, 8), floats(1, 2, 6, 8), floats(1, 2, 6, 8), jnp.arange(6)[None] < 5
 
     def loss(part, inputs):
         top, total, summed = part(*inputs, mask)
@@ -80,15 +82,17 @@ def test_cache_written_by_selection_equals_slices(mesh, on_tpu):
     np.testing.assert_array_equal(found, wanted)
 
 
-def test_model_on_a_tpu_equals_the_model_elsewhere(tiny, mesh, request):
-    prompt, completion = (jnp.asarray(RNG.integers(1, 64, (4, n)), jnp.int32) for n in (3, 5))
+@pytest.mark.parametrize("rows, window", [(4, None), (1, 4)])
+def test_model_on_a_tpu_equals_the_model_elsewhere(rows, window, mesh, request):
+    model = decoder.create(dataclasses.replace(TINY, window=window), mesh, seed=0)
+    prompt, completion = (jnp.asarray(RNG.integers(1, 64, (rows, n)), jnp.int32) for n in (1, rows))
     real = jnp.ones_like
 
     def run():
         with jax.set_mesh(mesh):
-            prefix = decoder.read_prefix(tiny, jnp.arange(1, 8))
+            prefix = decoder.read_prefix(model, jnp.arange(1, 20))
             texts = prompt, real(prompt, bool), completion, real(completion, bool)
-            return np.asarray(score.logprobs(tiny, *texts, prefix))
+            return np.asarray(score.logprobs(model, *texts, prefix))
 
     wanted = run()
     request.getfixturevalue("on_tpu")

@@ -8,9 +8,9 @@ import pytest
 from cdjax import config, parallel
 from cdjax.model import decoder
 from cdjax.rollouts import Store
-from cdjax.sampling import choose, score, slots, teacher
+from cdjax.sampling import choose, generate, score, slots, teacher
 from cdjax.sampling.choose import Choice
-from cdjax.sampling.generate import Record, generate
+from cdjax.sampling.generate import Record
 from cdjax.views.prompts import Prompts
 from tests.conftest import TINY
 
@@ -39,7 +39,7 @@ def sampled(model, mesh, batch, prefix, choice, stops):
     ends = jnp.zeros(64, bool).at[jnp.asarray(stops, int)].set(True)
     with jax.set_mesh(mesh):
         batch = parallel.place_batch(batch, mesh)
-        samples = generate(model, *batch, ends, prefix, choice=choice, record=RECORD, steps=6)
+        samples = generate.generate(model, *batch, ends, prefix, choice=choice, record=RECORD, steps=6)
     return types.SimpleNamespace(**jax.device_get(vars(samples)))
 
 
@@ -304,3 +304,23 @@ def test_widths_are_few():
     widths = [slots.width(length) for length in range(1, 1025)]
     assert all(width >= length and width % 8 == 0 for length, width in enumerate(widths, 1))
     assert sorted(set(widths)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+
+
+def test_decoding_writes_the_cache_in_place(tiny, mesh):
+    def compiled(slots):
+        record = Record(top_k=4)
+        with jax.set_mesh(mesh):
+            model = decoder.unstack(tiny)
+            state = generate.start(model, 8, slots, record=record, steps=4)
+            leaves, tree = jax.tree.flatten(state)
+
+            def decode(leaves):
+                stops = jnp.zeros(64, bool)
+                return generate.decode(model, tree.unflatten(leaves), stops, None, 8, choice=Choice(), record=record)
+
+            done = jax.jit(decode, donate_argnums=0).lower(leaves).compile()
+        return sum(buffer.nbytes for buffer in (*state.past.k, *state.past.v)), done.memory_analysis()
+
+    (_, small), (cache, large) = compiled(1024), compiled(4096)
+    assert large.alias_size_in_bytes >= cache
+    assert large.temp_size_in_bytes - small.temp_size_in_bytes < cache / 100

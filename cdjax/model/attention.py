@@ -33,12 +33,13 @@ def attend(
     v: Float[Array, "B K S H"],
     mask: Bool[Array, "B T S"],
     shared: tuple[Float[Array, "G K P H"], Float[Array, "G K P H"]] | None,
-    shared_mask: Bool[Array, "_ _ P"] | None,
+    shared_mask: Bool[Array, "G P"] | Bool[Array, "B T P"] | None,
 ) -> Float[Array, "B T N H"]:
     """Softmax attention in float32. Every B / G rows also see one context of `shared`, placed before their own keys.
 
-    `shared_mask` has a row for every context, or one for every row and query. A query that sees nothing gets some
-    finite value. As many keys as queries are the same tokens: no query sees a later column.
+    `shared_mask` says what there is of each context, or, where a sliding window moves on, what every query sees of it.
+    A query that sees nothing gets some finite value. As many keys as queries are the same tokens: no query sees a later
+    column.
     """
     batch, length, heads, size = q.shape
     kv_heads = k.shape[1]
@@ -51,7 +52,7 @@ def attend(
         find = _own if same else _own_used
         found = find(grouped[:, part], k[:, :, end], v[:, :, end], mask[:, part, end])
         if shared is not None and shared_mask is not None:
-            seen = shared_mask if shared_mask.shape[1] == 1 else shared_mask[:, part]
+            seen = shared_mask if shared_mask.ndim == 2 else shared_mask[:, part]
             found = _merge(_shared(grouped[:, part], *shared, seen), found)
         blocks.append(found[2] / found[1][..., None])
     out = blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, 3)
@@ -86,14 +87,14 @@ def _own_used(grouped, k, v, mask):
 
 def _shared(grouped, k, v, mask):
     """The same over the contexts: for each context and head one product of all its queries with one set of keys."""
-    whole = len(k) == 1 and mask.shape[:2] == (1, 1) and len(grouped) % parallel.parts("batch") == 0
+    whole = len(k) == 1 and mask.ndim == 2 and len(grouped) % parallel.parts("batch") == 0
     if not whole:
         return _contexts(grouped, k, v, mask)
     return jax.lax.platform_dependent(grouped, k, v, mask, tpu=_one_context, default=_contexts)
 
 
 def _contexts(grouped, k, v, mask):
-    contexts = len(k)
+    contexts, mask = len(k), mask[:, None] if mask.ndim == 2 else mask
     queries = grouped.reshape(contexts, -1, *grouped.shape[1:])
     seen = mask.reshape(contexts, 1, -1, mask.shape[1], 1, mask.shape[2])
     scores = jnp.einsum("xrtkgh,xkph->xkrtgp", queries, k, preferred_element_type=jnp.float32)

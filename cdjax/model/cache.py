@@ -49,11 +49,11 @@ class Prefix:
         """The position of each row's own first token."""
         return jnp.repeat(self.lengths, rows // len(self.lengths), total_repeat_length=rows)
 
-    def visible(self, positions: Int[Array, "B T"], window: int | None) -> Bool[Array, "_ _ P"]:
+    def visible(self, positions: Int[Array, "B T"], window: int | None) -> Bool[Array, "G P"] | Bool[Array, "B T P"]:
         """Which columns a row's own tokens see: the whole context, unless a sliding window leaves it behind."""
         columns = jnp.arange(self.k.shape[3])
         if window is None:
-            return (columns[None] < self.lengths[:, None])[:, None]
+            return columns[None] < self.lengths[:, None]
         real = (columns[None] < self.starts(len(positions))[:, None])[:, None]
         return real & (positions[..., None] - columns[None, None] < window)
 
