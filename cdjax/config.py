@@ -65,6 +65,7 @@ class Inputs:
     """D, the task inputs to distil on, in the paper's three ways; those asked for are joined, duplicates removed."""
 
     pool: bool = False  # the task's own unlabelled inputs
+    tasks: tuple[str, ...] = ()  # other tasks, whose pools are joined in: any of their inputs may be asked of this one
     file: str = ""  # JSONL with an "input" field, or text with one input a line
     rule: int = 0  # so many drawn from the task's rule
     written: int = 0  # so many samples written by the model from a few-shot prompt of inputs
@@ -101,10 +102,12 @@ class Plan:
 
     simultaneous: all in one round. sequential: one a round, the teacher stays the original model.
     recursive: one a round, the student of a round is the teacher of the next.
+    With `rounds` a round is a group: its operations are distilled together, and its student is scored on them alone.
     """
 
     order: Literal["simultaneous", "sequential", "recursive"] = "simultaneous"
     operations: tuple[Operation, ...] = ()  # empty: the experiment's own operation alone
+    rounds: tuple[tuple[str, ...], ...] = ()  # the names of each round's operations; empty: as the order says
     repeat: int = 1  # run the whole list so many times
 
 
@@ -196,6 +199,7 @@ class Score:
     validation: int = 64  # examples that choose the baseline's grid point; never test examples
     held_out: int = 32  # inputs for the held-out KL, never distilled on
     forgetting: int = 16  # unrelated prompts
+    wrong_association: bool = False  # also ask test inputs under other operations' student views: low is good
     baseline: GradientDescent = GradientDescent()
 
 
@@ -238,6 +242,18 @@ class Experiment:
         """The plan's operations, or the experiment's own one."""
         own = Operation(self.name, self.task, self.inputs, self.context, self.student, self.keep)
         return self.plan.operations or (own,)
+
+    def rounds(self) -> tuple[tuple[int, ...], ...]:
+        """The operations, by number, that each round distils together (paper, section 2.3)."""
+        names = [operation.name for operation in self.operations()]
+        every = tuple(range(len(names)))
+        groups = tuple(tuple(map(names.index, group)) for group in self.plan.rounds)
+        once = groups or ((every,) if self.plan.order == "simultaneous" else tuple((number,) for number in every))
+        return once * self.plan.repeat
+
+    def scored(self, number: int) -> tuple[int, ...]:
+        """The operations that the student of round `number` is scored on: all, where the plan does not group them."""
+        return self.rounds()[number] if self.plan.rounds else tuple(range(len(self.operations())))
 
 
 def load_config(path: str | Path) -> Experiment:
@@ -287,7 +303,7 @@ def from_json(text: str) -> Experiment:
 
 def validate(cfg: Experiment) -> None:
     """Raises one UserError that lists everything in the experiment that cannot work, before anything is compiled."""
-    problems = [*_numbers(cfg), *_whole(cfg), *_update(cfg)]
+    problems = [*_numbers(cfg), *_whole(cfg), *_update(cfg), *_plan(cfg)]
     for index, operation in enumerate(cfg.operations()):
         where = f"plan.operations.{index}." if cfg.plan.operations else ""
         problems += (where + problem for problem in _operation(operation, cfg.sampling))
@@ -393,6 +409,35 @@ def _update(cfg: Experiment) -> Iterator[str]:
         yield f"score.baseline.every={baseline.every} is more than its epochs, {baseline.epochs}: it is never scored"
 
 
+def _plan(cfg: Experiment) -> Iterator[str]:
+    plan, names = cfg.plan, [operation.name for operation in cfg.operations()]
+    if plan.rounds and plan.order == "simultaneous":
+        yield "plan.rounds follow one another: plan.order must be 'sequential' or 'recursive'"
+    if plan.rounds and len(set(names)) < len(names):
+        yield f"plan.rounds tell operations by their names, and these are not all different: {', '.join(names)}"
+    for number, group in enumerate(plan.rounds):
+        if not group or len(set(group)) < len(group) or not set(group) <= set(names):
+            yield f"plan.rounds.{number}={list(group)} must be different names out of {', '.join(names)}"
+    if plan.rounds and (unused := [name for name in names if name not in sum(plan.rounds, ())]):
+        yield f"plan.rounds leave out {', '.join(unused)}"
+    if plan.rounds and cfg.score.baseline.lrs:
+        yield "score.baseline fits all operations at once; leave it out where plan.rounds group them"
+    if cfg.score.wrong_association:
+        yield from _association(cfg)
+
+
+def _association(cfg: Experiment) -> Iterator[str]:
+    every = cfg.operations()
+    for group in [tuple(one for one in every if one.name in group) for group in cfg.plan.rounds] or [every]:
+        views = len({operation.student for operation in group})
+        if len(group) < 2 or views < len(group):
+            names = ", ".join(operation.name for operation in group)
+            yield (
+                "score.wrong_association asks one operation's inputs under another's student view: it needs two "
+                f"operations or more a round, no two with the same view; {names}: {len(group)} with {views}"
+            )
+
+
 def _operation(operation: Operation, sampling: Sampling) -> Iterator[str]:
     inputs, keep = operation.inputs, operation.keep
     yield from (f"inputs.{problem}" for problem in _inputs(inputs, operation.task))
@@ -415,8 +460,10 @@ def _inputs(inputs: Inputs, task: str) -> Iterator[str]:
         yield f"file is {inputs.file!r}, which is empty"
     if not task and not inputs.file:
         yield "file is needed where there is no task"
-    if not (inputs.pool or inputs.file or inputs.rule or inputs.written):
-        yield "pool, inputs.file, inputs.rule and inputs.written are all off: choose where the inputs come from"
+    if not (inputs.pool or inputs.tasks or inputs.file or inputs.rule or inputs.written):
+        yield "pool, inputs.tasks, file, rule and written are all off: choose where the inputs come from"
+    if task in inputs.tasks or "" in inputs.tasks or len(set(inputs.tasks)) < len(inputs.tasks):
+        yield f"tasks={list(inputs.tasks)} must be different names of other tasks; inputs.pool is {task!r}'s own"
     for name in ("rule", "written", "limit"):
         if getattr(inputs, name) < 0:
             yield f"{name} must be at least 0, got {getattr(inputs, name)}"

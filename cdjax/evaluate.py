@@ -28,6 +28,7 @@ from cdjax.views.prompts import Prompts
 FULL_KL = config.Objective(kind="forward_kl", targets="full")
 UNRELATED_TOKENS = 24  # of each continuation on which forgetting is measured
 Graded = dict[str, Any]  # lists with one entry an example; `tokens` is the mean of prompt and answer
+COLUMNS = ("operations", "views", "inputs", "expected", "answers", "grades")  # those lists
 
 
 def score_original(here: Setting) -> None:
@@ -37,18 +38,43 @@ def score_original(here: Setting) -> None:
 
     def before() -> Graded:
         graded = grade(here, model, "student", expected(here), title="before")
-        return graded | {"held_out_kl": divergence(here, model, model, held_out(here, model))}
+        graded["held_out_kl"] = divergence(here, model, model, held_out(here, model))
+        return graded | wrong_association(here, model, here.cfg.scored(-1))
 
     here.journal.once("before", before)
 
 
-def score_student(here: Setting, params: nnx.State) -> Graded:
-    """The student's graded answers without the context, `held_out_kl` and `forgetting`."""
+def score_student(here: Setting, params: nnx.State, operations: Sequence[int]) -> Graded:
+    """The student's graded answers to these operations without the context, `held_out_kl` and `forgetting`."""
     original, student = here.model(here.original), here.model(params)
-    graded = grade(here, student, "student", expected(here), title="after")
-    graded["held_out_kl"] = divergence(here, original, student, held_out(here, original))
+    graded = grade(here, student, "student", only(expected(here), operations), title="after")
+    graded["held_out_kl"] = divergence(here, original, student, held_out(here, original, operations))
     graded["forgetting"] = divergence(here, original, student, unrelated(here, original))
-    return graded
+    return graded | wrong_association(here, student, operations)
+
+
+def wrong_association(here: Setting, model: Decoder, operations: Sequence[int]) -> Graded:
+    """`wrong_association`: answers to test inputs under another operation's student view, graded by their own task.
+
+    Every input is asked once, an operation's inputs under all the others in turn (paper, Table 1: a student that
+    tells tasks by their inputs, not by what it is shown beside them, is right where it should not be).
+    """
+    if not here.cfg.score.wrong_association:
+        return {}
+    right = expected(here)
+    shown: list[list[Example]] = [[] for _ in here.tasks]
+    own: list[list[int]] = [[] for _ in here.tasks]
+    for at, operation in enumerate(operations):
+        for turn, example in enumerate(right[operation]):
+            view = operations[(at + 1 + turn % (len(operations) - 1)) % len(operations)]
+            shown[view].append(example)
+            own[view].append(operation)
+    return {"wrong_association": grade(here, model, "student", shown, title="under another view", own=own)}
+
+
+def only(wanted: list[list[Example]], operations: Sequence[int]) -> list[list[Example]]:
+    """The examples of these operations; the others keep their place and have none."""
+    return [many if number in operations else [] for number, many in enumerate(wanted)]
 
 
 def examples(here: Setting) -> list[list[Example]]:
@@ -67,40 +93,54 @@ def expected(here: Setting) -> list[list[Example]]:
 
 
 def grade(
-    here: Setting, model: Decoder, side: Literal["teacher", "student"], wanted: list[list[Example]], *, title: str
+    here: Setting,
+    model: Decoder,
+    side: Literal["teacher", "student"],
+    wanted: list[list[Example]],
+    *,
+    title: str,
+    own: list[list[int]] | None = None,
 ) -> Graded:
     """Greedy answers to every operation's examples under one side's view; the teacher's go through f.
 
     Where no answer is known the teacher's own is right. `over_budget` counts examples left out, under both views.
+    `own` says which operation each example is of and graded as, where that is not the one under whose view it is shown.
     """
-    graded: Graded = {"operations": [], "inputs": [], "expected": [], "answers": [], "grades": [], "over_budget": 0}
+    graded: Graded = {name: [] for name in COLUMNS} | {"over_budget": 0}
     lengths = []
-    for number, (operation, task, many) in enumerate(zip(here.cfg.operations(), here.tasks, wanted, strict=True)):
+    for number, (operation, many) in enumerate(zip(here.cfg.operations(), wanted, strict=True)):
+        if not many:
+            continue
         views = here.views(number, [one.input for one in many])
         prompts = getattr(views, side)
         graded["over_budget"] += views.dropped
-        known = {one.input: one for one in many}
-        for rollout, prompt in zip(greedy(here, model, prompts, title=title), prompts.whole, strict=True):
+        fitting = set(prompts.inputs)
+        asked = zip(own[number] if own else [number] * len(many), many, strict=True)
+        left = [one for one in asked if one[1].input in fitting]
+        rollouts = greedy(here, model, prompts, title=title)
+        for rollout, prompt, (of, example) in zip(rollouts, prompts.whole, left, strict=True):
             said = keep.answer_text(here.tokenizer, rollout.ids, here.stops, here.cfg.template.stop)
             if side == "teacher":
                 said = keep.extract(operation.keep, said) or ""
-            example = known[rollout.input]
             if side == "teacher" and not example.output:
                 example = Example(example.input, said)
-            graded["operations"].append(number)
+            graded["operations"].append(of)
+            graded["views"].append(number)
             graded["inputs"].append(rollout.input)
             graded["expected"].append(example.output)
             graded["answers"].append(said)
-            graded["grades"].append(float(task.grade(example, said)))
+            graded["grades"].append(float(here.tasks[of].grade(example, said)))
             lengths.append(len(prompt) + len(rollout.ids))
     return graded | {"tokens": float(np.mean(lengths))}
 
 
-def held_out(here: Setting, original: Decoder) -> Iterator[tuple[np.ndarray, list[pairs.Pair]]]:
+def held_out(
+    here: Setting, original: Decoder, operations: Sequence[int] | None = None
+) -> Iterator[tuple[np.ndarray, list[pairs.Pair]]]:
     """For each operation its context, and the original teacher's answers to inputs never distilled on, cut by f."""
     for number, (operation, task) in enumerate(zip(here.cfg.operations(), here.tasks, strict=True)):
         texts = task.held_out[: here.cfg.score.held_out]
-        if not texts:
+        if not texts or (operations is not None and number not in operations):
             continue
         views = here.views(number, texts)
         store = Store(here.workdir / "rollouts" / "held_out" / f"operation_{number}")

@@ -185,11 +185,13 @@ def _cards(results: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, st
     """Small tables: a title, and names with their numbers."""
     seconds, forgetting = results.get("seconds") or {}, dict(results.get("forgetting") or {})
     measure = forgetting.pop("metric", "on unrelated prompts")
+    wrong = {name: one["mean"] for name, one in (results.get("wrong_association") or {}).items()}
     kinds = {
         "Tokens a request": (results.get("tokens_per_request"), "{:,.1f}"),
         "Held-out KL to the teacher, nats a token": (results.get("held_out_kl"), "{:.4f}"),
         "Acceptance: drafts of the student that stood": (results.get("acceptance"), "{:.3f}"),
         f"Forgetting: {measure}": (forgetting, "{:.4f}"),
+        "Wrong association: right under another operation's view": (wrong, "{:.3f}"),
         f"Seconds, {sum(seconds.values()):,.0f} in all": (seconds, "{:,.1f}"),
     }
     for title, (values, form) in kinds.items():

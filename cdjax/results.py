@@ -5,13 +5,14 @@ import json
 import platform
 import subprocess
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cdjax import config, setting
-from cdjax.evaluate import summary
+from cdjax.evaluate import COLUMNS, Graded, summary
 from cdjax.journal import Journal
 
 SHOWN = 20  # examples side by side in the report
@@ -21,7 +22,7 @@ LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
 def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) -> dict[str, Any]:
     """Writes both files and returns what is in results.json."""
     found = journal.results()
-    graded = {"teacher": [found["teacher"]], "before": [found["before"]]}
+    graded = {name: [only(found[name], cfg.scored(-1))] for name in ("teacher", "before")}
     scored = by_round(cfg, found)
     last = (scored or [[]])[-1]
     if last:
@@ -49,7 +50,9 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
     }
     if cfg.sampling.draft:
         results["acceptance"] = acceptance(found)
-    columns = {"input": found["teacher"]["inputs"], "expected": found["teacher"]["expected"]}
+    if cfg.score.wrong_association:
+        results["wrong_association"] = wrong_association(metric, found["before"], scored)
+    columns = {"input": graded["teacher"][0]["inputs"], "expected": graded["teacher"][0]["expected"]}
     columns |= {name: graded[name][0]["answers"] for name in ("teacher", "before", "after") if name in graded}
     examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     _save(workdir / "examples.json", examples[:SHOWN])
@@ -65,6 +68,18 @@ def by_round(cfg: config.Experiment, found: dict[str, Any]) -> list[list[dict[st
             if (name := f"seed {seed}/round {number}/score") in found:
                 rounds[number].append(found[name])
     return [rounds[number] for number in sorted(rounds)]
+
+
+def only(graded: Graded, operations: Sequence[int]) -> Graded:
+    """The rows of these operations."""
+    rows = [row for row, number in enumerate(graded["operations"]) if number in operations]
+    return graded | {name: [graded[name][row] for row in rows] for name in COLUMNS}
+
+
+def wrong_association(metric: str, before: Graded, scored: list[list[Graded]]) -> dict[str, Any]:
+    """How often inputs get their own task's answer under another operation's view, before and after every round."""
+    every = {"before": [before]} | {f"round {number}": many for number, many in enumerate(scored)}
+    return {name: summary(metric, [one["wrong_association"]["grades"] for one in many]) for name, many in every.items()}
 
 
 def inputs(found: dict[str, Any]) -> dict[str, int]:

@@ -4,6 +4,7 @@ In: an `Experiment` and a directory. Out: `Setting`, which everything after read
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -49,6 +50,7 @@ class Setting:
     ends: tuple[int, ...]  # the model's own end ids
     stops: Int32[np.ndarray, "_"]  # those, and in plain text what contains the template's stop
     tasks: tuple[Task, ...]  # one for each of `cfg.operations()`
+    others: tuple[tuple[Task, ...], ...]  # for each of them, those of its `inputs.tasks`
     graph: nnx.GraphDef
     original: nnx.State
     frozen: nnx.State
@@ -97,13 +99,13 @@ def open(cfg: config.Experiment, workdir: Path, *, profile: bool = False) -> Set
     With `profile`, a few steps are traced into its folder of that name.
     """
     config.validate(cfg)
-    tasks = tuple(
-        load(operation.task, data_dir=cfg.data_dir, inputs_file=operation.inputs.file) for operation in cfg.operations()
-    )
-    for operation, task in zip(cfg.operations(), tasks, strict=True):
-        _check_task(cfg, operation, task)
+    known = functools.cache(functools.partial(load, data_dir=cfg.data_dir))
+    tasks = tuple(known(operation.task, inputs_file=operation.inputs.file) for operation in cfg.operations())
+    others = tuple(tuple(map(known, operation.inputs.tasks)) for operation in cfg.operations())
+    for asked in zip(cfg.operations(), tasks, others, strict=True):
+        _check_task(cfg, *asked)
     _check_same(cfg, workdir)
-    here = _make(cfg, workdir, tasks, Profile(workdir / "profile" if profile else None))
+    here = _make(cfg, workdir, tasks, others, Profile(workdir / "profile" if profile else None))
     for number, task in enumerate(tasks):
         here.views(number, [example.input for example in task.test])
     workdir.mkdir(parents=True, exist_ok=True)
@@ -116,10 +118,16 @@ def open(cfg: config.Experiment, workdir: Path, *, profile: bool = False) -> Set
 
 def reopen(workdir: Path) -> Setting:
     """The setting of a run directory, from its own config.json; without tasks, so that it needs none of their files."""
-    return _make(config.load_config(workdir / "config.json"), workdir, (), Profile(None))
+    return _make(config.load_config(workdir / "config.json"), workdir, (), (), Profile(None))
 
 
-def _make(cfg: config.Experiment, workdir: Path, tasks: tuple[Task, ...], profile: Profile) -> Setting:
+def _make(
+    cfg: config.Experiment,
+    workdir: Path,
+    tasks: tuple[Task, ...],
+    others: tuple[tuple[Task, ...], ...],
+    profile: Profile,
+) -> Setting:
     compiled.keep()
     mesh = parallel.make_mesh(cfg.mesh)
     batches.check(cfg.update, mesh)
@@ -136,6 +144,7 @@ def _make(cfg: config.Experiment, workdir: Path, tasks: tuple[Task, ...], profil
         ends=tuple(info["stop_ids"]),
         stops=encode.stop_ids(tokenizer, cfg.template, info["stop_ids"]),
         tasks=tasks,
+        others=others,
         graph=graph,
         original=original,
         frozen=frozen,
@@ -158,9 +167,9 @@ def _tell_precision(here: Setting) -> None:
         sys.stderr.write(f"computing in {found['dtype']}: the products of 256 tokens take {times} here\n")
 
 
-def _check_task(cfg: config.Experiment, operation: config.Operation, task: Task) -> None:
+def _check_task(cfg: config.Experiment, operation: config.Operation, task: Task, others: Sequence[Task]) -> None:
     """Raises UserError for what the operation asks of a task that does not have it."""
-    inputs.check(task, operation.inputs)
+    inputs.check(task, operation.inputs, others)
     baseline = bool(cfg.score.baseline.lrs)
     shown = operation.context.demonstrations or task.demonstrations[: operation.context.shots]
     wrong = {

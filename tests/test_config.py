@@ -9,6 +9,7 @@ from cdjax import config, overrides
 from cdjax.config import Experiment, UserError
 
 CFG = Experiment(name="one", model="tiny:0", task="plural", inputs=config.Inputs(pool=True))
+GROUPED = {"plan.operations": [{"name": "a"}, {"name": "b"}], "plan.order": "sequential", "plan.rounds": [["a", "b"]]}
 TWO = dataclasses.replace(CFG, plan=config.Plan(operations=(config.Operation("a"), config.Operation("b"))))
 
 GOOD = [
@@ -187,6 +188,18 @@ WRONG = [
     ({"keep.span": "regex", "keep.pattern": "("}, "is not a regular expression"),
     ({"keep.majority": True}, "raise sampling.per_input"),
     ({"plan.operations": [{"task": "plural"}]}, "plan.operations.0.inputs.pool"),
+    ({"inputs.tasks": ["plural"]}, "inputs.tasks=['plural'] must be different names of other tasks"),
+    (GROUPED | {"plan.order": "simultaneous"}, "plan.order must be 'sequential' or 'recursive'"),
+    (
+        GROUPED | {"plan.rounds": [["a", "b"], ["a", "c"]]},
+        "plan.rounds.1=['a', 'c'] must be different names out of a, b",
+    ),
+    (GROUPED | {"plan.rounds": [["a"], []]}, "plan.rounds.1=[] must be different names"),
+    (GROUPED | {"plan.rounds": [["a", "a"]]}, "plan.rounds leave out b"),
+    (GROUPED | {"plan.operations.1.name": "a"}, "these are not all different: a, a"),
+    (GROUPED | {"score.baseline.lrs": [1e-4]}, "leave it out where plan.rounds group them"),
+    (GROUPED | {"score.wrong_association": True}, "a, b: 2 with 1"),
+    ({"score.wrong_association": True}, "1 with 1"),
 ]
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdjax import evaluate, setting
+from cdjax import config, evaluate, setting
 from cdjax.distill import pairs
 from cdjax.model import decoder
 from tests.test_rounds import experiment
@@ -84,3 +84,23 @@ def test_an_answer_is_graded_against_the_whole_example(tmp_path, monkeypatch, si
     model = here.model(here.original)
     evaluate.grade(dataclasses.replace(here, tasks=(task,)), model, side, [[example]], title=side)
     assert seen == [example]
+
+
+def test_wrong_association_asks_under_another_view_and_grades_by_the_own_task(tmp_path, monkeypatch):
+    operations = tuple(
+        config.Operation(name, name, config.Inputs(pool=True), student=config.Context(instruction=name))
+        for name in ("past_tense", "plural")
+    )
+    score = config.Score(examples=4, wrong_association=True)
+    here = setting.open(experiment(task="", plan=config.Plan(operations=operations), score=score), tmp_path)
+    here.journal.once("teacher", lambda: {"operations": [], "inputs": [], "answers": []})
+    tasks = tuple(dataclasses.replace(one, grade=lambda *_, n=n: float(n)) for n, one in enumerate(here.tasks))
+
+    def answers(here, model, prompts, *, title):
+        return [types.SimpleNamespace(input=text, ids=np.ones(2, np.int32)) for text in prompts.inputs]
+
+    monkeypatch.setattr(evaluate, "greedy", answers)
+    here = dataclasses.replace(here, tasks=tasks)
+    graded = evaluate.wrong_association(here, here.model(here.original), (0, 1))["wrong_association"]
+    assert graded["views"] == [0] * 4 + [1] * 4 and graded["operations"] == graded["grades"] == [1] * 4 + [0] * 4
+    assert graded["inputs"] == [one.input for number in (1, 0) for one in tasks[number].test[:4]]

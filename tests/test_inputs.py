@@ -10,7 +10,7 @@ WRITTEN = ("glorp\nrun", "1. blick", " - Skip", "\n", "go", "GO ", "the  cat", "
 
 
 def total(counts):
-    return sum(counts[source] for source in ("pool", "file", "rule", "written"))
+    return sum(counts[source] for source in ("pool", "tasks", "file", "rule", "written"))
 
 
 def test_counts_sum_to_what_was_offered(tmp_path):
@@ -31,6 +31,19 @@ def test_reserved_inputs_never_come_back():
     cfg = config.Inputs(pool=True, written=1)
     result = collect(PAST, cfg, seed=0, written=[f"  {word.title()}  " for word in reserved])
     assert result.inputs == PAST.pool and result.counts["reserved"] == len(reserved)
+
+
+def test_other_tasks_inputs_join_but_for_what_any_of_them_reserves():
+    other = dataclasses.replace(
+        PAST, name="other", pool=(PAST.test[0].input, PAST.pool[0], "new"), test=(), held_out=()
+    )
+    other = dataclasses.replace(other, demonstrations=(config.Demonstration(PAST.pool[1], ""),), validation=())
+    result = collect(PAST, config.Inputs(pool=True, tasks=("other",)), seed=0, others=(other,))
+    assert result.inputs == (PAST.pool[0], *PAST.pool[2:], "new")
+    assert result.counts["tasks"] == 3 and result.counts["reserved"] == 2 and result.counts["duplicate"] == 1
+    assert total(result.counts) == result.counts["kept"] + 3
+    with pytest.raises(config.UserError, match="addition has none"):
+        collect(PAST, config.Inputs(tasks=("addition",)), seed=0, others=(tasks.load("addition"),))
 
 
 def test_written_inputs_are_read_and_joined_once():
@@ -54,7 +67,7 @@ def test_a_rule_draws_by_seed():
 @pytest.mark.parametrize(
     ("task", "cfg", "written", "told"),
     [
-        (PAST, config.Inputs(), (), "no input to distil on: pool 0, file 0"),
+        (PAST, config.Inputs(), (), "no input to distil on: pool 0, tasks 0, file 0"),
         (PAST, config.Inputs(written=2), ("go", " "), "written 2, unreadable 1, reserved 1"),
         (PAST, config.Inputs(rule=3), (), "inputs.rule asked of task"),
         (tasks.load("addition"), config.Inputs(pool=True), (), "inputs.pool asked of task"),

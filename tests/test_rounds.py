@@ -114,7 +114,7 @@ def test_samples_are_all_accounted_for(whole):
     assert rollouts["sampled"] == 12 == rollouts["kept"] + sum(rollouts["dropped"].values())
     inputs = outcome(whole)[0]["inputs"]
     lost = sum(inputs[reason] for reason in ("unreadable", "reserved", "duplicate", "over_limit"))
-    assert sum(inputs[source] for source in ("pool", "file", "rule", "written")) == inputs["kept"] + lost
+    assert sum(inputs[source] for source in ("pool", "tasks", "file", "rule", "written")) == inputs["kept"] + lost
     assert rollouts["sampled"] == inputs["kept"] - inputs["over_budget"]
 
 
@@ -178,6 +178,50 @@ def test_killed_in_the_second_round_resumes_with_the_right_teacher(tmp_path, mon
     learn = stages.learn
     with monkeypatch.context() as patch:
         patch.setattr(stages, "learn", lambda here, at, *rest: learn(here, at, *rest) if at.number == 0 else die())
+        with pytest.raises(Killed):
+            rounds.run(cfg, tmp_path / "again")
+    rounds.run(cfg, tmp_path / "again")
+    assert outcome(tmp_path / "again") == outcome(tmp_path / "whole")
+    for ours, theirs in zip(weights(tmp_path / "again"), weights(tmp_path / "whole"), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def indexed(index: int, operation: config.Operation) -> config.Operation:
+    """The operation with a number that the student is shown, on inputs of both tasks."""
+    mixed = config.Inputs(pool=True, tasks=tuple({"past_tense", "plural"} - {operation.task}), limit=6)
+    shown = config.Context(instruction=f"Task {index}")
+    return dataclasses.replace(operation, name=f"{operation.name} {index}", student=shown, inputs=mixed)
+
+
+FIRST, SECOND = ("past 1", "plural 2"), ("past 2", "plural 1")
+GROUPS = config.Plan(
+    "sequential",
+    tuple(
+        indexed(index, one) for shift in (0, 1) for one, index in zip(OPERATIONS, (1 + shift, 2 - shift), strict=True)
+    ),
+    rounds=(FIRST, SECOND, FIRST),
+)
+
+
+def test_rounds_of_groups_are_scored_on_their_own_operations_and_resume(tmp_path, monkeypatch):
+    """The original teaches every round; killed in the third and resumed equals never killed."""
+    score = config.Score(examples=4, held_out=4, forgetting=0, wrong_association=True)
+    cfg, teachers, sample = experiment(task="", plan=GROUPS, score=score), [], stages.sample_teacher
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "sample_teacher", lambda *given: teachers.append(given[1:4]) or sample(*given))
+        rounds.run(cfg, tmp_path / "whole")
+    assert [(at.number, op) for at, op, _ in teachers] == [(0, 0), (0, 1), (1, 2), (1, 3), (2, 0), (2, 1)]
+    assert all(jax.tree.leaves(jax.tree.map(lambda *all: all[0] is all[-1], *(params for *_, params in teachers))))
+    journal = json.loads((tmp_path / "whole" / "journal.json").read_text())
+    found = [journal[f"seed 0/round {number}/score"]["result"] for number in range(3)]
+    assert [sorted(set(one["operations"])) for one in found] == [[0, 1], [2, 3], [0, 1]]
+    assert [sorted(set(one["wrong_association"]["views"])) for one in found] == [[0, 1], [2, 3], [0, 1]]
+    assert found[1]["inputs"] == found[0]["inputs"]
+    assert sorted(found[0]["inputs"]) == sorted(found[0]["wrong_association"]["inputs"])
+    assert set(outcome(tmp_path / "whole")[0]["wrong_association"]) == {"before", "round 0", "round 1", "round 2"}
+    learn = stages.learn
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "learn", lambda *given: learn(*given) if given[1].number < 2 else die())
         with pytest.raises(Killed):
             rounds.run(cfg, tmp_path / "again")
     rounds.run(cfg, tmp_path / "again")

@@ -60,15 +60,14 @@ def distil(here: Setting, seed: int) -> None:
     for at in left:
         lessons = [stages.teach(here, at, operation, teacher, student) for operation in at.operations]
         student = stages.learn(here, at, student, teacher, lessons)
-        here.journal.once(at.stage("score"), functools.partial(score_student, here, student))
+        score = functools.partial(score_student, here, student, here.cfg.scored(at.number))
+        here.journal.once(at.stage("score"), score)
         teacher = student if recursive else teacher
 
 
 def rounds(cfg: config.Experiment, seed: int) -> list[Round]:
-    """Which operations each round distils: all at once, or one after the other (paper, section 2.3)."""
-    every = tuple(range(len(cfg.operations())))
-    once = [every] if cfg.plan.order == "simultaneous" else [(operation,) for operation in every]
-    return [Round(seed, number, operations) for number, operations in enumerate(once * cfg.plan.repeat)]
+    """Which operations each round of a seed distils."""
+    return [Round(seed, number, operations) for number, operations in enumerate(cfg.rounds())]
 
 
 def export(workdir: str | Path, directory: str | Path, seed: int) -> None:

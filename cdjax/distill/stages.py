@@ -73,10 +73,14 @@ def teach(here: Setting, at: Round, op: int, params: nnx.State, student: nnx.Sta
 
 
 def collect_inputs(here: Setting, at: Round, op: int) -> Sequence[str]:
-    """D: the pool, the file, the rule's draws and what the model wrote, joined."""
+    """D: the pool, other tasks' pools, the file, the rule's draws and what the model wrote, joined."""
     written = write_inputs(here, at, op)
     collected = inputs.collect(
-        here.tasks[op], here.cfg.operations()[op].inputs, seed=at.fold("inputs", op), written=written
+        here.tasks[op],
+        here.cfg.operations()[op].inputs,
+        seed=at.fold("inputs", op),
+        written=written,
+        others=here.others[op],
     )
     here.journal.once(at.stage("inputs", op), lambda: collected.counts)
     return collected.inputs

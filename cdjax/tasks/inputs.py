@@ -17,35 +17,41 @@ from cdjax.tasks.task import Task, normalized
 class Collected:
     """Inputs to distil on, and how many came from where and went for which reason.
 
-    pool + file + rule + written == kept + unreadable + reserved + duplicate + over_limit.
+    pool + tasks + file + rule + written == kept + unreadable + reserved + duplicate + over_limit.
     """
 
     inputs: tuple[str, ...]
     counts: dict[str, int]
 
 
-def check(task: Task, cfg: Inputs) -> None:
-    """Raises UserError for inputs that are asked of a task which does not have them."""
+def check(task: Task, cfg: Inputs, others: Sequence[Task] = ()) -> None:
+    """Raises UserError for inputs that are asked of a task, or of `others`, which does not have them."""
     wrong = {
         "pool": bool(cfg.pool and not task.pool),
         "rule": bool(cfg.rule and task.rule is None),
         "written": bool(cfg.written and not (task.demonstrations or task.pool)),  # none to show the model
     }
+    if bare := [other.name for other in others if not other.pool]:
+        raise UserError(f"inputs.tasks={list(cfg.tasks)} joins in pools, and {', '.join(bare)} has none")
     if missing := [name for name, asked in wrong.items() if asked]:
-        others = ", ".join(name for name in ("pool", "file", "rule", "written") if name not in missing)
+        instead = ", ".join(name for name in ("pool", "tasks", "file", "rule", "written") if name not in missing)
         raise UserError(
-            f"inputs.{' and inputs.'.join(missing)} asked of task {task.name!r}, which has none; see inputs.{others}"
+            f"inputs.{' and inputs.'.join(missing)} asked of task {task.name!r}, which has none; see inputs.{instead}"
         )
 
 
-def collect(task: Task, cfg: Inputs, *, seed: int, written: Sequence[str] = ()) -> Collected:
+def collect(
+    task: Task, cfg: Inputs, *, seed: int, written: Sequence[str] = (), others: Sequence[Task] = ()
+) -> Collected:
     """All inputs that `cfg` asks for; demonstrations, test, validation and held-out inputs are never among them.
 
-    `written` is what the model wrote. Raises UserError when nothing is left.
+    `written` is what the model wrote, `others` are `cfg.tasks`: what they reserve is left out too. Raises UserError
+    when nothing is left.
     """
-    check(task, cfg)
+    check(task, cfg, others)
     sources = {
         "pool": list(task.pool) if cfg.pool else [],
+        "tasks": [text for other in others for text in other.pool],
         "file": [example.input for example in files.read(cfg.file)] if cfg.file else [],
         "rule": _drawn(task, cfg, seed),
         "written": list(written),
@@ -55,7 +61,7 @@ def collect(task: Task, cfg: Inputs, *, seed: int, written: Sequence[str] = ()) 
     readable = [parse_written(text) for text in written]
     counts["unreadable"] = readable.count(None)
     sources["written"] = [text for text in readable if text]
-    reserved, chosen = _reserved(task), {}
+    reserved, chosen = set().union(*map(_reserved, (task, *others))), {}
     for text in (text for texts in sources.values() for text in texts):
         key = normalized(text)
         if key in reserved or key in chosen:
@@ -70,7 +76,7 @@ def collect(task: Task, cfg: Inputs, *, seed: int, written: Sequence[str] = ()) 
     counts["kept"] = len(inputs)
     if not inputs:
         raise UserError(
-            f"task {task.name!r} has no input to distil on: {_told(counts)}; see inputs.pool, file, rule, written"
+            f"task {task.name!r} has no input to distil on: {_told(counts)}; see its inputs.pool, tasks, file, rule"
         )
     return Collected(tuple(inputs), counts)
 
