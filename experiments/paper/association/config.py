@@ -55,7 +55,7 @@ def get_config(
         update=config.Update(epochs=2, batch=16),
         limits=config.Limits(teacher_prompt=512, student_prompt=48, completion=8, overflow="drop"),
         score=config.Score(examples=48, held_out=0, forgetting=0, wrong_association=True),
-        dtype="bfloat16",
+        dtype="auto",
     )
 
 
@@ -69,6 +69,7 @@ def tiny(kind: Literal["naive", "mixed"]) -> config.Experiment:
     return dataclasses.replace(
         cfg,
         model="tiny:0",
+        dtype="float32",
         plan=dataclasses.replace(cfg.plan, operations=operations),
         limits=config.Limits(teacher_prompt=512, student_prompt=128, completion=3),
         update=config.Update(epochs=1, batch=8),
