@@ -18,7 +18,7 @@ from jaxtyping import Float64, Int32
 from cdjax import parallel
 from cdjax.config import Demonstration, UserError
 from cdjax.model.decoder import Decoder, read_prefix
-from cdjax.sampling import score
+from cdjax.sampling import score, slots
 from cdjax.setting import Setting
 from cdjax.tasks import Example
 from cdjax.views import encode
@@ -105,8 +105,8 @@ def _without_stop(ids: Ids, stops: Ids, asked: Demonstration) -> Ids:
 
 
 def _padded(rows: Sequence[Ids], *, left: bool) -> tuple[np.ndarray, np.ndarray]:
-    """[N, T] ids and which of them are real."""
-    longest = max(map(len, rows))
+    """[N, T] ids and which of them are real; T is one of few widths, so that another task finds it compiled."""
+    longest = slots.width(max(map(len, rows)))
     ids, real = np.zeros((len(rows), longest), np.int32), np.zeros((len(rows), longest), bool)
     for at, row in enumerate(rows):
         columns = slice(longest - len(row), longest) if left else slice(0, len(row))

@@ -1,7 +1,6 @@
 """P(output) against P(rejected) under a view, as a dense float computation has it."""
 
 import dataclasses
-import json
 import math
 
 import jax
@@ -9,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdjax import config, evaluate, preference, report, setting
-from cdjax.distill import rounds
+from cdjax import config, evaluate, preference, setting
 from cdjax.model import decoder
 from cdjax.tasks import Example
 from tests.test_rounds import experiment
@@ -94,30 +92,21 @@ def test_an_answer_that_is_one_token_with_its_stop_is_refused(tmp_path):
         compared(dataclasses.replace(here, stops=np.array([first], np.int32)), "student")
 
 
-def test_every_student_and_the_baseline_is_graded_by_preference_where_examples_reject(tmp_path, monkeypatch):
-    """Grades are 0 or 1, the magnitudes beside; an example that rejects nothing keeps the task's own grade."""
-    score = config.Score(
-        examples=5, validation=2, held_out=2, forgetting=0, baseline=config.GradientDescent((1e-3,), 1, 1, 3)
-    )
-    load = setting.load
-    changed = {"test": tuple(EXAMPLES), "metric": "preference", "grade": lambda example, answer: 0.25}
-    monkeypatch.setattr(setting, "load", lambda *args, **named: dataclasses.replace(load(*args, **named), **changed))
-    told = rounds.run(experiment(score=score), tmp_path)
-    found = json.loads((tmp_path / "journal.json").read_text())
-    stages = {"teacher": "teacher", "before": "before", "after": "seed 0/round 0/score"}
-    stages |= {"gradient_descent": "seed 0/gradient_descent"}
-    for name, stage in stages.items():
-        graded = found[stage]["result"]
-        assert graded["magnitudes"][2] == 0 and graded["magnitudes"][3] is None and graded["grades"][2:4] == [0, 0.25]
-        for grade, magnitude in zip(graded["grades"], graded["magnitudes"], strict=True):
-            assert magnitude is None or grade == (magnitude > 0)
-        known = [one for one in graded["magnitudes"] if one is not None]
-        entry = told["scores"][name]
-        assert entry["magnitude"] == pytest.approx(np.mean(known)) and entry["mean"] == np.mean(graded["grades"])
-        assert f"{entry['mean']:.2f}</strong><small>preference, magnitude {entry['magnitude']:+.1f}" in (
-            report.write(tmp_path).read_text()
-        )
-        assert f"magnitude {entry['magnitude']:+.1f}" in report.table([tmp_path])
+@pytest.mark.parametrize("side", ["teacher", "student"])
+def test_a_grade_is_the_preference_where_an_example_rejects_an_answer(tmp_path, monkeypatch, side):
+    """0 or 1, and the magnitude beside; an example that rejects nothing keeps the task's own grade."""
+    pairs = ((-1.0, -2.0), (-2.0, -1.0), (-3.0, -3.0), None, (-1.0, -2.0))
+    likes = [pair and preference.Preference(*pair) for pair in pairs]
+    monkeypatch.setattr(preference, "compare", lambda here, model, seen, *rest: likes if seen == side else None)
+    here = opened(tmp_path)
+    quarter = dataclasses.replace(here.tasks[0], grade=lambda example, answer: 0.25)
+    here, model = dataclasses.replace(here, tasks=(quarter,)), here.model(here.original)
+    graded = evaluate.grade(here, model, side, [EXAMPLES], title=side)
+    assert graded["grades"] == [1, 0, 0, 0.25, 1]
+    sure = 100 * (math.exp(-1) - math.exp(-2))
+    assert graded["magnitudes"] == [pytest.approx(sure), pytest.approx(-sure), 0, None, pytest.approx(sure)]
+    monkeypatch.setattr(preference, "compare", lambda *given: [None] * 5)
+    assert "magnitudes" not in evaluate.grade(here, model, side, [EXAMPLES], title=side)
 
 
 def test_without_rejected_answers_there_is_no_magnitude():
