@@ -14,6 +14,7 @@ from cdjax.tasks import Example, counterfact
 from experiments.paper import claims
 from experiments.paper.facts import config
 
+QUESTION = "Can a model be taught one edited fact by distilling the prompt that states it?"
 HERE = Path(__file__).parent
 SIDES = ("teacher", "before", "after")
 PARTS = ("paraphrase", "neighbourhood", "attribute")
@@ -30,23 +31,21 @@ Measured: TypeAlias = dict[tuple[str, str, str], list[list[float]]]  # part, sid
 
 
 def main(argv: Sequence[str] | None = None) -> Measured:
-    """The command. Returns what the table is made of."""
-    args = claims.arguments(
-        "facts", "Can a model be taught one edited fact by distilling the prompt that states it?", argv
-    )
+    """The command; what it writes is of the facts so far, after every fact. Returns what the table is made of."""
+    args = claims.arguments("facts", QUESTION, argv)
     folder = args.data_dir or (str(config.SAMPLE) if args.tiny else "")
-    rows, seconds, facts = counterfact.read(Path(folder)), Counter[str](), []
+    rows, seconds, facts, found = counterfact.read(Path(folder)), Counter[str](), [], {}
     cases = counterfact.cases(rows, config.TINY_FACTS if args.tiny else config.FACTS, config.CASES_SEED)
-    for case in cases:
-        cfg = config.get_config(case, folder, args.seeds, tiny=args.tiny)
-        seconds.update(cdjax.run(cfg, args.workdir / str(case))["seconds"])
-        facts.append(measure(args.workdir / str(case), counterfact.parts(rows, case), args.seeds))
-    found = {key: [fact[key] for fact in facts] for key in facts[0] if all(key in fact for fact in facts)}
-    text = page(found, cases, args.seeds)
+    for number, case in enumerate(cases, 1):
+        cfg, workdir = config.get_config(case, folder, args.seeds, tiny=args.tiny), args.workdir / str(case)
+        seconds.update(cdjax.run(cfg, workdir)["seconds"])
+        facts.append(measure(workdir, counterfact.parts(rows, case), args.seeds))
+        found = {key: [fact[key] for fact in facts] for key in facts[0] if all(key in fact for fact in facts)}
+        text = page(found, cases[:number], args.seeds)
+        if not args.tiny:
+            (HERE / "results.md").write_text(text, encoding="utf-8")
+        claims.record(claimed(found, args.seeds, claims.made_by("facts", args.seeds, seconds)), args.claims)
     print(text)
-    if not args.tiny:
-        (HERE / "results.md").write_text(text, encoding="utf-8")
-    claims.record(claimed(found, args.seeds, claims.made_by("facts", args.seeds, seconds)), args.claims)
     return found
 
 

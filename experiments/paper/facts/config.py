@@ -22,7 +22,7 @@ from cdjax import config
 
 SAMPLE = Path(__file__).parent / "sample"  # written for --tiny
 CASES_SEED = 0
-FACTS, TINY_FACTS = 10, 2
+FACTS, TINY_FACTS = 12, 1
 DIFFERENT = (
     "135M instead of 11B parameters; a low-rank adapter; inputs written by rule instead of by the model, 96 a fact "
     "instead of 2048; one paraphrase and one neighbour a fact; the student reads no instruction"
@@ -47,14 +47,14 @@ def get_config(case: int, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
         adapter=config.Adapter(rank=16),
         optim=config.Optim(lr=1e-3, schedule="linear", warmup=2),
         update=config.Update(epochs=2, batch=16),
-        # An answer is an object of few tokens; what goes on beyond that is dropped, and counted.
-        limits=config.Limits(teacher_prompt=512, student_prompt=64, completion=8, overflow="drop"),
+        # An object is a few tokens: an answer is cut there and kept, also where the teacher would go on in prose.
+        keep=config.Keep(filters=("non_empty",)),
+        limits=config.Limits(teacher_prompt=512, student_prompt=64, completion=6, overflow="drop"),
         score=config.Score(held_out=0, forgetting=0),
         seeds=seeds,
     )
     small = {
         "model": "tiny:0",
-        "keep.filters": ("non_empty",),  # a random model hardly ever ends its answer
         "limits.teacher_prompt": 1024,
         "limits.student_prompt": 256,
         "limits.completion": 2,
