@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from cdjax import batches, config, metrics
+from cdjax import batches, config, metrics, preference
 from cdjax.distill import keep, pairs, update
 from cdjax.model.decoder import Decoder, read_prefix
 from cdjax.rollouts import Rollout, Store
@@ -103,11 +103,12 @@ def grade(
 ) -> Graded:
     """Greedy answers to every operation's examples under one side's view; the teacher's go through f.
 
-    Where no answer is known the teacher's own is right. `over_budget` counts examples left out, under both views.
+    Where no answer is known the teacher's own is right; where an example rejects one, the grade is whether its output
+    is more likely, and `magnitudes` says by how much. `over_budget` counts examples left out, under both views.
     `own` says which operation each example is of and graded as, where that is not the one under whose view it is shown.
     """
     graded: Graded = {name: [] for name in COLUMNS} | {"over_budget": 0}
-    lengths = []
+    lengths, magnitudes = [], []
     for number, (operation, many) in enumerate(zip(here.cfg.operations(), wanted, strict=True)):
         if not many:
             continue
@@ -118,7 +119,8 @@ def grade(
         asked = zip(own[number] if own else [number] * len(many), many, strict=True)
         left = [one for one in asked if one[1].input in fitting]
         rollouts = greedy(here, model, prompts, title=title)
-        for rollout, prompt, (of, example) in zip(rollouts, prompts.whole, left, strict=True):
+        liked = preference.compare(here, model, side, number, prompts, [example for _, example in left])
+        for rollout, prompt, like, (of, example) in zip(rollouts, prompts.whole, liked, left, strict=True):
             said = keep.answer_text(here.tokenizer, rollout.ids, here.stops, here.cfg.template.stop)
             if side == "teacher":
                 said = keep.extract(operation.keep, said) or ""
@@ -129,9 +131,11 @@ def grade(
             graded["inputs"].append(rollout.input)
             graded["expected"].append(example.output)
             graded["answers"].append(said)
-            graded["grades"].append(float(here.tasks[of].grade(example, said)))
+            graded["grades"].append(like.grade if like else float(here.tasks[of].grade(example, said)))
+            magnitudes.append(like.magnitude if like else None)
             lengths.append(len(prompt) + len(rollout.ids))
-    return graded | {"tokens": float(np.mean(lengths))}
+    graded["tokens"] = float(np.mean(lengths))
+    return graded | ({"magnitudes": magnitudes} if any(one is not None for one in magnitudes) else {})
 
 
 def held_out(
@@ -207,11 +211,15 @@ def divergence(
     return total / count if count else None
 
 
-def summary(metric: str, grades: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """One entry of `scores` in results.json; `grades` is [seeds][examples]."""
+def summary(
+    metric: str, grades: Sequence[Sequence[float]], magnitudes: Sequence[Sequence[float | None]] = ()
+) -> dict[str, Any]:
+    """One entry of `scores` in results.json; both are [seeds][examples], `magnitude` is there where some are known."""
     per_seed = [float(np.mean(seed)) for seed in grades]
     mean, n = float(np.mean(per_seed)), len(grades[0])
-    return {"metric": metric, "mean": mean, "ci95": list(wilson(mean, n)), "n": n, "per_seed": per_seed}
+    known = [one for seed in magnitudes for one in seed if one is not None]
+    entry = {"metric": metric, "mean": mean, "ci95": list(wilson(mean, n)), "n": n, "per_seed": per_seed}
+    return entry | ({"magnitude": float(np.mean(known))} if known else {})
 
 
 def wilson(mean: float, n: int, z: float = 1.959964) -> tuple[float, float]:

@@ -115,7 +115,7 @@ def _row(run: Run) -> dict[str, str]:
     for name, entry in run.scores.items():
         low, high = entry["ci95"]
         row["metric"] = f"{entry['metric']}, n={entry['n']}, {_count(len(entry['per_seed']), 'seed')}"
-        row[name.replace("_", " ")] = f"{entry['mean']:.3f} [{low:.3f}, {high:.3f}]"
+        row[name.replace("_", " ")] = f"{entry['mean']:.3f} [{low:.3f}, {high:.3f}]{_magnitude(entry)}"
     if (gap := gap_closed(run.scores)) is not None:
         row["gap closed"] = f"{100 * gap:.0f} %"
     if tokens := run.results.get("tokens_per_request"):
@@ -123,6 +123,11 @@ def _row(run: Run) -> dict[str, str]:
     if seconds := run.results.get("seconds"):
         row["minutes"] = f"{sum(seconds.values()) / 60:.1f}"
     return row
+
+
+def _magnitude(entry: Mapping[str, Any]) -> str:
+    """By how much the right answer is more likely than the rejected one, where examples have one."""
+    return f", magnitude {entry['magnitude']:+.1f}" if "magnitude" in entry else ""
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -138,7 +143,7 @@ def _facts(run: Run) -> dict[str, str]:
 
 def _tiles(run: Run) -> Iterator[Tile]:
     for name, entry in run.scores.items():
-        yield Tile(name, f"{entry['mean']:.2f}", entry["metric"])
+        yield Tile(name, f"{entry['mean']:.2f}", entry["metric"] + _magnitude(entry))
     if (gap := gap_closed(run.scores)) is not None:
         yield Tile("gap_closed", f"{100 * gap:.0f} %", "from before to teacher")
     if tokens := run.results.get("tokens_per_request"):

@@ -36,7 +36,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         "versions": versions(),
         "dtype": setting.dtype(cfg, journal),
         "seeds": list(cfg.seeds),
-        "scores": {name: summary(metric, [one["grades"] for one in many]) for name, many in graded.items()},
+        "scores": {name: summarize(metric, many) for name, many in graded.items()},
         "tokens_per_request": {
             "teacher": found["teacher"]["tokens"],
             "student": mean(last or graded["before"], "tokens"),
@@ -45,7 +45,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         "rollouts": rollouts(found),
         "held_out_kl": {"before": found["before"]["held_out_kl"], "after": mean(last, "held_out_kl")},
         "forgetting": {"metric": "KL(before || after), nats a token", "mean": mean(last, "forgetting")},
-        "rounds": [summary(metric, [one["grades"] for one in many]) for many in scored],
+        "rounds": [summarize(metric, many) for many in scored],
         "seconds": seconds(journal),
     }
     if cfg.sampling.draft:
@@ -58,6 +58,11 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
     _save(workdir / "examples.json", examples[:SHOWN])
     _save(workdir / "results.json", results)
     return results
+
+
+def summarize(metric: str, graded: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `evaluate.grade` found for each seed, as one entry of `scores`."""
+    return summary(metric, [one["grades"] for one in graded], [one.get("magnitudes", []) for one in graded])
 
 
 def by_round(cfg: config.Experiment, found: dict[str, Any]) -> list[list[dict[str, Any]]]:
@@ -73,7 +78,7 @@ def by_round(cfg: config.Experiment, found: dict[str, Any]) -> list[list[dict[st
 def only(graded: Graded, operations: Sequence[int]) -> Graded:
     """The rows of these operations."""
     rows = [row for row, number in enumerate(graded["operations"]) if number in operations]
-    return graded | {name: [graded[name][row] for row in rows] for name in COLUMNS}
+    return graded | {name: [graded[name][row] for row in rows] for name in (*COLUMNS, "magnitudes") if name in graded}
 
 
 def wrong_association(metric: str, before: Graded, scored: list[list[Graded]]) -> dict[str, Any]:

@@ -73,6 +73,8 @@ def test_an_edit_is_told_and_tested(folder):
     assert paraphrases.test[0] == Example("It rained on day 4. Person<4> sleeps in", "Belmont", rejected="Aberby")
     assert neighbours.test == (Example("Person<8> chose", "Aberby", rejected="Belmont"),)
     assert sorted(task.test, key=str) == sorted(paraphrases.test + neighbours.test, key=str)
+    parts = counterfact.parts(counterfact.read(Path(folder)), 4)
+    assert parts == {"paraphrase": list(paraphrases.test), "neighbourhood": list(neighbours.test)}
     for part in (paraphrases, neighbours):
         same = {"name": task.name, "test": task.test}
         assert repr(dataclasses.replace(part, **same)) == repr(task), "only the test differs"

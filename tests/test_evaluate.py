@@ -75,7 +75,7 @@ def test_the_divergence_is_that_of_both_views_at_every_token_of_the_answers(tmp_
 def test_an_answer_is_graded_against_the_whole_example(tmp_path, monkeypatch, side):
     here, seen = setting.open(experiment(), tmp_path), []
     task = dataclasses.replace(here.tasks[0], grade=lambda example, answer: seen.append(example) or 1.0)
-    example = dataclasses.replace(task.test[0], references=("another",), rejected="wrong")
+    example = dataclasses.replace(task.test[0], references=("another",))
 
     def answers(here, model, prompts, *, title):
         return [types.SimpleNamespace(input=text, ids=np.ones(2, np.int32)) for text in prompts.inputs]

@@ -41,7 +41,7 @@ def task(name: str, rows: Rows) -> Task:
     if fact is None:
         cases = f"{len(known)} cases between {known[0].case} and {known[-1].case}" if known else "no cases"
         raise UserError(f"task {name!r}: there is no case {case!r} among {cases}")
-    tested = {kind: examples for kind, examples in _tested(fact).items() if examples}
+    tested = _tested(fact)
     if part and part not in tested:
         raise UserError(f"task {name!r}: case {case} has no part {part!r}, only {', '.join(tested)}")
     others = _others(fact, known)
@@ -63,6 +63,11 @@ def task(name: str, rows: Rows) -> Task:
         held_out=tuple(one.input for one in (*generations, *written[validation:][:held_out])),
         pool=tuple(one.input for one in written[validation + held_out :]),
     )
+
+
+def parts(rows: Rows, case: int) -> dict[str, list[Example]]:
+    """What is tested of a case, by part; a part that the file does not have is left out."""
+    return _tested(next(fact for fact in _facts(rows) if fact.case == case))
 
 
 def cases(rows: Rows, count: int, seed: int = 0) -> list[int]:
@@ -98,11 +103,12 @@ def _hashable(value: Any) -> Any:
 
 
 def _tested(fact: Fact) -> dict[str, list[Example]]:
-    return {
+    every = {
         "paraphrase": [Example(text, fact.new, rejected=fact.old) for text in fact.paraphrases],
         "neighbourhood": [Example(text, fact.old, rejected=fact.new) for text in fact.neighbours],
         "attribute": [Example(text, fact.new, rejected=fact.old) for text in fact.attributes],
     }
+    return {part: examples for part, examples in every.items() if examples}
 
 
 def _others(fact: Fact, known: list[Fact]) -> list[Fact]:
