@@ -61,7 +61,17 @@ MAY_IMPORT = {
     "bench": LEARN | {"bench"},
 }
 # These see every room, and no room sees them.
-WHOLE = {"__init__", "baseline", "cli", "distill.rounds", "distill.stages", "evaluate", "results", "setting"}
+WHOLE = {
+    "__init__",
+    "baseline",
+    "cli",
+    "distill.rounds",
+    "distill.stages",
+    "evaluate",
+    "results",
+    "setting",
+    "supervised",
+}
 
 
 def name_of(path: Path) -> str:
