@@ -75,7 +75,7 @@ def page(grades: Grades, lengths: Sequence[int], told: Sequence[Mapping[str, Any
         f"What differs from the paper: {config.DIFFERENT}.",
         "There are but 100 problems of one digit: 36 are labelled, 12 tested, and about 28 left to distil on.",
         "",
-        f"| | paper | ours | seeds |{''.join(f' {length} digits |' for length in sorted(set(lengths)))}",
+        f"| | paper | ours | seeds |{''.join(f' digits: {length} |' for length in sorted(set(lengths)))}",
         "|---" * (4 + len(set(lengths))) + "|",
     ]
     for name, rows in grades.items():
