@@ -162,7 +162,7 @@ def claimed(
             ours=f"after {mean['after']:.1f}, Sc->Dir {mean['Sc->Dir']:.1f}, Sc+Dir {mean['Sc+Dir']:.1f}",
             ci95=better[1],
             holds=better[1][0] > 0,
-            reason=config.DIFFERENT,
+            reason=f"{config.FEW}; {config.DIFFERENT}",
             **made,
         ),
         claims.Claim(

@@ -15,7 +15,8 @@ How the settings were found, on seed 0 and other problems or on its test score: 
 learns the scratch-pad's form but not the digits' sums (teacher 57 % without weight decay, about 80 % with 0.5), with
 2000 the teacher is above 90 %, which was asked of it. (Tried later: 1000 labels, 30 epochs and weight decay 0.5 also
 are enough for the teacher, and would be nearer to the paper.) A first student, with 12,000 inputs drawn and 24 epochs,
-scored 87.8 % on seed 0; inputs and epochs were raised once after that, to what is below. The baselines were not tuned.
+scored 87.8 % on seed 0; inputs and epochs were raised once after that, to what is below. Sc->Dir scored
+94.2 % with 24 epochs (two seeds), and got 72 after that. Sc+Dir was not tuned.
 
 Decided before the run: a seed is a whole run of its own, with its own random weights. All test problems of the task
 count. The checkpoint that counts is the last one, of everything. The teacher answers by sampling at temperature 1, and
@@ -30,10 +31,11 @@ from cdjax import config
 from cdjax.config import Context, Labelled, Optim, Supervised, Update
 
 REQUEST = "Let's think step by step.\n"
+FEW = "2000 labels nearly suffice to learn sums of three digits directly, if they are read often enough"
 DIFFERENT = (
     "a random decoder of 280,000 weights instead of T5-small, which had read text before, and therefore 2000 labels "
     "instead of 500; up to 3 digits instead of 8; 30,000 problems drawn by rule, half of them repeated or reserved, "
-    "instead of 10,000 written by a model; 16 to 24 epochs on the labels instead of 1000; soft targets at the sum's "
+    "instead of 10,000 written by a model; 16 to 72 epochs on the labels instead of 1000; soft targets at the sum's "
     "digits instead of hard ones"
 )
 LABELLED = 2000  # solved problems, the only labels; the paper has 500
@@ -73,7 +75,7 @@ def get_config(model: str, seed: int = 0, digits: int = 3, *, tiny: bool = False
             held_out=24,
             forgetting=0,
             supervised=(
-                Supervised("Sc->Dir", (direct,), "teacher", fit, Update(epochs=24, batch=32)),
+                Supervised("Sc->Dir", (direct,), "teacher", fit, Update(epochs=72, batch=32)),
                 Supervised("Sc+Dir", (steps, direct), "model", fit, Update(epochs=16, batch=32)),
             ),
         ),
