@@ -12,12 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cdjax import batches, config, evaluate, metrics, optim, parallel
+from cdjax import batches, config, evaluate, optim, parallel, supervised
 from cdjax.distill import pairs, update
 from cdjax.setting import Setting
-from cdjax.views import encode, render
-
-HARD = config.Objective(kind="cross_entropy")
+from cdjax.views import render
 
 
 def gradient_descent(here: Setting, seed: int) -> dict[str, Any]:
@@ -55,30 +53,22 @@ def descend(here: Setting, seed: int, lr: float, score: Callable[[float, int, nn
     steps = batches.Batches(solved(here), config.Update(epochs=cfg.epochs, batch=batch), seed, here.mesh)
     an_epoch = len(steps) // cfg.epochs
     tx = optim.make(config.Optim(lr=lr), len(steps))
-    step = update.make_update(here.graph, tx, HARD, here.mesh)
-    with metrics.progress(f"baseline, lr {lr:g}", len(steps)) as advance:
-        state = update.train(
-            metrics.tell_compilations(
-                lambda state, batch: step(state, here.frozen, None, None, batch),
-                lambda _, batch: f"the baseline's update for {batch}",
-            ),
-            update.start(here.start(seed), tx, here.mesh),
-            steps,
-            on_step=lambda _, values: advance(1, loss=values["loss"]),
-            save=lambda state, at: score(lr, at // an_epoch, state.params),
-            every=an_epoch * cfg.every,
-        )
+    state = supervised.descend(
+        here,
+        steps,
+        tx,
+        update.start(here.start(seed, here.cfg.start), tx, here.mesh),
+        title=f"baseline, lr {lr:g}",
+        save=lambda state, at: score(lr, at // an_epoch, state.params),
+        every=an_epoch * cfg.every,
+    )
     score(lr, cfg.epochs, state.params)
 
 
 def solved(here: Setting) -> list[pairs.Pair]:
     """The demonstrations of every operation's context under the student's view, with their written answers."""
-    found = []
-    for number, (operation, task) in enumerate(zip(here.cfg.operations(), here.tasks, strict=True)):
+    limits, found = here.cfg.limits, []
+    for operation, task in zip(here.cfg.operations(), here.tasks, strict=True):
         shown = render.complete(operation.context, task).demonstrations
-        student = here.views(number, [one.input for one in shown]).student
-        ids = encode.answers(here.tokenizer, here.cfg.template, operation.student, task, shown)
-        answers = {one.input: answer for one, answer in zip(shown, ids, strict=True)}
-        for text, prompt in zip(student.inputs, student.whole, strict=True):
-            found.append(pairs.hard(prompt, prompt, answers[text]))
-    return found
+        found += here.solved(task, operation.student, shown, limits.student_prompt, limits.overflow)
+    return supervised.taught(found)

@@ -18,6 +18,7 @@ from cdjax import overrides
 from cdjax.errors import UserError
 
 DEFINITION = "{definition}"  # in an instruction, what the task is
+SCORED = {"teacher", "before", "after", "gradient_descent"}  # the scores that every run has, or may have
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,26 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """Solved examples of a task to fine-tune on, and how they are shown."""
+
+    task: str
+    count: int  # the first so many of the task's own demonstrations
+    view: Context = Context()  # around each input
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Fine-tuning on solved examples: cross-entropy on their written answers."""
+
+    name: str = ""  # of a baseline in the results
+    examples: tuple[Labelled, ...] = ()  # all of them at once; empty: no fine-tuning
+    start: Literal["model", "teacher"] = "model"  # the weights it begins with; the teacher's own are the model's
+    optim: Optim = Optim()
+    update: Update = Update()
+
+
+@dataclass(frozen=True)
 class GradientDescent:
     """The baseline: fine-tune on the demonstrations themselves, the best of a grid on validation examples."""
 
@@ -201,6 +222,7 @@ class Score:
     forgetting: int = 16  # unrelated prompts
     wrong_association: bool = False  # also ask test inputs under other operations' student views: low is good
     baseline: GradientDescent = GradientDescent()
+    supervised: tuple[Supervised, ...] = ()  # further baselines, each scored as the student is
 
 
 @dataclass(frozen=True)
@@ -225,6 +247,8 @@ class Experiment:
     student: Context = Context()
     inputs: Inputs = Inputs()
     keep: Keep = Keep()
+    teacher: Supervised = Supervised()  # what makes the teacher out of the model, before the first round
+    start: Literal["teacher", "model"] = "teacher"  # what the student begins as; they differ if the teacher was tuned
     plan: Plan = Plan()
     sampling: Sampling = Sampling()
     objective: Objective = Objective()
@@ -303,7 +327,7 @@ def from_json(text: str) -> Experiment:
 
 def validate(cfg: Experiment) -> None:
     """Raises one UserError that lists everything in the experiment that cannot work, before anything is compiled."""
-    problems = [*_numbers(cfg), *_whole(cfg), *_update(cfg), *_plan(cfg)]
+    problems = [*_numbers(cfg), *_whole(cfg), *_update(cfg), *_plan(cfg), *_supervised(cfg)]
     for index, operation in enumerate(cfg.operations()):
         where = f"plan.operations.{index}." if cfg.plan.operations else ""
         problems += (where + problem for problem in _operation(operation, cfg.sampling))
@@ -436,6 +460,26 @@ def _association(cfg: Experiment) -> Iterator[str]:
                 "score.wrong_association asks one operation's inputs under another's student view: it needs two "
                 f"operations or more a round, no two with the same view; {names}: {len(group)} with {views}"
             )
+
+
+def _supervised(cfg: Experiment) -> Iterator[str]:
+    baselines = cfg.score.supervised
+    names = [one.name for one in baselines]
+    if not all(names) or len(set(names)) < len(names) or SCORED & set(names):
+        yield f"score.supervised needs different names, none of them {', '.join(sorted(SCORED))}; got {names}"
+    if cfg.teacher.start == "teacher":
+        yield "teacher.start='teacher' has no meaning: the teacher is made out of the model"
+    at = {"teacher": cfg.teacher} | {f"score.supervised.{number}": one for number, one in enumerate(baselines)}
+    for path, one in at.items():
+        if path != "teacher" and not one.examples:
+            yield f"{path}.examples is empty: there is nothing to fine-tune on"
+        if one.optim.lr <= 0 or min(one.update.epochs, one.update.batch, one.update.micro_batches) < 1:
+            yield f"{path} must have an optim.lr of more than 0, and epochs, batch and micro_batches of at least 1"
+        for number, shown in enumerate(one.examples):
+            where = f"{path}.examples.{number}"
+            if not shown.task or shown.count < 1:
+                yield f"{where} must have a task and a count of at least 1, got {shown.task!r} and {shown.count}"
+            yield from (f"{where}.view.{problem}" for problem in _context(shown.view, shown.task))
 
 
 def _operation(operation: Operation, sampling: Sampling) -> Iterator[str]:

@@ -55,7 +55,7 @@ def scores(entries: Mapping[str, Mapping[str, Any]]) -> str:
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
-        return _svg(figure, "scores with 95 % intervals")
+        return svg(figure, "scores with 95 % intervals")
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -71,7 +71,7 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> str:
             grid[0].legend(frameon=False, fontsize=9)
         for axes in grid[len(shown) :]:
             axes.set_visible(False)
-        return _svg(figure, ", ".join(shown) + " by update step")
+        return svg(figure, ", ".join(shown) + " by update step")
 
 
 def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], name: str) -> None:
@@ -104,7 +104,8 @@ def smooth(values: Sequence[float]) -> Iterator[float]:
         yield sum(window) / len(window)
 
 
-def _svg(figure: Figure, label: str) -> str:
+def svg(figure: Figure, label: str) -> str:
+    """The figure as `<svg>` text, the same bytes for the same numbers."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

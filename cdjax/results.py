@@ -30,6 +30,9 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
     descended = [found[name] for seed in cfg.seeds if (name := f"seed {seed}/gradient_descent") in found]
     if descended:
         graded["gradient_descent"] = descended
+    for one in cfg.score.supervised:
+        if tuned := [found[name] for seed in cfg.seeds if (name := f"seed {seed}/{one.name}/score") in found]:
+            graded[one.name] = tuned
     results = {
         "experiment": cfg.name,
         "commit": commit(),

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
@@ -29,6 +29,8 @@ from cdjax.tasks import Task, inputs, load
 from cdjax.views import encode
 from cdjax.views.prompts import Prompts
 
+Solved: TypeAlias = tuple[Int32[np.ndarray, "_"], Int32[np.ndarray, "_"]]  # a prompt and the answer written to it
+
 
 @dataclasses.dataclass(frozen=True)
 class Views:
@@ -41,7 +43,7 @@ class Views:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A run's fixed parts. `original` is the trainable state at the start, `frozen` all the rest."""
+    """A run's fixed parts. `base` is the model's trainable state, `original` the first teacher's, `frozen` the rest."""
 
     cfg: config.Experiment
     workdir: Path
@@ -52,7 +54,8 @@ class Setting:
     tasks: tuple[Task, ...]  # one for each of `cfg.operations()`
     others: tuple[tuple[Task, ...], ...]  # for each of them, those of its `inputs.tasks`
     graph: nnx.GraphDef
-    original: nnx.State
+    base: nnx.State
+    original: nnx.State  # `base`, until the teacher has been fine-tuned
     frozen: nnx.State
     journal: Journal
     metrics: Metrics
@@ -62,11 +65,13 @@ class Setting:
         """The decoder with these trainable weights."""
         return nnx.merge(self.graph, params, self.frozen)
 
-    def start(self, seed: int) -> nnx.State:
-        """The trainable state that a seed starts from: the model's weights, or a fresh adapter that adds nothing."""
-        if not self.cfg.adapter.rank:
+    def start(self, seed: int, whose: Literal["teacher", "model"]) -> nnx.State:
+        """The trainable state that a seed starts from: the weights or a fresh adapter that changes nothing."""
+        if whose == "teacher" and self.cfg.teacher.examples:
             return self.original
-        model = trainable.without_adapter(self.model(self.original))
+        if not self.cfg.adapter.rank:
+            return self.base
+        model = trainable.without_adapter(self.model(self.base))
         return trainable.split(trainable.add_adapter(model, self.cfg.adapter, seed), self.cfg.adapter)[1]
 
     def views(self, number: int, texts: Sequence[str]) -> Views:
@@ -90,6 +95,27 @@ class Setting:
             teacher, _ = view(operation.context, student.inputs, self.cfg.limits.teacher_prompt)
         return Views(teacher, student, len(long) + len(long_too))
 
+    def labelled(self, one: config.Labelled) -> list[Solved]:
+        """Solved examples of a task under a view. Raises UserError if the task has fewer, or a prompt is too long."""
+        task, limits = load(one.task, data_dir=self.cfg.data_dir), self.cfg.limits
+        if one.count > (most := len(task.demonstrations)):
+            raise config.UserError(f"{one.count} labelled examples asked of task {one.task!r}, which has {most}")
+        return self.solved(task, one.view, task.demonstrations[: one.count], limits.teacher_prompt, "error")
+
+    def solved(
+        self,
+        task: Task,
+        view: config.Context,
+        shown: Sequence[config.Demonstration],
+        budget: int,
+        overflow: Literal["error", "drop"],
+    ) -> list[Solved]:
+        """Demonstrations' inputs under a view, with the ids of their written answers."""
+        how = self.tokenizer, self.cfg.template, view, task
+        prompts, _ = encode.prompts(*how, [one.input for one in shown], budget=budget, overflow=overflow)
+        answers = dict(zip([one.input for one in shown], encode.answers(*how, shown), strict=True))
+        return [(prompt, answers[text]) for text, prompt in zip(prompts.inputs, prompts.whole, strict=True)]
+
 
 def open(cfg: config.Experiment, workdir: Path, *, profile: bool = False) -> Setting:
     """Starts a run's directory, or continues the one that is there.
@@ -108,6 +134,10 @@ def open(cfg: config.Experiment, workdir: Path, *, profile: bool = False) -> Set
     here = _make(cfg, workdir, tasks, others, Profile(workdir / "profile" if profile else None))
     for number, task in enumerate(tasks):
         here.views(number, [example.input for example in task.test])
+    for one in (cfg.teacher, *cfg.score.supervised):
+        batches.check(one.update, here.mesh)
+        for labelled in one.examples:
+            here.labelled(labelled)
     workdir.mkdir(parents=True, exist_ok=True)
     if cfg.dtype == "auto":
         _tell_precision(here)
@@ -146,6 +176,7 @@ def _make(
         tasks=tasks,
         others=others,
         graph=graph,
+        base=original,
         original=original,
         frozen=frozen,
         journal=journal,

@@ -62,11 +62,11 @@ def test_problems_of_a_length_are_the_same_in_every_task():
     assert not shown & test["addition:8"]
 
 
-def test_one_digit_leaves_half_of_the_problems_to_the_rule():
+def test_one_digit_leaves_some_of_the_problems_to_the_rule():
     task = tasks.load("addition:1")
     given = {*(d.input for d in task.demonstrations), *(e.input for e in task.test + task.validation), *task.held_out}
     everything = {f"{a} + {b}" for a, b in itertools.product(range(10), repeat=2)}
-    assert given < everything and len(given) <= 50
+    assert given < everything and len(given) <= 75
     rng = random.Random(0)
     assert {task.rule(rng) for _ in range(2000)} == everything
 
@@ -87,6 +87,26 @@ def test_one_digit_leaves_half_of_the_problems_to_the_rule():
 )
 def test_an_answer_to_a_sum_is_its_last_number(output, answer, grade):
     assert addition.last_number_match(Example("1 2 + 3 4", output), answer) == grade
+
+
+@pytest.mark.parametrize(
+    ("answer", "grade"),
+    [("4 6", 1), ("46", 1), ("0 4 6", 1), ("4 7", 0), ("46 .", 0), ("", 0), (addition.steps(12, 34), 0)],
+)
+def test_a_direct_answer_is_the_sum_alone(answer, grade):
+    """Or a model that writes its scratch-pad unasked would count as one that does without."""
+    assert addition.number_match(Example("1 2 + 3 4", "4 6"), answer) == grade
+    assert tasks.load("addition").grade is addition.number_match
+    assert tasks.load("addition_steps").grade is addition.last_number_match
+
+
+@pytest.mark.parametrize("most", [2, 3, 8])
+def test_there_are_enough_labelled_problems_of_every_length(most):
+    shown = tasks.load(f"addition_steps:{most}").demonstrations
+    assert 2000 <= len(shown) <= addition.LABELLED
+    lengths = collections.Counter(addition.digits(d.input) for d in shown)
+    assert set(lengths) == set(range(1, most + 1)) and min(lengths.values()) == lengths[1] == 36
+    assert [d.input for d in shown] == [d.input for d in tasks.load(f"addition:{most}").demonstrations]
 
 
 def test_what_is_no_sum_of_two_numbers_has_no_answer():

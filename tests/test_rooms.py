@@ -71,6 +71,7 @@ WHOLE = {
     "preference",
     "results",
     "setting",
+    "supervised",
 }
 
 

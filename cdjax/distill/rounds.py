@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from cdjax import baseline, config, report, results, setting
+from cdjax import baseline, config, report, results, setting, supervised
 from cdjax.distill import stages
 from cdjax.distill.stages import Round
 from cdjax.evaluate import score_original, score_student
@@ -27,23 +27,26 @@ def run(cfg: config.Experiment, workdir: str | Path, *, profile: bool = False) -
     """
     here = setting.open(cfg, Path(workdir), profile=profile)
     with jax.set_mesh(here.mesh):
+        here = supervised.with_teacher(here)
         score_original(here)
         for seed in cfg.seeds:
             distil(here, seed)
             if cfg.score.baseline.lrs:
                 descend = functools.partial(baseline.gradient_descent, here, seed)
                 here.journal.once(f"seed {seed}/gradient_descent", descend)
+            for number in range(len(cfg.score.supervised)):
+                supervised.baseline(here, seed, number)
     return _finish(here)
 
 
 def evaluate(cfg: config.Experiment, workdir: str | Path) -> dict[str, Any]:
-    """Scores without training: the teacher, the model before, and what the directory has of the rest.
+    """Scores without distilling: the teacher (made first, if need be), before, and what the directory has of the rest.
 
     A later `run` in the same directory continues from here.
     """
     here = setting.open(cfg, Path(workdir))
     with jax.set_mesh(here.mesh):
-        score_original(here)
+        score_original(supervised.with_teacher(here))
     return _finish(here)
 
 
@@ -54,9 +57,9 @@ def distil(here: Setting, seed: int) -> None:
     if not left:
         return
     done = every[: -len(left)]
-    student = stages.restore(here, done[-1]) if done else here.start(seed)
+    student = stages.restore(here, done[-1]) if done else here.start(seed, here.cfg.start)
     recursive = here.cfg.plan.order == "recursive"
-    teacher = student if recursive or not done else here.start(seed)
+    teacher = student if recursive and done else here.start(seed, "teacher")
     for at in left:
         lessons = [stages.teach(here, at, operation, teacher, student) for operation in at.operations]
         student = stages.learn(here, at, student, teacher, lessons)

@@ -191,14 +191,9 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     steps = batches.Batches(examples, here.cfg.update, at.fold("update"), here.mesh, teacher=full)
     tx = optim.make(here.cfg.optim, len(steps))
     checkpoints = _checkpoints(here, at)
-    about = {"seed": at.seed, "round": at.number, "teacher": teacher.identity(here.model(teacher_params))}
-    latest = checkpoints.latest()
-    if latest is None:
-        state = update.start(student, tx, here.mesh)
-    elif checkpoints.progress(latest)["teacher"] == about["teacher"]:
-        state = checkpoints.load(latest, update.abstract(student, tx, here.mesh))
-    else:
-        raise config.UserError(f"{here.workdir}: the checkpoint of {at.stage('update')!r} had another teacher")
+    taught_by = teacher.identity(here.model(teacher_params))
+    about = {"seed": at.seed, "round": at.number, "teacher": taught_by}
+    state = resume(here, at.stage("update"), checkpoints, student, tx, taught_by)
 
     def train() -> dict[str, int]:
         nonlocal state
@@ -237,6 +232,23 @@ def restore(here: Setting, at: Round) -> nnx.State:
     steps = here.journal.results()[at.stage("update")]["steps"]
     like = update.abstract(here.original, optim.make(here.cfg.optim, steps), here.mesh)
     return checkpoints.load(steps, like).params
+
+
+def resume(
+    here: Setting,
+    stage: str,
+    checkpoints: Checkpoints,
+    start: nnx.State,
+    tx: optax.GradientTransformation,
+    taught_by: str,
+) -> update.TrainState:
+    """The state of a stage's last checkpoint, or a fresh one. Raises UserError if that had another teacher."""
+    latest = checkpoints.latest()
+    if latest is None:
+        return update.start(start, tx, here.mesh)
+    if checkpoints.progress(latest)["teacher"] != taught_by:
+        raise config.UserError(f"{here.workdir}: the checkpoint of {stage!r} had another teacher")
+    return checkpoints.load(latest, update.abstract(start, tx, here.mesh))
 
 
 def record(objective: config.Objective) -> Record:

@@ -16,8 +16,8 @@ from cdjax.config import Demonstration, UserError
 from cdjax.tasks.split import in_turn
 from cdjax.tasks.task import Example, Task
 
-LABELLED = 512  # demonstrations of all lengths together; the paper has 500
-TEST, VALIDATION, HELD_OUT = 128, 16, 8  # of each length
+LABELLED = 2048  # demonstrations of all lengths together, fewer if there are but short ones; the paper has 500
+TEST, VALIDATION, HELD_OUT = 256, 16, 8  # of each length; of one digit, of which there are 100 problems, fewer
 MOST_DIGITS = 18
 MARKER = "Final answer:"  # a scratch-pad ends with this and the sum between two number signs
 NUMBER = r"\d(?: ?\d)*"
@@ -36,7 +36,8 @@ def load(name: str) -> Task:
     """The task "KIND:DIGITS" of a kind in WRITE with 1 to DIGITS digits (3 if not said); raises UserError.
 
     Problems of one length are the same whatever the kind and DIGITS, so that "addition" and "addition_steps" can be
-    learned together. The lengths take turns in every part: its first n examples have as many of each.
+    learned together. The lengths take turns in every part: its first n examples have as many of each, but for one
+    digit, of which there are 100 problems.
     """
     kind, _, given = name.partition(":")
     if given and not (given.isdecimal() and 1 <= int(given) <= MOST_DIGITS):
@@ -51,12 +52,14 @@ def load(name: str) -> Task:
     def rule(rng: random.Random) -> str:
         return example(_draw(rng, rng.randint(1, most))).input
 
-    parts = [_parts(length, LABELLED // most) for length in range(1, most + 1)]
+    few = 3 * (len(_numbers(1)) ** 2 // 8)
+    others = (LABELLED - few) // max(1, most - 1)
+    parts = [_parts(length, others) for length in range(1, most + 1)]
     shown, test, validation, held_out = (in_turn(part) for part in zip(*parts, strict=True))
     return Task(
         name=name,
         metric="accuracy",
-        grade=last_number_match,
+        grade=number_match if kind == "addition" else last_number_match,
         definition="Add the two numbers.",
         demonstrations=tuple(
             Demonstration(example(one).input, steps(*one[:2]) if kind == "addition_steps" else example(one).output)
@@ -68,6 +71,11 @@ def load(name: str) -> Task:
         rule=rule,
         solve=_solve,
     )
+
+
+def number_match(example: Example, answer: str) -> float:
+    """1.0 if the answer is the sum, however spaced, and says nothing else: a scratch-pad is no direct answer."""
+    return float(bool(re.fullmatch(NUMBER, answer)) and _value(answer) == _value(example.output))
 
 
 def last_number_match(example: Example, answer: str) -> float:
@@ -109,9 +117,9 @@ def _draw(rng: random.Random, length: int) -> Problem:
 
 
 def _parts(length: int, labelled: int) -> list[list[Problem]]:
-    """Problems of one length for demonstrations, test, validation and held out; at most half of all that there are."""
+    """Problems of one length for demonstrations, test, validation and held out; at most three quarters of all."""
     eighth = len(_numbers(length)) ** 2 // 8
-    sizes = [min(size, eighth) for size in (TEST, VALIDATION, HELD_OUT, labelled)]
+    sizes = [min(size, eighth) for size in (TEST, VALIDATION, HELD_OUT)] + [min(labelled, 3 * eighth)]
     rng, found = random.Random(f"addition {length}"), dict[tuple[int, int], Problem]()
     while len(found) < sum(sizes):
         problem = _draw(rng, length)

@@ -1,0 +1,104 @@
+"""Fine-tuning on solved examples: the teacher before the first round, and baselines that have the same labels.
+
+In: a `Setting` and a `config.Supervised`. Out: trained weights. Stages like those of a round: killed and resumed equals
+never killed.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optax
+from flax import nnx
+
+from cdjax import batches, config, evaluate, metrics, optim
+from cdjax.checkpoint import Checkpoints
+from cdjax.distill import pairs, stages, update
+from cdjax.sampling import teacher
+from cdjax.setting import Setting, Solved
+
+HARD = config.Objective(kind="cross_entropy")
+
+
+def with_teacher(here: Setting) -> Setting:
+    """The setting with the first teacher's weights: the model's, fine-tuned if the experiment says so."""
+    if not here.cfg.teacher.examples:
+        return here
+    return dataclasses.replace(here, original=tune(here, here.cfg.teacher, 0, "teacher", "teacher"))
+
+
+def baseline(here: Setting, seed: int, number: int) -> None:
+    """Fine-tunes for one of `score.supervised`, and grades its test answers as a student's."""
+    cfg = here.cfg.score.supervised[number]
+    stage = f"seed {seed}/{cfg.name}"
+    if here.journal.done(f"{stage}/score"):
+        return
+    params = tune(here, cfg, seed, stage, f"seed_{seed}/supervised_{number}")
+    score = functools.partial(evaluate.grade, here, here.model(params), "student", evaluate.expected(here))
+    here.journal.once(f"{stage}/score", functools.partial(score, title=cfg.name))
+
+
+def tune(here: Setting, cfg: config.Supervised, seed: int, stage: str, folder: str | Path) -> nnx.State:
+    """The trainable state after the fine-tuning; goes on from its last checkpoint if there is one."""
+    solved = [one for labelled in cfg.examples for one in here.labelled(labelled)]
+    steps = batches.Batches(taught(solved), cfg.update, seed, here.mesh)
+    tx = optim.make(cfg.optim, len(steps))
+    start = here.start(seed, cfg.start)
+    taught_by = teacher.identity(here.model(start))
+    checkpoints = Checkpoints(here.workdir / "checkpoints" / folder)
+    state = stages.resume(here, f"{stage}/tune", checkpoints, start, tx, taught_by)
+
+    def train() -> dict[str, int]:
+        nonlocal state
+        with checkpoints.writing() as write:
+
+            def save(state: update.TrainState, number: int) -> None:
+                write(number, state, {"teacher": taught_by, "step": number, "steps": len(steps)})
+
+            line = {"seed": seed, "stage": f"{stage}/tune"}
+            state = descend(here, steps, tx, state, title=stage, save=save, every=cfg.update.checkpoint_every, **line)
+            save(state, len(steps))
+        return {"steps": len(steps), "pairs": len(solved)}
+
+    here.journal.once(f"{stage}/tune", train)
+    return state.params
+
+
+def descend(
+    here: Setting,
+    steps: batches.Batches,
+    tx: optax.GradientTransformation,
+    state: update.TrainState,
+    *,
+    title: str,
+    save: Callable[[update.TrainState, int], None],
+    every: int,
+    **line: Any,
+) -> update.TrainState:
+    """Cross-entropy on written answers, to the end of the steps; `save` after `every` so many, but not the last."""
+    step = update.make_update(here.graph, tx, HARD, here.mesh)
+    with metrics.progress(title, len(steps), done=int(state.step)) as advance:
+
+        def on_step(number: int, values: dict[str, float]) -> None:
+            advance(1, loss=values["loss"])
+            if line:
+                here.metrics.append(**line, step=number, **values)
+
+        return update.train(
+            metrics.tell_compilations(
+                lambda state, batch: step(state, here.frozen, None, None, batch),
+                lambda _, batch: f"the update of {title!r} for {batch}",
+            ),
+            state,
+            steps,
+            on_step=on_step,
+            save=save,
+            every=every,
+        )
+
+
+def taught(solved: Sequence[Solved]) -> list[pairs.Pair]:
+    """Written answers as the pairs that an update learns from."""
+    return [pairs.hard(prompt, prompt, answer) for prompt, answer in solved]

@@ -1,0 +1,133 @@
+"""The laws of fine-tuning on solved examples, on a random model of 100,000 weights."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from cdjax import config, metrics, setting, supervised
+from cdjax.config import Labelled, Optim, Supervised, Update
+from cdjax.distill import rounds, stages, update
+from tests.test_rounds import Killed, die, experiment, outcome, weights
+
+OPTIM = Optim(lr=3e-3)
+STEPS = Labelled("past_tense", 6, config.Context(request="In steps: "))
+DIRECT = Labelled("past_tense", 6)
+TUNED = experiment(
+    teacher=Supervised(examples=(STEPS,), optim=OPTIM, update=Update(epochs=4, batch=3, checkpoint_every=2)),
+    context=config.Context(request="In steps: "),
+    score=config.Score(
+        examples=4,
+        held_out=0,
+        forgetting=0,
+        supervised=(
+            Supervised("then", (DIRECT,), "teacher", OPTIM, Update(epochs=2, batch=3)),
+            Supervised("both", (STEPS, DIRECT), "model", OPTIM, Update(epochs=2, batch=6)),
+        ),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never interrupted, and the weights that every training began with, in order."""
+    workdir, begun, start = tmp_path_factory.mktemp("whole"), [], update.start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(update, "start", lambda params, *rest: begun.append(params) or start(params, *rest))
+        rounds.run(TUNED, workdir)
+    return workdir, begun
+
+
+def tuned(workdir):
+    """The teacher's weights in a run that has ended."""
+    return supervised.with_teacher(setting.open(TUNED, workdir)).original
+
+
+def same(some, others):
+    return all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), some, others)))
+
+
+def test_each_training_begins_where_the_config_says(whole):
+    """The teacher with the model; the student and "then" with the teacher; "both" with the model."""
+    workdir, begun = whole
+    model, teacher = setting.reopen(workdir).base, tuned(workdir)
+    assert not same(model, teacher) and len(begun) == 4
+    assert [same(one, model) for one in begun] == [True, False, False, True]
+    assert [same(one, teacher) for one in begun] == [False, True, True, False]
+
+
+def test_the_loss_on_the_solved_examples_falls_and_every_baseline_is_scored(whole):
+    lines = [line for line in metrics.read(whole[0] / "metrics.jsonl") if line["stage"] == "teacher/tune"]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
+    scores = outcome(whole[0])[0]["scores"]
+    assert list(scores) == ["teacher", "before", "after", "then", "both"]
+    assert {score["n"] for score in scores.values()} == {4}
+
+
+@pytest.mark.parametrize("stop", [3, 22])
+def test_killed_in_any_fine_tuning_and_resumed_equals_never_killed(stop, whole, tmp_path, monkeypatch):
+    """8 steps of the teacher's, 6 of the student, 4 of each baseline."""
+    seen = []
+
+    def report(*given):
+        seen.append(given[0])
+        return original(*given) if len(seen) != stop else die()
+
+    original = update._report
+    monkeypatch.setattr(update, "_report", report)
+    with pytest.raises(Killed):
+        rounds.run(TUNED, tmp_path)
+    rounds.run(TUNED, tmp_path)
+    assert seen[stop - 1 : stop + 1] == {3: [3, 3], 22: [4, 1]}[stop]
+    assert outcome(tmp_path) == outcome(whole[0])
+    for ours, theirs in zip(weights(tmp_path), weights(whole[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_tuned_teacher_teaches_every_round_also_a_student_that_begins_as_the_model(tmp_path, monkeypatch):
+    given = []
+    learn = stages.learn
+    monkeypatch.setattr(stages, "learn", lambda *these: given.append(these[2:4]) or learn(*these))
+    cfg = config.override(TUNED, {"start": "model", "plan.order": "sequential", "plan.repeat": 2})
+    cfg = config.override(cfg, {"score.supervised": ()})
+    rounds.run(cfg, tmp_path)
+    teacher = supervised.with_teacher(setting.open(cfg, tmp_path)).original
+    (first, taught_first), (_, taught_second) = given
+    assert same(taught_first, teacher) and same(taught_second, teacher)
+    assert same(first, setting.reopen(tmp_path).base) and not same(first, teacher)
+
+
+def test_what_is_learned_is_the_written_answer_under_the_view(whole):
+    here = setting.open(TUNED, whole[0])
+    found = [here.tokenizer.decode(np.concatenate(one)) for one in here.labelled(STEPS)]
+    assert len(found) == 6 and all(" ->In steps:  " in text and text.endswith("\n") for text in found)
+
+
+def test_the_checkpoint_of_another_model_is_refused(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "journal.json").unlink()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(config.UserError, match="had another teacher"):
+        patch.setattr(supervised.teacher, "identity", lambda model: "another")
+        rounds.run(TUNED, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"teacher.examples": (dataclasses.replace(STEPS, count=10_000),)}, "10000 labelled examples asked of task"),
+        ({"teacher.examples": (dataclasses.replace(STEPS, count=0),)}, "a count of at least 1"),
+        ({"teacher.examples": (dataclasses.replace(STEPS, view=config.Context(shots=-1)),)}, "view.shots=-1"),
+        ({"teacher.start": "teacher"}, "no meaning"),
+        ({"teacher.optim.lr": 0.0}, "teacher must have an optim.lr"),
+        ({"score.supervised.0.name": "after"}, "different names"),
+        ({"score.supervised.0.name": "both"}, "different names"),
+        ({"score.supervised.0.examples": ()}, "supervised.0.examples is empty"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(wrong, message, tmp_path):
+    with pytest.raises(config.UserError, match=message):
+        rounds.run(config.override(TUNED, wrong), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
