@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "parallel": CORE,
     "compiled": set(),
     "profile": set(),
-    "model": CORE | {"model"},
+    "model": CORE | {"compiled", "model"},
     "students": CORE | {"model", "students"},
     "sampling": CORE | FLOW | {"model", "sampling"},
     "optim": CORE,
