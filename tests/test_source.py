@@ -102,7 +102,7 @@ def fake_pip(monkeypatch, tmp_path, wheel_files, error=""):
                     wheel.writestr(name, data)
         return subprocess.CompletedProcess(command, wheel_files is None, "", error)
 
-    monkeypatch.setattr(source, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("CDJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(subprocess, "run", run)
     return commands
 
