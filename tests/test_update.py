@@ -227,6 +227,14 @@ def test_a_resumed_loop_ends_where_an_uninterrupted_one_does():
     assert again == whole and rest == seen[2:]
 
 
+def test_the_next_step_runs_while_a_state_is_saved(monkeypatch):
+    began, saved = [], []
+    step = falling
+    monkeypatch.setitem(globals(), "falling", lambda state, batch: (began.append(float(batch)), step(state, batch))[1])
+    run_loop([5, 4, 3, 2, 1], save=lambda state, n: saved.append((n, len(began), int(state.step))), every=2)
+    assert saved == [(2, 3, 2), (4, 5, 4)]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(bad):
     saved = []

@@ -142,23 +142,24 @@ def train(
     """Runs the steps from `state.step` to the end of `batches`, counting from 1 in `on_step` and `save`.
 
     One step is in flight: a step's metrics are read after the next one is dispatched. `save` is called every so many
-    steps (0: never, and not after the last), only for a state whose metrics have been seen to be finite: that step is
-    waited for, and its weights until they are on the host; they are written while the next ones run.
-    Raises Diverged otherwise.
+    steps (0: never, and not after the last), only for a state whose metrics have been seen to be finite: a copy of it,
+    while the next step runs. Raises Diverged otherwise.
     """
     waiting: list[tuple[int, Metrics]] = []
+    copied: tuple[TrainState, int] | None = None
     for step in range(int(state.step) + 1, len(batches) + 1):
         with jax.profiler.TraceAnnotation("prepare a batch"):
             batch = batches[step - 1]
         with jax.profiler.StepTraceAnnotation("update", step_num=step):
             state, metrics = update(state, batch)
         waiting.append((step, metrics))
-        due = save is not None and every > 0 and step % every == 0 and step < len(batches)
-        while len(waiting) > (not due):
+        while len(waiting) > 1:
             _report(*waiting.pop(0), on_step)
-        if due and save is not None:
+        if save is not None and copied is not None:
             with jax.profiler.TraceAnnotation("save"):
-                save(state, step)
+                save(*copied)
+        due = save is not None and every > 0 and step % every == 0 and step < len(batches)
+        copied = (jax.tree.map(jnp.copy, state), step) if due else None
     for step, metrics in waiting:
         _report(step, metrics, on_step)
     return state
