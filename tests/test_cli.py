@@ -4,6 +4,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import pytest
 
 import cdjax
@@ -118,6 +119,22 @@ def test_divergence_is_one_line_and_exit_code_1(path, calls, monkeypatch):
     with pytest.raises(SystemExit, match="^cdjax: loss is NaN at step 3; lower optim.lr$"):
         cli.main(["run", str(path)])
     assert calls == []
+
+
+def test_a_device_that_is_full_is_one_line(path, calls, monkeypatch, capsys):
+    for said in ("RESOURCE_EXHAUSTED: out of memory while trying to allocate 99 bytes", "INTERNAL: another thing"):
+
+        def fail(cfg, workdir, profile, said=said):
+            raise jax.errors.JaxRuntimeError(said)
+
+        monkeypatch.setattr(distill.rounds, "run", fail)
+        if "INTERNAL" in said:
+            with pytest.raises(jax.errors.JaxRuntimeError):
+                cli.main(["run", str(path)])
+        else:
+            assert cli.main(["run", str(path)]) == 1
+            told = capsys.readouterr().err
+            assert "99 bytes; lower sampling.batch" in told and told.count("\n") == 1
 
 
 def test_an_interrupted_run_says_how_to_go_on(path, calls, monkeypatch, capsys):

@@ -158,6 +158,7 @@ WRONG = [
     ({"optim.lr": 0}, "optim.lr must be more than 0"),
     ({"objective.beta": 1.5}, "objective.beta must be between 0 and 1"),
     ({"seeds": [1, 1]}, "seeds must be different"),
+    ({"seeds": [2**32]}, "from 0 to 2**32 - 1"),
     ({"seeds": []}, "at least one"),
     ({"mesh.data": 0}, "mesh.data must be at least 1, or -1"),
     ({"model": ""}, "name and model must not be empty"),

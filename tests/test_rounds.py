@@ -46,6 +46,13 @@ def weights(workdir, seed=0):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(rounds.last_student(here, seed))]
 
 
+def assert_same_end(one, other):
+    """Both runs say the same and leave the same weights, bit for bit."""
+    assert outcome(one) == outcome(other)
+    for ours, theirs in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that was never interrupted."""
@@ -79,9 +86,7 @@ def test_killed_and_resumed_equals_never_killed(where, whole, tmp_path, monkeypa
         with pytest.raises(Killed):
             rounds.run(experiment(), tmp_path)
     rounds.run(experiment(), tmp_path)
-    assert outcome(tmp_path) == outcome(whole)
-    for ours, theirs in zip(weights(tmp_path), weights(whole), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same_end(tmp_path, whole)
 
 
 def test_killed_between_two_checkpoints_resumes_from_the_last(whole, tmp_path, monkeypatch):
@@ -99,9 +104,7 @@ def test_killed_between_two_checkpoints_resumes_from_the_last(whole, tmp_path, m
         rounds.run(experiment(), tmp_path)
     rounds.run(experiment(), tmp_path)
     assert seen == [1, 2, 3, 3, 4, 5, 6]
-    assert outcome(tmp_path) == outcome(whole)
-    for ours, theirs in zip(weights(tmp_path), weights(whole), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same_end(tmp_path, whole)
 
 
 def test_the_student_comes_closer_to_the_teacher(whole):
@@ -181,9 +184,7 @@ def test_killed_in_the_second_round_resumes_with_the_right_teacher(tmp_path, mon
         with pytest.raises(Killed):
             rounds.run(cfg, tmp_path / "again")
     rounds.run(cfg, tmp_path / "again")
-    assert outcome(tmp_path / "again") == outcome(tmp_path / "whole")
-    for ours, theirs in zip(weights(tmp_path / "again"), weights(tmp_path / "whole"), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same_end(tmp_path / "again", tmp_path / "whole")
 
 
 def indexed(index: int, operation: config.Operation) -> config.Operation:
@@ -225,9 +226,7 @@ def test_rounds_of_groups_are_scored_on_their_own_operations_and_resume(tmp_path
         with pytest.raises(Killed):
             rounds.run(cfg, tmp_path / "again")
     rounds.run(cfg, tmp_path / "again")
-    assert outcome(tmp_path / "again") == outcome(tmp_path / "whole")
-    for ours, theirs in zip(weights(tmp_path / "again"), weights(tmp_path / "whole"), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same_end(tmp_path / "again", tmp_path / "whole")
 
 
 def test_a_student_that_drafts_changes_no_greedy_answer_and_its_acceptance_is_told(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from cdjax import config, metrics, setting, supervised
 from cdjax.config import Labelled, Optim, Supervised, Update
 from cdjax.distill import rounds, stages, update
-from tests.test_rounds import Killed, die, experiment, outcome, weights
+from tests.test_rounds import Killed, assert_same_end, die, experiment, outcome
 
 OPTIM = Optim(lr=3e-3)
 STEPS = Labelled("past_tense", 6, config.Context(request="In steps: "))
@@ -82,9 +82,7 @@ def test_killed_in_any_fine_tuning_and_resumed_equals_never_killed(stop, whole, 
         rounds.run(TUNED, tmp_path)
     rounds.run(TUNED, tmp_path)
     assert seen[stop - 1 : stop + 1] == {3: [3, 3], 22: [4, 1]}[stop]
-    assert outcome(tmp_path) == outcome(whole[0])
-    for ours, theirs in zip(weights(tmp_path), weights(whole[0]), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same_end(tmp_path, whole[0])
 
 
 def test_the_tuned_teacher_teaches_every_round_also_a_student_that_begins_as_the_model(tmp_path, monkeypatch):

@@ -39,9 +39,8 @@ def loss(
     weights of its logits. Every device makes the logits of `tile` positions at a time; see `positions_of_a_tile`.
     """
     losses.check(objective, positions)
-    full = teacher is not None and objective.reads_teacher
-    wanted = teacher.readout() if teacher is not None and full else None
-    parts = jax.tree.map(_apart, vars(positions) | {"teacher": positions.teacher if full else None})
+    wanted = teacher.readout() if teacher is not None and objective.reads_teacher else None
+    parts = jax.tree.map(_apart, vars(positions) | {"teacher": None if wanted is None else positions.teacher})
     length = parts["real"].shape[1]
     tiles = -(-length // (tile or positions_of_a_tile(student.spec.embed)))
     tile = -(-length // tiles)

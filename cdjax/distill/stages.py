@@ -141,7 +141,7 @@ def sample_teacher(
         total = len(views.teacher.inputs) * cfg.sampling.per_input
         with (
             metrics.progress("teacher's answers", total) as advance,
-            here.profile.steps("sample", slots.SHARE * total // cfg.sampling.batch) as tick,
+            here.profile.steps("sample", -(-slots.SHARE * total // cfg.sampling.batch)) as tick,
         ):
             rollouts = sample(lambda done: (advance(done), tick()))
         store.write_text(rollouts, lambda ids: encode.decode(here.tokenizer, ids))

@@ -6,6 +6,7 @@ In: `Claim`s. Out: `claims.json` and `README.md` in one folder. A claim measured
 import argparse
 import dataclasses
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,12 +52,14 @@ def arguments(experiment: str, question: str, argv: Sequence[str] | None = None)
     return found
 
 
-def made_by(experiment: str, seeds: Sequence[int], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """The fields of a `Claim` that say what made it; `seconds` is that of `results.json`."""
+def made_by(
+    experiment: str, seeds: Sequence[int], seconds: Mapping[str, float], options: str = "--data-dir DIR"
+) -> dict[str, Any]:
+    """The fields of a `Claim` that say what made it; `seconds` is that of `results.json`, `options` the command's."""
     return {
         "experiment": experiment,
         "seeds": tuple(seeds),
-        "command": f"python -m experiments.paper.{experiment}",
+        "command": f"python -m experiments.paper.{experiment} {options} --seeds {','.join(map(str, seeds))}",
         "commit": results.commit(),
         "hardware": hardware(),
         "minutes": round(sum(seconds.values()) / 60, 1),
@@ -66,8 +69,9 @@ def made_by(experiment: str, seeds: Sequence[int], seconds: Mapping[str, float])
 def hardware() -> str:
     """The devices that jax computes on."""
     found = jax.devices()
-    kind = platform.machine() if found[0].platform == "cpu" else found[0].device_kind
-    return f"{len(found)} {found[0].platform}, {kind}"
+    if found[0].platform == "cpu":
+        return f"{os.cpu_count()} CPU cores, {platform.machine()}"
+    return f"{len(found)} {found[0].platform}, {found[0].device_kind}"
 
 
 def difference(ours: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> tuple[float, tuple[float, float]]:

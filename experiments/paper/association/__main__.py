@@ -59,7 +59,6 @@ def main(argv: Sequence[str] | None = None) -> Cells:
         seconds.update(found["seconds"])
         cells |= read(kind, args.workdir / kind, args.seeds)
     made = claims.made_by("association", args.seeds, seconds)
-    made["command"] += f" --data-dir DIR --seeds {','.join(map(str, args.seeds))}"
     text = page(cells, made)
     print(text)
     if not args.tiny:

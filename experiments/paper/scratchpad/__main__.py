@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> Grades:
     suffix = "" if digits == 3 else f"_{digits}"
     (out / f"digits{suffix}.svg").write_text(curves(grades, lengths), encoding="utf-8")
     (out / f"results{suffix}.md").write_text(text.replace("digits.svg", f"digits{suffix}.svg"), encoding="utf-8")
-    made = claims.made_by("scratchpad", args.seeds, seconds)
+    made = claims.made_by("scratchpad", args.seeds, seconds, f"--digits {digits}")
     claims.record(claimed(grades, told, digits, made), args.claims)
     return grades
 
@@ -162,7 +162,7 @@ def claimed(
             ours=f"after {mean['after']:.1f}, Sc->Dir {mean['Sc->Dir']:.1f}, Sc+Dir {mean['Sc+Dir']:.1f}",
             ci95=better[1],
             holds=better[1][0] > 0,
-            reason=f"{config.FEW}; {config.DIFFERENT}",
+            reason=config.DIFFERENT,
             **made,
         ),
         claims.Claim(

@@ -5,8 +5,8 @@ answers thousands of problems that nobody solved; f takes the sum out of each an
 teacher's weights, learns to give that sum at once. Beside it stand two ways to fine-tune on the same solved problems:
 Sc->Dir, the teacher goes on with the direct answers, and Sc+Dir, the model learns both at once.
 
-    python -m experiments.paper.scratchpad                 numbers of up to 3 digits, on one CPU core
-    python -m experiments.paper.scratchpad --digits 8      the paper's, for a GPU; not run yet
+    python -m experiments.paper.scratchpad --seeds 3,4,5                 numbers of up to 3 digits, on one CPU core
+    python -m experiments.paper.scratchpad --seeds 3,4,5 --digits 8      the paper's, for a GPU
 
 The model is a random decoder of 280,000 weights (model.py) that knows nothing before. About twenty minutes a seed on
 one core. Expected: the student within a few points of the teacher, both baselines behind it, before: 0.
@@ -16,13 +16,14 @@ learns the scratch-pad's form but not the digits' sums (teacher 57 % without wei
 2000 the teacher is above 90 %, which was asked of it. (Tried later: 1000 labels, 30 epochs and weight decay 0.5 also
 are enough for the teacher, and would be nearer to the paper.) A first student, with 12,000 inputs drawn and 24 epochs,
 scored 87.8 % on seed 0; inputs and epochs were raised once after that, to what is below. Sc->Dir scored
-94.2 % with 24 epochs (two seeds), and got 72 after that. Sc+Dir was not tuned.
+94.2 % with 24 epochs (seeds 0 and 1), and got 72 after that, with which it was level with the student. Sc+Dir was not
+tuned. So seeds 0 and 1 are spent.
 
-Decided before the run: a seed is a whole run of its own, with its own random weights. All test problems of the task
-count. The checkpoint that counts is the last one, of everything. The teacher answers by sampling at temperature 1, and
-what is wrong in its answers stays in. A direct answer is right if it is the sum and nothing else. The first claim holds
-if the student's mean is at most 5 points under the teacher's; the second if the 95 % interval, over problems, of its
-lead over the better baseline (means over seeds) is above 0.
+Decided before the run, which has not been made yet: seeds 3, 4 and 5, each a whole run of its own, with its own random
+weights. All test problems of the task count. The checkpoint that counts is the last one, of everything. The teacher
+answers by sampling at temperature 1, and what is wrong in its answers stays in. A direct answer is right if it is the
+sum and nothing else. The first claim holds if the student's mean is at most 5 points under the teacher's; the second if
+the 95 % interval, over problems, of its lead over the better baseline (means over seeds) is above 0.
 """
 
 from typing import Any
@@ -31,7 +32,6 @@ from cdjax import config
 from cdjax.config import Context, Labelled, Optim, Supervised, Update
 
 REQUEST = "Let's think step by step.\n"
-FEW = "2000 labels nearly suffice to learn sums of three digits directly, if they are read often enough"
 DIFFERENT = (
     "a random decoder of 280,000 weights instead of T5-small, which had read text before, and therefore 2000 labels "
     "instead of 500; up to 3 digits instead of 8; 30,000 problems drawn by rule, half of them repeated or reserved, "
@@ -70,7 +70,7 @@ def get_config(model: str, seed: int = 0, digits: int = 3, *, tiny: bool = False
             completion=16 + 12 * digits + digits * (digits + 1) // 2,  # a scratch-pad, and some tokens over
         ),
         score=config.Score(
-            examples=10_000,  # all that the task has: see results.md
+            examples=10_000,  # all that the task has
             validation=0,
             held_out=24,
             forgetting=0,
