@@ -22,7 +22,7 @@ def forward(model, tokens, real, prefix=None):
 def test_shared_prefix_equals_plain_concatenation(tiny, mesh):
     @jax.jit
     def split(model):
-        return forward(model, TOKENS, jnp.ones(TOKENS.shape, bool), decoder.read_prefix(model, jnp.asarray(CONTEXT)))
+        return forward(model, TOKENS, jnp.ones(TOKENS.shape, bool), decoder.read_prefix(model, CONTEXT))
 
     @jax.jit
     def whole(model):
@@ -31,6 +31,12 @@ def test_shared_prefix_equals_plain_concatenation(tiny, mesh):
 
     with jax.set_mesh(mesh):
         np.testing.assert_allclose(split(tiny), whole(tiny), atol=2e-5)
+
+
+def test_contexts_of_like_length_share_what_is_compiled(tiny, mesh):
+    with jax.set_mesh(mesh):
+        shapes = {decoder.read_prefix(tiny, np.arange(1, length, dtype=np.int32)).k.shape for length in (2, 40, 60)}
+    assert len(shapes) == 1
 
 
 @pytest.mark.parametrize("window", [None, 4])

@@ -90,7 +90,7 @@ def test_model_on_a_tpu_equals_the_model_elsewhere(rows, window, mesh, request):
 
     def run():
         with jax.set_mesh(mesh):
-            prefix = decoder.read_prefix(model, jnp.arange(1, 20))
+            prefix = decoder.read_prefix(model, np.arange(1, 20))
             texts = prompt, real(prompt, bool), completion, real(completion, bool)
             return np.asarray(score.logprobs(model, *texts, prefix))
 

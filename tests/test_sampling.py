@@ -46,7 +46,7 @@ def sampled(model, mesh, batch, prefix, choice, stops):
 def run(model, mesh, *, rows=slice(None), real=REAL, context=CONTEXT, choice=Choice(), stops=STOPS):
     keys = jax.random.split(jax.random.key(7), 8)[rows]
     with jax.set_mesh(mesh):
-        prefix = decoder.read_prefix(model, jnp.asarray(context)) if len(context) else None
+        prefix = decoder.read_prefix(model, np.asarray(context)) if len(context) else None
     return sampled(model, mesh, (TOKENS[rows], real[rows], keys), prefix, choice, stops), prefix
 
 

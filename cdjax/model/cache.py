@@ -11,6 +11,7 @@ from cdjax import parallel
 from cdjax.model import attention
 from cdjax.model.spec import DecoderSpec
 
+COLUMNS = 64  # a prefix has a multiple of so many, so that contexts of like length share what is compiled
 AXES = ("batch", "kv_heads", "length", "head_dim")
 
 

@@ -215,11 +215,13 @@ class Decoder(nnx.Module):
         )
 
 
-def read_prefix(model: Decoder, *contexts: Int[Array, "_"] | Int[np.ndarray, "_"]) -> cache.Prefix:
-    """The keys and values of one context or of several, read once; the shorter ones are padded to the longest."""
-    width = max(len(context) for context in contexts)
-    padded = [jnp.pad(jnp.asarray(context), (0, width - len(context))) for context in contexts]
-    return _read_contexts(model, jnp.stack(padded), jnp.array([len(context) for context in contexts]))
+def read_prefix(model: Decoder, *contexts: Int[np.ndarray, "_"]) -> cache.Prefix:
+    """The keys and values of one context or of several, read once, and padded to one of few widths."""
+    lengths = np.array([len(context) for context in contexts], np.int32)
+    padded = np.zeros((len(contexts), -(-lengths.max() // cache.COLUMNS) * cache.COLUMNS), np.int32)
+    for row, context in zip(padded, contexts, strict=True):
+        row[: len(context)] = context
+    return _read_contexts(model, padded, lengths)
 
 
 @jax.jit
