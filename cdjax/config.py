@@ -173,6 +173,14 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Tune:
+    """The student's learning rate and epoch, chosen on labelled validation examples as the baseline's are."""
+
+    lrs: tuple[float, ...] = ()  # empty: optim.lr, and the last checkpoint counts
+    every: int = 1  # epochs between two scores
+
+
+@dataclass(frozen=True)
 class Limits:
     """Length budgets in tokens; each view has its own."""
 
@@ -187,8 +195,9 @@ class Labelled:
     """Solved examples of a task to fine-tune on, and how they are shown."""
 
     task: str
-    count: int  # the first so many of the task's own demonstrations
+    count: int = 0  # the first so many of the task's own demonstrations
     view: Context = Context()  # around each input
+    demonstrations: tuple[Demonstration, ...] = ()  # written out here instead
 
 
 @dataclass(frozen=True)
@@ -217,7 +226,7 @@ class Score:
     """What is measured before and after."""
 
     examples: int = 128  # test examples at most
-    validation: int = 64  # examples that choose the baseline's grid point; never test examples
+    validation: int = 64  # examples that choose points of the baseline's grid and the student's; never test examples
     held_out: int = 32  # inputs for the held-out KL, never distilled on
     forgetting: int = 16  # unrelated prompts
     wrong_association: bool = False  # also ask test inputs under other operations' student views: low is good
@@ -255,6 +264,7 @@ class Experiment:
     adapter: Adapter = Adapter()
     optim: Optim = Optim()
     update: Update = Update()
+    tune: Tune = Tune()
     limits: Limits = Limits()
     score: Score = Score()
     mesh: Mesh = Mesh()
@@ -363,6 +373,7 @@ LEAST: dict[str, float] = {
     "limits.teacher_prompt": 1,
     "limits.student_prompt": 1,
     "limits.completion": 1,
+    "tune.every": 1,
     "score.examples": 1,
     "score.validation": 0,
     "score.held_out": 0,
@@ -425,12 +436,15 @@ def _update(cfg: Experiment) -> Iterator[str]:
             f"update.batch={update.batch} cannot be cut into {parts} parts of one pair or more "
             "(update.micro_batches times mesh.data times mesh.fsdp)"
         )
-    if any(lr <= 0 for lr in baseline.lrs):
-        yield f"score.baseline.lrs must be more than 0, got {list(baseline.lrs)}"
-    if baseline.lrs and not cfg.score.validation:
-        yield "score.baseline needs score.validation examples to choose its learning rate on"
-    if baseline.lrs and baseline.every > baseline.epochs:
-        yield f"score.baseline.every={baseline.every} is more than its epochs, {baseline.epochs}: it is never scored"
+    for name, grid, epochs in (("score.baseline", baseline, baseline.epochs), ("tune", cfg.tune, update.epochs)):
+        if any(lr <= 0 for lr in grid.lrs):
+            yield f"{name}.lrs must be more than 0, got {list(grid.lrs)}"
+        if grid.lrs and not cfg.score.validation:
+            yield f"{name} needs score.validation examples to choose its learning rate on"
+        if grid.lrs and grid.every > epochs:
+            yield f"{name}.every={grid.every} is more than the epochs, {epochs}: it is never scored"
+    if cfg.tune.lrs and update.checkpoint_every:
+        yield "update.checkpoint_every is for one learning rate: an update over tune.lrs starts again if it is stopped"
 
 
 def _plan(cfg: Experiment) -> Iterator[str]:
@@ -477,8 +491,11 @@ def _supervised(cfg: Experiment) -> Iterator[str]:
             yield f"{path} must have an optim.lr of more than 0, and epochs, batch and micro_batches of at least 1"
         for number, shown in enumerate(one.examples):
             where = f"{path}.examples.{number}"
-            if not shown.task or shown.count < 1:
-                yield f"{where} must have a task and a count of at least 1, got {shown.task!r} and {shown.count}"
+            if not shown.task or (shown.count < 1) != bool(shown.demonstrations):
+                yield (
+                    f"{where} must have a task, and a count of at least 1 or demonstrations; got {shown.task!r}, "
+                    f"{shown.count} and {len(shown.demonstrations)}"
+                )
             yield from (f"{where}.view.{problem}" for problem in _context(shown.view, shown.task))
 
 

@@ -3,6 +3,7 @@
 In: the configuration and the number of steps. Out: a `GradientTransformation` over nnx parameter states.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -19,23 +20,25 @@ NOT_A_SIDE = {"layers", "head_dim"}
 
 
 def make(cfg: config.Optim, steps: int) -> optax.GradientTransformation:
-    """AdamW (0.9, 0.999, 1e-8) under `schedule(cfg, steps)`, after clipping by global norm if `cfg.clip` > 0."""
-    adamw = optax.adamw(
-        schedule(cfg, steps), b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay, mask=decay_mask
-    )
-    return optax.chain(optax.clip_by_global_norm(cfg.clip), adamw) if cfg.clip else adamw
+    """AdamW (0.9, 0.999, 1e-8) under `schedule(cfg, steps)`, after clipping by global norm if `cfg.clip` > 0.
+
+    The learning rate is part of the state: updates that differ in nothing else are compiled once.
+    """
+    shape = schedule(dataclasses.replace(cfg, lr=1.0), steps)
+
+    def descent(lr: Any) -> optax.GradientTransformation:
+        adamw = optax.adamw(
+            lambda step: lr * shape(step), b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay, mask=decay_mask
+        )
+        return optax.chain(optax.clip_by_global_norm(cfg.clip), adamw) if cfg.clip else adamw
+
+    check(cfg)
+    return optax.inject_hyperparams(descent)(lr=cfg.lr)
 
 
 def schedule(cfg: config.Optim, steps: int) -> optax.Schedule:
-    """Learning rate of step 0 .. steps - 1: linear warm-up that never is 0, then constant or down to 0 at `steps`.
-
-    Raises UserError for a learning rate, warm-up, decay or clip that is negative or not finite.
-    """
-    for name, value in (
-        ("lr", cfg.lr), ("warmup", cfg.warmup), ("weight_decay", cfg.weight_decay), ("clip", cfg.clip),
-    ):  # fmt: skip
-        if not (math.isfinite(value) and value >= 0):
-            raise config.UserError(f"optim.{name}={value} must be a finite number that is not negative")
+    """Learning rate of step 0 .. steps - 1: linear warm-up that never is 0, then constant or down to 0 at `steps`."""
+    check(cfg)
     left = max(steps - cfg.warmup, 1)
     after = {
         "constant": optax.constant_schedule(cfg.lr),
@@ -46,6 +49,14 @@ def schedule(cfg: config.Optim, steps: int) -> optax.Schedule:
         return after
     warmup = optax.linear_schedule(cfg.lr / cfg.warmup, cfg.lr, max(cfg.warmup - 1, 1))
     return optax.join_schedules([warmup, after], [cfg.warmup])
+
+
+def check(cfg: config.Optim) -> None:
+    """Raises UserError for a learning rate, warm-up, decay or clip that is negative or not finite."""
+    for name in ("lr", "warmup", "weight_decay", "clip"):
+        value = getattr(cfg, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise config.UserError(f"optim.{name}={value} must be a finite number that is not negative")
 
 
 def rates(cfg: config.Optim, steps: int) -> list[float]:

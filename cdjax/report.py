@@ -182,7 +182,12 @@ def _rounds(summaries: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def _curves(run: Run) -> Markup:
-    lines = [line for line in run.metrics if line.get("stage") == "update" and "step" in line]
+    chosen = {where: f"update, lr {point['lr']:g}" for where, point in (run.results.get("chosen") or {}).items()}
+
+    def stage(line: Mapping[str, Any]) -> str:
+        return chosen.get(f"seed {line.get('seed')}/round {line.get('round')}", "update")
+
+    lines = [line for line in run.metrics if "step" in line and line.get("stage") == stage(line)]
     return Markup(plots.curves(lines)) if lines else Markup("")
 
 
@@ -197,6 +202,7 @@ def _cards(results: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, st
         "Acceptance: drafts of the student that stood": (results.get("acceptance"), "{:.3f}"),
         f"Forgetting: {measure}": (forgetting, "{:.4f}"),
         "Wrong association: right under another operation's view": (wrong, "{:.3f}"),
+        "Chosen on validation examples": (results.get("chosen"), "{:g}"),
         f"Seconds, {sum(seconds.values()):,.0f} in all": (seconds, "{:,.1f}"),
     }
     for title, (values, form) in kinds.items():

@@ -51,6 +51,10 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         "rounds": [summarize(metric, many) for many in scored],
         "seconds": seconds(journal),
     }
+    if chosen := {
+        name.removesuffix("/update"): one["chosen"] for name, one in found.items() if "chosen" in (one or ())
+    }:
+        results["chosen"] = chosen
     if cfg.sampling.draft:
         results["acceptance"] = acceptance(found)
     if cfg.score.wrong_association:

@@ -100,7 +100,8 @@ class Setting:
         task, limits = load(one.task, data_dir=self.cfg.data_dir), self.cfg.limits
         if one.count > (most := len(task.demonstrations)):
             raise config.UserError(f"{one.count} labelled examples asked of task {one.task!r}, which has {most}")
-        return self.solved(task, one.view, task.demonstrations[: one.count], limits.teacher_prompt, "error")
+        shown = one.demonstrations or task.demonstrations[: one.count]
+        return self.solved(task, one.view, shown, limits.teacher_prompt, "error")
 
     def solved(
         self,
@@ -207,6 +208,7 @@ def _check_task(cfg: config.Experiment, operation: config.Operation, task: Task,
         "the filter 'correct', but its answers are not known": "correct" in operation.keep.filters and not task.solve,
         "score.baseline, but its context has no demonstrations": baseline and not shown,
         "score.baseline, but it has no labelled validation examples": baseline and not task.validation,
+        "tune, but it has no labelled validation examples": bool(cfg.tune.lrs) and not task.validation,
     }
     if problems := [problem for problem, is_so in wrong.items() if is_so]:
         raise config.UserError(f"operation {operation.name!r} asks of task {task.name!r}: {'; '.join(problems)}")

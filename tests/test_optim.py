@@ -62,6 +62,17 @@ def test_clip_bounds_the_gradient_by_its_global_norm(clip):
     np.testing.assert_allclose(optax.tree.norm(moment), 0.1 * (clip or 10 * 12**0.5), rtol=1e-6)
 
 
+def test_updates_at_several_learning_rates_are_one_program_and_differ_by_that_factor(tiny):
+    params = nnx.state(tiny)
+    grads = jax.tree.map(np.ones_like, params)
+    programs, norms = set(), []
+    for lr in (1e-3, 4e-3):
+        tx = optim.make(config.Optim(lr=lr, schedule="linear"), 10)
+        programs.add(jax.jit(tx.update).lower(grads, tx.init(params), params).as_text())
+        norms.append(float(optax.tree.norm(tx.update(grads, tx.init(params), params)[0])))
+    assert len(programs) == 1 and norms[1] == pytest.approx(4 * norms[0], rel=1e-5)
+
+
 @pytest.mark.parametrize("field, value", [("lr", float("nan")), ("lr", -1e-4), ("warmup", -1), ("weight_decay", -0.1)])
 def test_a_rate_that_makes_no_sense_is_refused(field, value):
     with pytest.raises(config.UserError, match=f"optim.{field}={value}"):

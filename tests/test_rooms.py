@@ -72,6 +72,7 @@ WHOLE = {
     "results",
     "setting",
     "supervised",
+    "tune",
 }
 
 

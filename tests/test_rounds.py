@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from cdjax import config, evaluate, metrics, results, setting, tasks
+from cdjax import config, evaluate, metrics, report, results, setting, tasks
 from cdjax.distill import rounds, stages, update
+from cdjax.journal import Journal
 from cdjax.students import trainable
 
 
@@ -288,7 +289,7 @@ def test_an_adapter_learns_and_the_base_stays(tmp_path):
     assert outcome(tmp_path)[0]["held_out_kl"]["after"] < outcome(tmp_path)[0]["held_out_kl"]["before"]
 
 
-def test_the_baseline_is_tuned_on_validation_alone(tmp_path, monkeypatch):
+def test_student_and_baseline_are_tuned_alike_on_validation_alone(tmp_path, monkeypatch):
     graded = []
     original = evaluate.grade
 
@@ -298,15 +299,23 @@ def test_the_baseline_is_tuned_on_validation_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr(evaluate, "grade", spy)
     score = dataclasses.replace(experiment().score, baseline=config.GradientDescent((1e-3, 1e-2), 4, 2, 3))
-    told = rounds.run(experiment(score=score), tmp_path)
-    descent = json.loads((tmp_path / "journal.json").read_text())["seed 0/gradient_descent"]["result"]
-    assert [(point["lr"], point["epochs"]) for point in descent["grid"]] == [(1e-3, 2), (1e-3, 4), (1e-2, 2), (1e-2, 4)]
-    assert descent["chosen"]["validation"] == max(point["validation"] for point in descent["grid"])
+    cfg = experiment(score=score, tune=config.Tune((1e-3, 1e-2), 2), update=config.Update(epochs=4, batch=4))
+    told = rounds.run(cfg, tmp_path)
+    found = Journal(tmp_path / "journal.json").results()
+    for stage in ("seed 0/round 0/update", "seed 0/gradient_descent"):
+        points = [(point["lr"], point["epochs"]) for point in found[stage]["grid"]]
+        assert points == [(1e-3, 2), (1e-3, 4), (1e-2, 2), (1e-2, 4)]
+        assert found[stage]["chosen"] == max(found[stage]["grid"], key=lambda point: point["validation"])
+        assert told["chosen"][stage.removesuffix("/update")] == found[stage]["chosen"]
     assert told["scores"]["gradient_descent"]["n"] == 4
-    task = tasks.load("past_tense")
-    seen = dict(graded[-5:])
-    assert seen.pop("baseline") == {one.input for one in task.test[:4]} and len(seen) == 4
-    assert all(inputs == {one.input for one in task.validation[:4]} for inputs in seen.values())
+    task, seen = tasks.load("past_tense"), dict(graded)
+    for title in ("teacher", "before", "after", "baseline"):
+        assert seen.pop(title) == {one.input for one in task.test[:4]}
+    assert len(seen) == 8 and all(inputs == {one.input for one in task.validation[:4]} for inputs in seen.values())
+    assert told["held_out_kl"]["after"] < told["held_out_kl"]["before"]
+    lines = [line["stage"] for line in metrics.read(tmp_path / "metrics.jsonl")]
+    assert lines == ["update, lr 0.001"] * 12 + ["update, lr 0.01"] * 12
+    assert "Chosen on validation examples" in (tmp_path / report.PAGE).read_text()
 
 
 @pytest.mark.parametrize("name", ["context.file", "inputs.file"])

@@ -9,7 +9,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from jaxtyping import Int32
 
-from cdjax import batches, config, evaluate, metrics, optim
+from cdjax import batches, config, evaluate, metrics, optim, tune
 from cdjax.checkpoint import Checkpoints
 from cdjax.distill import keep, pairs, update
 from cdjax.model import quantize
@@ -30,6 +30,7 @@ from cdjax.setting import Setting, Views
 from cdjax.tasks import Example, inputs
 from cdjax.views import encode, writer
 
+FullTeacher: TypeAlias = tuple[Decoder | None, Prefix | None]
 COMPARED = 16  # answers that tell how far int8 weights are: some hundreds of tokens give the mean to a few per cent
 
 
@@ -195,35 +196,81 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     about = {"seed": at.seed, "round": at.number, "teacher": taught_by}
     state = resume(here, at.stage("update"), checkpoints, student, tx, taught_by)
 
-    def train() -> dict[str, int]:
+    def train() -> dict[str, Any]:
         nonlocal state
-        step = _step(here, tx, _full_teacher(here, teacher_params, lessons))
-        rates = optim.rates(here.cfg.optim, len(steps))
-        with (
-            checkpoints.writing() as write,
-            metrics.progress(f"student, seed {at.seed}", len(steps), done=int(state.step)) as advance,
-            here.profile.steps("update", len(steps) - int(state.step)) as tick,
-        ):
-
-            def on_step(number: int, values: dict[str, float]) -> None:
-                line = {"seed": at.seed, "round": at.number, "stage": "update", "step": number}
-                here.metrics.append(**line, lr=rates[number - 1], **values)
-                advance(1, loss=values["loss"])
-                tick()
+        reads = _full_teacher(here, teacher_params, lessons)
+        with checkpoints.writing() as write:
 
             def save(state: update.TrainState, number: int) -> None:
                 write(number, state, about | {"step": number, "steps": len(steps)})
 
-            every = here.cfg.update.checkpoint_every
-            state = update.train(step, state, steps, on_step=on_step, save=save, every=every)
+            told: dict[str, Any] = {"steps": len(steps), "pairs": len(examples)}
+            if here.cfg.tune.lrs:
+                best, grid = _tune(here, at, student, reads, steps)
+                state, told = update.start(best, tx, here.mesh), told | grid
+            else:
+                every = here.cfg.update.checkpoint_every
+                state = _descend(here, at, state, reads, steps, here.cfg.optim, save=save, every=every)
             save(state, len(steps))
-        return {"steps": len(steps), "pairs": len(examples)}
+        return told
 
     here.journal.once(at.stage("update"), train)
     if at.number > 1:  # the round before may be this one's teacher
         old = dataclasses.replace(at, number=at.number - 2)
         shutil.rmtree(old.directory(here.workdir / "checkpoints"), ignore_errors=True)
     return state.params
+
+
+def _tune(
+    here: Setting, at: Round, student: nnx.State, reads: FullTeacher, steps: batches.Batches
+) -> tuple[nnx.State, dict[str, Any]]:
+    """The round's updates at every learning rate of `cfg.tune`: the weights that validation examples favour."""
+    cfg, an_epoch = here.cfg, len(steps) // here.cfg.update.epochs
+
+    def train(lr: float, score: tune.Point) -> None:
+        how = dataclasses.replace(cfg.optim, lr=lr)
+        state = _descend(
+            here,
+            at,
+            update.start(student, optim.make(how, len(steps)), here.mesh),
+            reads,
+            steps,
+            how,
+            save=lambda state, number: score(number // an_epoch, state.params),
+            every=an_epoch * cfg.tune.every,
+            stage=f"update, lr {lr:g}",
+        )
+        score(cfg.update.epochs, state.params)
+
+    return tune.search(here, cfg.tune.lrs, train, cfg.scored(at.number), title=f"student, seed {at.seed}")
+
+
+def _descend(
+    here: Setting,
+    at: Round,
+    state: update.TrainState,
+    reads: FullTeacher,
+    steps: batches.Batches,
+    cfg: config.Optim,
+    *,
+    save: Callable[[update.TrainState, int], None],
+    every: int,
+    stage: str = "update",
+) -> update.TrainState:
+    """The steps that are left; `save` after `every` so many, but not the last."""
+    step, rates = _step(here, optim.make(cfg, len(steps)), reads), optim.rates(cfg, len(steps))
+    with (
+        metrics.progress(f"student, seed {at.seed}", len(steps), done=int(state.step)) as advance,
+        here.profile.steps("update", len(steps) - int(state.step)) as tick,
+    ):
+
+        def on_step(number: int, values: dict[str, float]) -> None:
+            line = {"seed": at.seed, "round": at.number, "stage": stage, "step": number}
+            here.metrics.append(**line, lr=rates[number - 1], **values)
+            advance(1, loss=values["loss"])
+            tick()
+
+        return update.train(step, state, steps, on_step=on_step, save=save, every=every)
 
 
 def restore(here: Setting, at: Round) -> nnx.State:
@@ -264,9 +311,9 @@ def _checkpoints(here: Setting, at: Round) -> Checkpoints:
     return Checkpoints(at.directory(here.workdir / "checkpoints"))
 
 
-def _step(here: Setting, tx: optax.GradientTransformation, full: tuple[Decoder | None, Prefix | None]):
+def _step(here: Setting, tx: optax.GradientTransformation, reads: FullTeacher):
     """The compiled update with what does not change in a round filled in."""
-    model, prefix = full
+    model, prefix = reads
     step = update.make_update(here.graph, tx, here.cfg.objective, here.mesh)
     return metrics.tell_compilations(
         lambda state, batch: step(state, here.frozen, model, prefix, batch),
@@ -274,7 +321,7 @@ def _step(here: Setting, tx: optax.GradientTransformation, full: tuple[Decoder |
     )
 
 
-def _full_teacher(here: Setting, params: nnx.State, lessons: list[Lesson]) -> tuple[Decoder | None, Prefix | None]:
+def _full_teacher(here: Setting, params: nnx.State, lessons: list[Lesson]) -> FullTeacher:
     """For full targets the teacher itself, and every lesson's context, read once."""
     if not here.cfg.objective.reads_teacher:
         return None, None
