@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from cdjax import report
+from cdjax import report, tasks
 from cdjax.journal import Journal
 from experiments.paper import claims
 from experiments.paper.association import __main__ as association
+from experiments.paper.demonstrations import __main__ as demonstrations
 from experiments.paper.facts import __main__ as facts
 from experiments.paper.scratchpad import __main__ as scratchpad
 
@@ -30,6 +31,36 @@ def test_association(tmp_path):
             joined = [found[f"seed 0/round {number}/operation {own}/inputs"]["tasks"] for own, _ in asked]
             assert all(joined) if kind == "mixed" else not any(joined)
     assert len(json.loads((tmp_path / "claims.json").read_text())) == 4
+
+
+def test_demonstrations(tmp_path, monkeypatch):
+    """Both sides fit the seed's own demonstrations, and none of those is tested."""
+    monkeypatch.setattr(demonstrations.config, "TINY_TASKS", ("past tense",))
+    grades = demonstrations.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
+    cfg = json.loads((tmp_path / "past_tense_2" / "seed_0" / "config.json").read_text())
+    shown = cfg["context"]["demonstrations"]
+    assert shown == cfg["score"]["supervised"][0]["examples"][0]["demonstrations"] and len(shown) == 2
+    task = tasks.load("past_tense")
+    assert not {one["input"] for one in shown} & {one.input for one in (*task.test, *task.validation[:32])}
+    others = [demonstrations.config.demonstrations(task, 8, seed) for seed in range(3)]
+    assert len(set(others)) == 3
+    assert {side: len(rows) for side, rows in grades["past tense", 2, 0].items()} == dict.fromkeys(
+        demonstrations.NAMES, 4
+    )
+    assert len(json.loads((tmp_path / "claims.json").read_text())) == 2
+
+
+def test_demonstrations_are_worth_more_only_if_the_interval_says_so():
+    found = {}
+    for seed in range(2):
+        for name, gain in (("past tense", 1.0), ("plural", 0.0)):
+            found[name, 4, seed] = dict.fromkeys(demonstrations.NAMES, [0.0] * 6) | {"after": [gain] * 6}
+    made = claims.made_by("demonstrations", (0, 1), {"update": 60.0})
+    alike, paper = demonstrations.judge(found, made)
+    assert alike.holds and paper.holds and alike.ours.startswith("50.0 and 0.0")
+    for one in found.values():
+        one["gradient descent"] = [0.5] * 6
+    assert not demonstrations.judge(found, made)[0].holds
 
 
 def test_facts(tmp_path, capsys):
