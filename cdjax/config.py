@@ -110,6 +110,7 @@ class Plan:
     operations: tuple[Operation, ...] = ()  # empty: the experiment's own operation alone
     rounds: tuple[tuple[str, ...], ...] = ()  # the names of each round's operations; empty: as the order says
     repeat: int = 1  # run the whole list so many times
+    ema: float = 0.0  # recursive only: how much of the teacher stays when the student of a round is averaged into it
 
 
 @dataclass(frozen=True)
@@ -449,6 +450,8 @@ def _update(cfg: Experiment) -> Iterator[str]:
 
 def _plan(cfg: Experiment) -> Iterator[str]:
     plan, names = cfg.plan, [operation.name for operation in cfg.operations()]
+    if not 0 <= plan.ema < 1 or (plan.ema and plan.order != "recursive"):
+        yield f"plan.ema={plan.ema:g} must be at least 0 and less than 1, and is for plan.order='recursive'"
     if plan.rounds and plan.order == "simultaneous":
         yield "plan.rounds follow one another: plan.order must be 'sequential' or 'recursive'"
     if plan.rounds and len(set(names)) < len(names):

@@ -173,6 +173,8 @@ WRONG = [
     ({"score.baseline.lrs": [1e-4], "score.validation": 0}, "needs score.validation"),
     ({"score.baseline.lrs": [-1.0]}, "score.baseline.lrs must be more than 0"),
     ({"score.baseline.lrs": [1e-4], "score.baseline.every": 21}, "it is never scored"),
+    ({"plan.ema": 0.5}, "is for plan.order='recursive'"),
+    ({"plan.order": "recursive", "plan.ema": 1.0}, "less than 1"),
     ({"tune.lrs": [1e-4], "score.validation": 0}, "tune needs score.validation"),
     ({"tune.lrs": [1e-4], "tune.every": 3, "update.epochs": 2}, "tune.every=3 is more than the epochs, 2"),
     ({"tune.lrs": [1e-4], "update.checkpoint_every": 5}, "starts again if it is stopped"),

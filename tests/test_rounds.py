@@ -176,12 +176,25 @@ def test_operations_combine_as_the_paper_says(order, tmp_path, monkeypatch):
     assert same == (order != "recursive")
 
 
-def test_killed_in_the_second_round_resumes_with_the_right_teacher(tmp_path, monkeypatch):
-    cfg = experiment(plan=config.Plan("recursive", repeat=2))
-    rounds.run(cfg, tmp_path / "whole")
-    learn = stages.learn
+@pytest.mark.parametrize("ema", [0.0, 0.75])
+def test_killed_in_a_later_round_resumes_with_the_right_teacher(ema, tmp_path, monkeypatch):
+    """The student of the round before, or its mean with all teachers before it."""
+    cfg = experiment(plan=config.Plan("recursive", repeat=3, ema=ema), update=config.Update(epochs=1, batch=4))
+    teachers, students, learn = [], [], stages.learn
+
+    def told(here, at, student, teacher, lessons):
+        teachers.append(teacher)
+        students.append(learn(here, at, student, teacher, lessons))
+        return students[-1]
+
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "learn", lambda here, at, *rest: learn(here, at, *rest) if at.number == 0 else die())
+        patch.setattr(stages, "learn", told)
+        rounds.run(cfg, tmp_path / "whole")
+    for before, after, student in zip(teachers, teachers[1:], students, strict=False):
+        mean = jax.tree.map(lambda old, new: ema * old + (1 - ema) * new, before, student)
+        jax.tree.map(np.testing.assert_array_equal, mean, after)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "learn", lambda here, at, *rest: learn(here, at, *rest) if at.number < 2 else die())
         with pytest.raises(Killed):
             rounds.run(cfg, tmp_path / "again")
     rounds.run(cfg, tmp_path / "again")

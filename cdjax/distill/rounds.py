@@ -58,14 +58,15 @@ def distil(here: Setting, seed: int) -> None:
         return
     done = every[: -len(left)]
     student = stages.restore(here, done[-1]) if done else here.start(seed, here.cfg.start)
-    recursive = here.cfg.plan.order == "recursive"
-    teacher = student if recursive and done else here.start(seed, "teacher")
+    teacher = here.start(seed, "teacher")
+    if done:
+        teacher = stages.successor(here, done[-1], teacher, student)
     for at in left:
         lessons = [stages.teach(here, at, operation, teacher, student) for operation in at.operations]
         student = stages.learn(here, at, student, teacher, lessons)
+        teacher = stages.successor(here, at, teacher, student)
         score = functools.partial(score_student, here, student, here.cfg.scored(at.number))
         here.journal.once(at.stage("score"), score)
-        teacher = student if recursive else teacher
 
 
 def rounds(cfg: config.Experiment, seed: int) -> list[Round]:

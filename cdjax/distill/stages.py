@@ -273,6 +273,28 @@ def _descend(
         return update.train(step, state, steps, on_step=on_step, save=save, every=every)
 
 
+def successor(here: Setting, at: Round, teacher: nnx.State, student: nnx.State) -> nnx.State:
+    """Who teaches the next round: the same teacher, the round's student, or with `plan.ema` their weighted mean.
+
+    A mean is kept on disk: of a round that is over, `teacher` is not asked for.
+    """
+    plan = here.cfg.plan
+    if plan.order != "recursive" or not plan.ema:
+        return student if plan.order == "recursive" else teacher
+    checkpoints = Checkpoints(here.workdir / "checkpoints" / f"seed_{at.seed}" / "teacher")
+    if here.journal.done(at.stage("successor")):
+        return checkpoints.load(at.number, student)
+    mean = jax.tree.map(lambda old, new: plan.ema * old + (1 - plan.ema) * new, teacher, student)
+
+    def save() -> dict[str, float]:
+        with checkpoints.writing() as write:
+            write(at.number, mean, {"ema": plan.ema})
+        return {"ema": plan.ema}
+
+    here.journal.once(at.stage("successor"), save)
+    return mean
+
+
 def restore(here: Setting, at: Round) -> nnx.State:
     """The trainable state that a finished round left."""
     checkpoints = _checkpoints(here, at)
