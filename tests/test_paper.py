@@ -1,5 +1,6 @@
 """Each experiment of the paper runs by its own command, on a random model, and its numbers are what they must be."""
 
+import dataclasses
 import json
 import re
 
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 
 from cdjax import report, tasks
+from cdjax.config import validate
 from cdjax.journal import Journal
 from experiments.paper import claims
 from experiments.paper.association import __main__ as association
 from experiments.paper.demonstrations import __main__ as demonstrations
 from experiments.paper.facts import __main__ as facts
+from experiments.paper.questions import __main__ as questions
 from experiments.paper.scratchpad import __main__ as scratchpad
 
 
@@ -128,3 +131,41 @@ def test_accuracy_by_digits_adds_up_to_the_whole():
     parts = {length: scratchpad.part(rows, lengths, length) for length in (1, 2, 3)}
     assert parts[2] == [[0.0, 1.0], [0.0, 1.0]]
     assert sum(np.mean(own) * len(own[0]) for own in parts.values()) / 4 == pytest.approx(np.mean(rows))
+
+
+def test_questions(tmp_path, monkeypatch):
+    """Rounds are read in their order, a shared variant is run once, and the page has what the runs scored."""
+    few = {"teacher": ("frozen", "live"), "targets": ("top_k", "hard")}
+    for name, variants in few.items():
+        question = questions.QUESTIONS[name]
+        changed = {variant: dict(question.variants[variant]) for variant in variants}
+        for changes in changed.values():
+            if "plan" in changes:
+                changes["plan"] = dataclasses.replace(changes["plan"], repeat=2)
+        monkeypatch.setitem(questions.QUESTIONS, name, dataclasses.replace(question, variants=changed))
+    answers = questions.main(["--tiny", "--seeds", "0", "--only", ",".join(few), "--workdir", str(tmp_path)])
+    runs = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert runs == {"base", "targets_hard", "teacher_frozen", "teacher_live"}
+    found = answers["teacher"]
+    kl = {variant: [scored[0]["held_out_kl"] for scored in rounds] for variant, rounds in found.items()}
+    assert kl["frozen"][0] == kl["live"][0] and kl["frozen"][1] != kl["live"][1]
+    last = json.loads((tmp_path / "teacher_live" / "results.json").read_text())["held_out_kl"]["after"]
+    assert kl["live"][1] == last and f"{last:.3f}" in (tmp_path / "results.md").read_text()
+    assert len(json.loads((tmp_path / "claims.json").read_text())) == 2
+
+
+def test_every_question_can_be_asked_and_its_claim_compares_two_of_its_variants():
+    for question in questions.QUESTIONS.values():
+        assert {question.claim.one, question.claim.other} <= set(question.variants)
+        for changes in question.variants.values():
+            validate(questions.get_config(changes))
+
+
+@pytest.mark.parametrize("measure, holds", [("accuracy", True), ("held_out_kl", False)])
+def test_an_open_question_is_decided_by_its_interval(measure, holds):
+    """Accuracy over examples, a divergence over seeds, of which two that disagree decide nothing."""
+    one = [{"grades": [1.0, 1.0, 1.0, 0.0], "held_out_kl": kl} for kl in (0.3, 0.9)]
+    other = [{"grades": [0.0, 0.0, 0.0, 0.0], "held_out_kl": kl} for kl in (0.2, 0.1)]
+    claim = questions.Claim("", measure, "one", "other")
+    made = claims.made_by("questions", (0, 1), {"update": 60.0})
+    assert questions.judged(claim, {"one": [one], "other": [other]}, made).holds == holds

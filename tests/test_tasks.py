@@ -1,3 +1,4 @@
+import random
 import re
 
 import pytest
@@ -71,6 +72,13 @@ def test_words_are_graded_whatever_their_case():
     task = tasks.load("past_tense")
     assert task.grade(Example("go", "went"), " Went\n") == 1
     assert task.grade(Example("go", "went"), "wen") == 0
+
+
+def test_words_are_invented_the_same_for_a_seed_and_mostly_not_real():
+    task = tasks.load("past_tense")
+    words, again = ([task.rule(rng) for _ in range(200)] for rng in (random.Random(0), random.Random(0)))
+    assert words == again and len(set(words)) > 150 and all(re.fullmatch("[a-z]{2,7}", word) for word in words)
+    assert sum(word in inputs_of(task) for word in set(words)) < 20
 
 
 def test_a_file_becomes_a_task(tmp_path):

@@ -5,12 +5,15 @@ In: `data/NAME.txt`, one `word answer` a line, demonstrations first. Out: Task.
 
 import hashlib
 import importlib.resources
+import random
 
 from cdjax.config import Demonstration
 from cdjax.tasks.task import Example, Task, exact_match
 
 DEMONSTRATIONS = 10
 TEST, VALIDATION, HELD_OUT = 200, 80, 64
+ONSETS = "b bl br c ch cl d dr f fl g gr h j k l m n p pl pr r s sh sl sp st t tr v w".split()
+CODAS = "b ck d dge ft g k l ll m mp n nd nk nt p r rk rm s sh sk st t ve x".split()
 SALT = 91  # of those tried, the one whose parts are most alike in their share of irregular words, in both lists
 
 
@@ -30,5 +33,11 @@ def load(name: str) -> Task:
         validation=tuple(rest[TEST : TEST + VALIDATION]),
         held_out=tuple(example.input for example in rest[TEST + VALIDATION :][:HELD_OUT]),
         pool=tuple(example.input for example in rest[TEST + VALIDATION + HELD_OUT :]),
+        rule=invented,
         solve={word: answer for word, answer in pairs}.get,
     )
+
+
+def invented(rng: random.Random) -> str:
+    """A syllable that sounds like an English word, as "blick"; a few are words."""
+    return rng.choice(ONSETS) + rng.choice("aeiou") + rng.choice(CODAS)

@@ -1,0 +1,172 @@
+"""Asks the questions that the paper left open, and writes one page with a plot for each: see config.py."""
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+import cdjax
+from cdjax import plots
+from cdjax.journal import Journal
+from experiments.paper import claims
+from experiments.paper.questions.config import QUESTIONS, Claim, Question, get_config
+
+HERE = Path(__file__).parent
+MEASURES = {
+    "accuracy": "accuracy",
+    "held_out_kl": "KL to the teacher on held-out inputs",
+    "forgetting": "KL to the model before on unrelated text",
+}
+Scored: TypeAlias = dict[str, Any]  # what a stage "score" left: grades, held_out_kl, forgetting
+Found: TypeAlias = dict[str, list[list[Scored]]]  # variant -> [rounds][seeds]
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Found]:
+    """The command; the page is of the questions so far, after each of them. Returns what it is made of."""
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--only", type=lambda text: tuple(text.split(",")), default=tuple(QUESTIONS))
+    options, rest = own.parse_known_args(argv)
+    args = claims.arguments("questions", "What the paper left open", rest)
+    if unknown := set(options.only) - set(QUESTIONS):
+        raise SystemExit(f"--only: no question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
+    out, answers, made, text = args.workdir if args.tiny else HERE, {}, {}, ""
+    for name in options.only:
+        question, seconds, found = QUESTIONS[name], Counter[str](), {}
+        for variant, changes in question.variants.items():
+            cfg = get_config(changes, args.seeds, tiny=args.tiny)
+            unchanged = cfg == get_config({}, args.seeds, tiny=args.tiny)  # one run for all questions
+            workdir = args.workdir / ("base" if unchanged else f"{name}_{variant}".replace(",", "").replace(" ", "_"))
+            seconds.update(cdjax.run(cfg, workdir)["seconds"])
+            found[variant] = read(workdir, args.seeds)
+        answers[name] = found
+        made[name] = claims.made_by("questions", args.seeds, seconds, f"--only {name}")
+        (out / f"{name}.svg").write_text(plot(question, found), encoding="utf-8")
+        claims.record([judged(question.claim, found, made[name])], args.claims)
+        text = page(answers, made)
+        (out / "results.md").write_text(text, encoding="utf-8")
+    print(text)
+    return answers
+
+
+def read(workdir: Path, seeds: Sequence[int]) -> list[list[Scored]]:
+    """What every round's student scored, for each seed."""
+    found = Journal(workdir / "journal.json").results()
+    rounds = sum(name.startswith(f"seed {seeds[0]}/round") and name.endswith("/score") for name in found)
+    return [[found[f"seed {seed}/round {number}/score"] for seed in seeds] for number in range(rounds)]
+
+
+def values(scored: Sequence[Scored], measure: str) -> list[float]:
+    """The measure for each seed."""
+    return [float(np.mean(one["grades"])) if measure == "accuracy" else one[measure] for one in scored]
+
+
+def difference(one: Sequence[Scored], other: Sequence[Scored], measure: str) -> tuple[float, tuple[float, float]]:
+    """One minus other and its 95 % interval: over test examples for accuracy, over seeds for a divergence."""
+    if measure == "accuracy":
+        return claims.difference(*([scored["grades"] for scored in many] for many in (one, other)))
+    each = np.subtract(values(one, measure), values(other, measure))
+    mean, half = float(each.mean()), float("inf")
+    if len(each) > 1:
+        half = float(stats.t.ppf(0.975, len(each) - 1) * stats.sem(each))
+    return mean, (mean - half, mean + half)
+
+
+def judged(claim: Claim, found: Found, made: Mapping[str, Any]) -> claims.Claim:
+    """The claim as config.py states it, on the last round."""
+    one, other = (found[variant][-1] for variant in (claim.one, claim.other))
+    mean, interval = difference(one, other, claim.measure)
+    means = [(variant, np.mean(values(found[variant][-1], claim.measure))) for variant in (claim.one, claim.other)]
+    return claims.Claim(
+        claim=f"left open: {claim.text}",
+        paper="none",
+        ours=f"{', '.join(f'{variant} {value:.3f}' for variant, value in means)}: {mean:+.3f}",
+        ci95=interval,
+        holds=interval[0] > claim.least,
+        **made,
+    )
+
+
+def page(answers: Mapping[str, Found], made: Mapping[str, Mapping[str, Any]]) -> str:
+    """results.md: a table and a plot for every question."""
+    lines = [
+        "# What the paper left open",
+        "",
+        "Means over seeds after the last round. Differences are to the first line, with 95 % intervals: over test",
+        "examples for accuracy, over seeds for divergences (nats a token). How, and what was decided before:",
+        "[config.py](config.py).",
+        "",
+    ]
+    for name, found in answers.items():
+        lines += [*_section(name, found, judged(QUESTIONS[name].claim, found, made[name])), ""]
+    return "\n".join(lines)
+
+
+def _section(name: str, found: Found, claim: claims.Claim) -> list[str]:
+    question, first = QUESTIONS[name], next(iter(found.values()))[-1]
+    heads = " | ".join(f"{title} | difference" for title in MEASURES.values())
+    lines = [f"## {question.title}", "", f"| {name} | {heads} |", "|---" * (1 + 2 * len(MEASURES)) + "|"]
+    for variant, rounds in found.items():
+        cells = [cell for measure in MEASURES for cell in _cells(rounds[-1], first, measure)]
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    verdict, (low, high) = "holds" if claim.holds else "does not hold", claim.ci95
+    return [
+        *lines,
+        "",
+        f"That {question.claim.text}: **{verdict}** ({claim.ours}, [{low:.3f}, {high:.3f}]).",
+        "",
+        f"![{name}]({name}.svg)",
+        "",
+        f"`{claim.command}`, commit {claim.commit}, {claim.hardware}, {claim.minutes:g} minutes.",
+    ]
+
+
+def _cells(scored: Sequence[Scored], first: Sequence[Scored], measure: str) -> tuple[str, str]:
+    mean = f"{np.mean(values(scored, measure)):.3f}"
+    if scored is first:
+        return mean, "-"
+    apart, (low, high) = difference(scored, first, measure)
+    return mean, f"{apart:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def plot(question: Question, found: Found) -> str:
+    """Every measure against the variant, or against the round with a line for each variant; a dot a seed."""
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(10, 3.2), layout="constrained")
+        for axes, (measure, title) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
+            (_lines if question.rounds else _dots)(axes, found, measure)
+            axes.set_title(title, loc="left", fontsize=9)
+            axes.grid(axis="y")
+        return plots.svg(figure, question.title)
+
+
+def _lines(axes: Axes, found: Found, measure: str) -> None:
+    most = max(len(rounds) for rounds in found.values())
+    for number, (variant, rounds) in enumerate(found.items()):
+        at = np.arange(1, len(rounds) + 1) * most / len(rounds)  # a round of both tasks counts for two
+        every = np.array([values(scored, measure) for scored in rounds])
+        colour = plots.SEEDS[number % len(plots.SEEDS)]
+        axes.plot(at, every.mean(1), color=colour, lw=1.8, label=variant)
+        axes.plot(np.repeat(at, every.shape[1]), every.ravel(), "o", ms=3.5, color=colour, alpha=0.6)
+    axes.set_xticks(range(1, most + 1))
+    axes.set_xlabel("round")
+    if measure == "accuracy":
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _dots(axes: Axes, found: Found, measure: str) -> None:
+    for at, rounds in enumerate(found.values()):
+        each = values(rounds[-1], measure)
+        axes.plot([at] * len(each), each, "o", ms=4, color=plots.COLOURS["after"], alpha=0.6)
+        axes.plot([at - 0.25, at + 0.25], [np.mean(each)] * 2, color=plots.INK, lw=1.5)
+    axes.set_xticks(range(len(found)), list(found), rotation=30, ha="right", fontsize=8)
+
+
+if __name__ == "__main__":
+    main()
