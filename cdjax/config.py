@@ -259,6 +259,7 @@ class Experiment:
     keep: Keep = Keep()
     teacher: Supervised = Supervised()  # what makes the teacher out of the model, before the first round
     start: Literal["teacher", "model"] = "teacher"  # what the student begins as; they differ if the teacher was tuned
+    replay: tuple[Labelled, ...] = ()  # solved examples that every round learns beside the answers, against forgetting
     plan: Plan = Plan()
     sampling: Sampling = Sampling()
     objective: Objective = Objective()
@@ -492,14 +493,24 @@ def _supervised(cfg: Experiment) -> Iterator[str]:
             yield f"{path}.examples is empty: there is nothing to fine-tune on"
         if one.optim.lr <= 0 or min(one.update.epochs, one.update.batch, one.update.micro_batches) < 1:
             yield f"{path} must have an optim.lr of more than 0, and epochs, batch and micro_batches of at least 1"
-        for number, shown in enumerate(one.examples):
-            where = f"{path}.examples.{number}"
-            if not shown.task or (shown.count < 1) != bool(shown.demonstrations):
-                yield (
-                    f"{where} must have a task, and a count of at least 1 or demonstrations; got {shown.task!r}, "
-                    f"{shown.count} and {len(shown.demonstrations)}"
-                )
-            yield from (f"{where}.view.{problem}" for problem in _context(shown.view, shown.task))
+        yield from _labelled(f"{path}.examples", one.examples)
+    yield from _labelled("replay", cfg.replay)
+    if cfg.replay and (cfg.objective.reads_teacher or cfg.objective.kind not in ("forward_kl", "cross_entropy")):
+        yield (
+            "replay has written answers, not a teacher's distribution: objective.kind must be forward_kl or "
+            "cross_entropy, and objective.targets 'top_k' or 'sampled'"
+        )
+
+
+def _labelled(path: str, examples: tuple[Labelled, ...]) -> Iterator[str]:
+    for number, shown in enumerate(examples):
+        where = f"{path}.{number}"
+        if not shown.task or (shown.count < 1) != bool(shown.demonstrations):
+            yield (
+                f"{where} must have a task, and a count of at least 1 or demonstrations; got {shown.task!r}, "
+                f"{shown.count} and {len(shown.demonstrations)}"
+            )
+        yield from (f"{where}.view.{problem}" for problem in _context(shown.view, shown.task))
 
 
 def _operation(operation: Operation, sampling: Sampling) -> Iterator[str]:

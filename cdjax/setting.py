@@ -137,8 +137,8 @@ def open(cfg: config.Experiment, workdir: Path, *, profile: bool = False) -> Set
         here.views(number, [example.input for example in task.test])
     for one in (cfg.teacher, *cfg.score.supervised):
         batches.check(one.update, here.mesh)
-        for labelled in one.examples:
-            here.labelled(labelled)
+    for labelled in (*cfg.replay, *(shown for one in (cfg.teacher, *cfg.score.supervised) for shown in one.examples)):
+        here.labelled(labelled)
     workdir.mkdir(parents=True, exist_ok=True)
     if cfg.dtype == "auto":
         _tell_precision(here)

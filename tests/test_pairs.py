@@ -1,8 +1,11 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cdjax.distill import losses
 from cdjax.distill.keep import Kept
-from cdjax.distill.pairs import pair
+from cdjax.distill.pairs import certain, pair
 from cdjax.rollouts import Rollout
 from cdjax.views.prompts import Prompts
 
@@ -39,3 +42,22 @@ def test_nothing_is_left_out_in_silence():
         pair([KEPT], TEACHER, STUDENT, completion_budget=1)
     with pytest.raises(ValueError, match="'two' has an answer but no student prompt"):
         pair([KEPT], TEACHER, prompts([], one=[7]), completion_budget=2)
+
+
+def test_a_written_answer_beside_recorded_ones_is_cross_entropy():
+    """In value and gradient, as the one outcome that is certain; its draws are all the token itself."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32))
+    answer = np.array([0, 3, 2, 15], np.int32)
+    one = certain(np.array([7], np.int32), answer, top_k=3, draws=5)
+    assert all(len(set(row)) == 3 and 0 <= min(row) and max(row) < 16 for row in one.top_ids.tolist())
+    assert (one.draws == answer[:, None]).all() and one.draws.shape == (4, 5)
+
+    def soft(logits):
+        top = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.asarray(one.top_ids), 1)
+        return losses.bucket_divergence(jnp.asarray(one.top_logprobs), top, kind="forward_kl", beta=0.5).sum()
+
+    def hard(logits):
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), answer[:, None], 1).sum()
+
+    np.testing.assert_allclose(soft(logits), hard(logits), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(soft)(logits), jax.grad(hard)(logits), atol=1e-5)

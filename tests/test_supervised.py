@@ -1,13 +1,14 @@
 """The laws of fine-tuning on solved examples, on a random model of 100,000 weights."""
 
 import dataclasses
+import functools
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from cdjax import config, metrics, setting, supervised
+from cdjax import batches, config, metrics, setting, supervised
 from cdjax.config import Labelled, Optim, Supervised, Update
 from cdjax.distill import rounds, stages, update
 from tests.test_rounds import Killed, assert_same_end, die, experiment, outcome
@@ -129,3 +130,34 @@ def test_what_cannot_work_is_refused_before_anything_is_written(wrong, message, 
     with pytest.raises(config.UserError, match=message):
         rounds.run(config.override(TUNED, wrong), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
+    plurals = Labelled("plural", 6)
+    cfg = experiment(
+        update=Update(epochs=6, batch=6),
+        score=config.Score(examples=2, held_out=0, forgetting=0),
+    )
+    nats = {}
+    for name, replay in (("without", ()), ("with", (plurals,))):
+        found = rounds.run(dataclasses.replace(cfg, replay=replay), tmp_path / name)
+        here = setting.open(dataclasses.replace(cfg, replay=replay), tmp_path / name)
+        steps = batches.Batches(supervised.taught(here.labelled(plurals)), Update(batch=6), 0, here.mesh)
+        student = here.model(rounds.last_student(here, 0))
+        with jax.set_mesh(here.mesh):
+            loss, _ = jax.jit(functools.partial(update.batch_loss, objective=supervised.HARD))(
+                student, None, None, steps[0]
+            )
+        nats[name] = float(loss)
+        told = here.journal.results()["seed 0/round 0/update"]
+        assert told["pairs"] == found["rollouts"]["kept"] + told["replayed"] and told["replayed"] == len(replay) * 6
+    assert nats["with"] < 0.8 * nats["without"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"kind": "reverse_kl"}, {"kind": "jsd"}, {"targets": "full"}],
+)
+def test_a_written_answer_has_no_distribution_to_be_compared_with(changes):
+    with pytest.raises(config.UserError, match="replay has written answers"):
+        config.validate(experiment(replay=(DIRECT,), objective=config.Objective(**changes)))

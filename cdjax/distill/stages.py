@@ -187,7 +187,8 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     """The round's updates, from its last checkpoint if there is one; returns the new trainable state."""
     if here.journal.done(at.stage("update")):
         return restore(here, at)
-    examples = _together(lessons)
+    replayed = replay(here)
+    examples = _together(lessons) + replayed
     full = here.cfg.objective.reads_teacher
     steps = batches.Batches(examples, here.cfg.update, at.fold("update"), here.mesh, teacher=full)
     tx = optim.make(here.cfg.optim, len(steps))
@@ -204,7 +205,7 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
             def save(state: update.TrainState, number: int) -> None:
                 write(number, state, about | {"step": number, "steps": len(steps)})
 
-            told: dict[str, Any] = {"steps": len(steps), "pairs": len(examples)}
+            told: dict[str, Any] = {"steps": len(steps), "pairs": len(examples), "replayed": len(replayed)}
             if here.cfg.tune.lrs:
                 best, grid = _tune(here, at, student, reads, steps)
                 state, told = update.start(best, tx, here.mesh), told | grid
@@ -349,6 +350,13 @@ def _full_teacher(here: Setting, params: nnx.State, lessons: list[Lesson]) -> Fu
         return None, None
     model, contexts = here.model(params), [lesson.context for lesson in lessons]
     return model, read_prefix(model, *contexts) if any(map(len, contexts)) else None
+
+
+def replay(here: Setting) -> list[pairs.Pair]:
+    """The solved examples that every round learns beside the teacher's answers (paper, 4.3, transfer)."""
+    kept = record(here.cfg.objective)
+    solved = [one for labelled in here.cfg.replay for one in here.labelled(labelled)]
+    return [pairs.certain(prompt, answer, top_k=kept.top_k, draws=kept.draws) for prompt, answer in solved]
 
 
 def _together(lessons: list[Lesson]) -> list[pairs.Pair]:
