@@ -16,6 +16,7 @@ from experiments.paper.demonstrations import __main__ as demonstrations
 from experiments.paper.facts import __main__ as facts
 from experiments.paper.questions import __main__ as questions
 from experiments.paper.scratchpad import __main__ as scratchpad
+from experiments.paper.transfer import __main__ as transfer
 
 
 def test_association(tmp_path):
@@ -169,3 +170,16 @@ def test_an_open_question_is_decided_by_its_interval(measure, holds):
     claim = questions.Claim("", measure, "one", "other")
     made = claims.made_by("questions", (0, 1), {"update": 60.0})
     assert questions.judged(claim, {"one": [one], "other": [other]}, made).holds == holds
+
+
+def test_transfer(tmp_path):
+    """Both students begin as the model, only one replays, and each is asked for what it was not taught."""
+    grades = transfer.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
+    told = {}
+    for kind in ("with", "without"):
+        told[kind] = Journal(tmp_path / f"{kind}_replay" / "journal.json").results()["seed 0/round 0/update"]
+    assert (told["with"]["replayed"], told["without"]["replayed"]) == (4, 0)
+    assert told["with"]["pairs"] == told["without"]["pairs"] + 4
+    for skill in transfer.config.TRANSFER:
+        assert [np.shape(grades[skill, side]) for side in ("before", *transfer.SIDES.values())] == [(1, 2)] * 3
+    assert len(json.loads((tmp_path / "claims.json").read_text())) == 2
