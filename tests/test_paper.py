@@ -14,6 +14,7 @@ from experiments.paper import claims
 from experiments.paper.association import __main__ as association
 from experiments.paper.demonstrations import __main__ as demonstrations
 from experiments.paper.facts import __main__ as facts
+from experiments.paper.generation import __main__ as generation
 from experiments.paper.questions import __main__ as questions
 from experiments.paper.scratchpad import __main__ as scratchpad
 from experiments.paper.transfer import __main__ as transfer
@@ -183,3 +184,29 @@ def test_transfer(tmp_path):
     for skill in transfer.config.TRANSFER:
         assert [np.shape(grades[skill, side]) for side in ("before", *transfer.SIDES.values())] == [(1, 2)] * 3
     assert len(json.loads((tmp_path / "claims.json").read_text())) == 2
+
+
+def test_generation(tmp_path, monkeypatch):
+    """Both students are asked alike; what the judge calls positive, and no more, is in the table."""
+    judged = []
+
+    def judge(self, texts):
+        judged.append(list(texts))
+        return [float(len(text) % 2) for text in texts]
+
+    monkeypatch.setattr(generation.Judge, "__call__", judge)
+    cells = generation.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
+    for tone in generation.config.TEACHERS:
+        found = Journal(tmp_path / tone / "journal.json").results()
+        answers = found["seed 0/round 0/score"]["answers"]
+        assert answers in judged and cells[tone, "after"].positive == [[float(len(text) % 2) for text in answers]]
+        assert cells[tone, "before"].positive == cells["positive", "before"].positive
+    openings = [json.loads(line) for line in (tmp_path / "openings" / "reviews.jsonl").read_text().splitlines()]
+    known = {one.input: one.output for one in generation.config.reviews(generation.config.SAMPLE)}
+    assert {known[f"{one['input']} {one['output']}"] for one in openings} == {"negative"} and len(openings) == 12
+    assert len(json.loads((tmp_path / "claims.json").read_text())) == 3
+
+
+def test_entropy_is_that_of_words():
+    assert generation.entropy(["a b", "B a"]) == pytest.approx(np.log(2))
+    assert generation.entropy(["a a a"]) == 0

