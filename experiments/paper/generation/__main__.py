@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> Cells:
     known = config.reviews(config.SAMPLE if args.tiny and not args.data_dir else Path(args.data_dir))
     args.workdir.mkdir(parents=True, exist_ok=True)
     config.write_openings(known, args.workdir / "openings")
-    judge, right = appoint(config.get_config("neutral", args.workdir, tiny=args.tiny).model, known)
+    judge, called = appoint(config.get_config("neutral", args.workdir, tiny=args.tiny).model, known)
     cells: Cells = {}
     forgetting, seconds = {}, Counter[str]()
     for tone in config.TEACHERS:
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> Cells:
         stages["after"] = [f"seed {seed}/round 0/score" for seed in args.seeds]
         cells |= {(tone, side): measure([found[name] for name in names], judge) for side, names in stages.items()}
     made = claims.made_by("generation", args.seeds, seconds)
-    text = page(cells, right, forgetting, made)
+    text = page(cells, called, forgetting, made)
     print(text)
     if not args.tiny:
         (HERE / "results.md").write_text(text, encoding="utf-8")
@@ -82,16 +82,16 @@ def main(argv: Sequence[str] | None = None) -> Cells:
     return cells
 
 
-def appoint(source: str, known: Sequence[Example]) -> tuple[Judge, float]:
-    """The judge, with as many positive as negative reviews in its prompt, and how often it is right on others."""
-    by_label = [[one for one in known if one.output == label] for label in ("positive", "negative")]
-    # Short ones, which are no openings.
-    short = [[one for one in many if len(one.input.split()) < config.WORDS] for many in by_label]
-    turns = [one for pair in zip(*short, strict=False) for one in pair]
-    judge = Judge(cdjax.load_model(source), turns[:SHOWN])
-    others = turns[SHOWN : SHOWN + CHECKED]
-    called = judge([one.input for one in others])
-    return judge, float(np.mean([call == (one.output == "positive") for call, one in zip(called, others, strict=True)]))
+def appoint(source: str, known: Sequence[Example]) -> tuple[Judge, dict[str, float]]:
+    """The judge, with short reviews of both kinds in its prompt, and the share of each kind that it calls positive."""
+    short: dict[str, list[Example]] = {"positive": [], "negative": []}
+    long: dict[str, list[Example]] = {"positive": [], "negative": []}
+    for one in known:
+        (short if len(one.input.split()) < config.WORDS else long)[one.output].append(one)
+    shown = [one for pair in zip(*short.values(), strict=False) for one in pair]
+    judge = Judge(cdjax.load_model(source), shown[:SHOWN])
+    called = {label: judge([one.input for one in many[:CHECKED]]) for label, many in long.items()}
+    return judge, {label: float(np.mean(each)) for label, each in called.items()}
 
 
 def measure(scored: Sequence[Mapping[str, Any]], judge: Judge) -> Cell:
@@ -108,15 +108,16 @@ def entropy(texts: Sequence[str]) -> float:
     return -sum(n / total * math.log(n / total) for n in counts.values())
 
 
-def page(cells: Cells, right: float, forgetting: Mapping[str, float], made: Mapping[str, Any]) -> str:
+def page(cells: Cells, called: Mapping[str, float], forgetting: Mapping[str, float], made: Mapping[str, Any]) -> str:
     """results.md: the paper's table with ours beside."""
     count = len(cells["positive", "teacher"].positive[0])
     lines = [
         "# The tone of a text, distilled (paper, A.1, Table 4)",
         "",
         f"{count} openings of negative reviews, means of seeds {', '.join(map(str, made['seeds']))}, 95 % intervals",
-        f"over openings. The judge, the original model, calls {100 * right:.0f} % of labelled reviews rightly. The",
-        "paper's model is TK-Instruct with 11 billion parameters, its judge GPT-3; its entropy is of another kind.",
+        f"over openings. The judge, the original model, calls {100 * called['positive']:.0f} % of positive and",
+        f"{100 * called['negative']:.0f} % of negative reviews positive. The paper's model is TK-Instruct with 11",
+        "billion parameters, its judge GPT-3; its entropy is of another kind.",
         "",
         "| tone | side | positive, paper | ours | Rouge-L, paper | ours | entropy, paper | ours |",
         "|---" * 8 + "|",

@@ -2,9 +2,9 @@
 
 Openings of negative film reviews are gone on with. One teacher is asked to praise the film, the other only to go on;
 both are shown how. Each has a student that is told to go on with the review and nothing else: the first must have
-learned the tone. A tone is judged by the original model, from labelled reviews in its prompt; how often it judges
-labelled reviews rightly is told beside. Rouge-L is to how the review really went on; entropy is that of the words of
-all answers, in nats.
+learned the tone. A tone is judged by the original model, from labelled reviews in its prompt; how many reviews of each
+label it calls positive is told beside. Rouge-L is to how the review really went on; entropy is that of the words of all
+answers, in nats.
 
     python -m experiments.paper.generation --data-dir DIR --seeds 0,1
 
