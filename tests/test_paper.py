@@ -12,6 +12,7 @@ from experiments.paper import claims
 from experiments.paper.association import __main__ as association
 from experiments.paper.facts import __main__ as facts
 from experiments.paper.scratchpad import __main__ as scratchpad
+from experiments.paper.window import __main__ as window
 
 
 def test_association(tmp_path):
@@ -97,3 +98,21 @@ def test_accuracy_by_digits_adds_up_to_the_whole():
     parts = {length: scratchpad.part(rows, lengths, length) for length in (1, 2, 3)}
     assert parts[2] == [[0.0, 1.0], [0.0, 1.0]]
     assert sum(np.mean(own) * len(own[0]) for own in parts.values()) / 4 == pytest.approx(np.mean(rows))
+
+
+def test_window(tmp_path, capsys):
+    """Four demonstrations fit and eight do not; both students learn from the same ensemble, with their own four."""
+    found = window.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
+    assert all(some <= found.window < whole for some, whole in found.tokens.values()) and found.tokens
+    first, last = (tmp_path / name for name in ("first_four", "last_four"))
+    stages = [Journal(run / "journal.json").results() for run in (first, last)]
+    assert found.side("teacher") == [one["teacher"]["grades"] for one in stages]
+    assert found.side("after") == [one["seed 0/round 0/score"]["grades"] for one in stages]
+    assert [text for _, text in found.inputs] == stages[1]["before"]["inputs"]
+    samples = [sorted(run.glob("rollouts/seed_0/**/samples.jsonl")) for run in (first, last)]
+    assert [one.read_text() for one in samples[0]] == [one.read_text() for one in samples[1]] and samples[0]
+    assert stages[0]["teacher"]["answers"] == stages[1]["teacher"]["answers"]
+    assert stages[0]["before"]["tokens"] != stages[1]["before"]["tokens"]
+    assert stages[0]["teacher"]["tokens"] > 7 * stages[0]["before"]["tokens"]  # eight prompts are read
+    assert f"The window is {found.window} tokens" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "claims.json").read_text())) == 2
