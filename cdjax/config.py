@@ -32,12 +32,20 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Context:
-    """What a view shows around the task input. All parts are optional; the empty context is the bare input."""
+    """What a view shows around the task input. All parts are optional; the empty context is the bare input.
+
+    A teacher with an `ensemble` reads several prompts at once, each with other demonstrations. Every token of its
+    answer is chosen by the mean of their probabilities, and that mean is the token's target: sample and target are of
+    one distribution. (The paper samples an answer under one prompt, and averages the targets alone.)
+    """
 
     instruction: str = ""  # {definition} in it stands for the task's own
     file: str = ""  # a text file that stands in the instruction's place, as it is
     demonstrations: tuple[Demonstration, ...] = ()  # written out here, and then ...
-    shots: int = 0  # ... the first so many of the task's own demonstrations
+    shots: int = 0  # ... so many of the task's own demonstrations, the first ones ...
+    skip: int = 0  # ... after leaving out so many
+    ensemble: int = 0  # the teacher alone: so many prompts instead of one, ...
+    drawn: int = 0  # ... each with so many of these demonstrations, drawn at random, the same in every run
     negatives: tuple[Demonstration, ...] = ()  # answers not to give, after the demonstrations, and then ...
     negative_shots: int = 0  # ... the first so many of the task's own
     explanations: bool = False  # show each demonstration's explanation, negative ones' too
@@ -339,7 +347,7 @@ def from_json(text: str) -> Experiment:
 
 def validate(cfg: Experiment) -> None:
     """Raises one UserError that lists everything in the experiment that cannot work, before anything is compiled."""
-    problems = [*_numbers(cfg), *_whole(cfg), *_update(cfg), *_plan(cfg), *_supervised(cfg)]
+    problems = [*_numbers(cfg), *_whole(cfg), *_update(cfg), *_plan(cfg), *_supervised(cfg), *_ensembles(cfg)]
     for index, operation in enumerate(cfg.operations()):
         where = f"plan.operations.{index}." if cfg.plan.operations else ""
         problems += (where + problem for problem in _operation(operation, cfg.sampling))
@@ -513,11 +521,23 @@ def _labelled(path: str, examples: tuple[Labelled, ...]) -> Iterator[str]:
         yield from (f"{where}.view.{problem}" for problem in _context(shown.view, shown.task))
 
 
+def _ensembles(cfg: Experiment) -> Iterator[str]:
+    if not any(operation.context.ensemble for operation in cfg.operations()):
+        return
+    several = "reads the teacher under one prompt, and context.ensemble asks for several"
+    if cfg.sampling.draft:
+        yield f"sampling.draft={cfg.sampling.draft} {several}; set it to 0"
+    if cfg.objective.reads_teacher:
+        yield f"objective.targets='full' {several}; use 'top_k' or 'sampled', which are recorded when it answers"
+    if cfg.score.held_out:
+        yield f"score.held_out={cfg.score.held_out} {several}; set it to 0"
+
+
 def _operation(operation: Operation, sampling: Sampling) -> Iterator[str]:
     inputs, keep = operation.inputs, operation.keep
     yield from (f"inputs.{problem}" for problem in _inputs(inputs, operation.task))
     for name, context in (("context", operation.context), ("student", operation.student)):
-        yield from (f"{name}.{problem}" for problem in _context(context, operation.task))
+        yield from (f"{name}.{problem}" for problem in _context(context, operation.task, teacher=name == "context"))
     if (keep.span == "all") == bool(keep.pattern):
         yield f"keep.span={keep.span!r} {'takes no' if keep.pattern else 'needs a'} keep.pattern"
     if keep.span == "regex" and (error := _regex_error(keep.pattern)):
@@ -547,7 +567,7 @@ def _inputs(inputs: Inputs, task: str) -> Iterator[str]:
             yield f"{name} must be at least 1, got {getattr(inputs, name)}"
 
 
-def _context(context: Context, task: str) -> Iterator[str]:
+def _context(context: Context, task: str, *, teacher: bool = False) -> Iterator[str]:
     if context.file and not Path(context.file).is_file():
         yield f"file is {context.file!r}, which does not exist"
     if context.file and context.instruction:
@@ -556,6 +576,17 @@ def _context(context: Context, task: str) -> Iterator[str]:
         if (count := getattr(context, name)) < 0 or (count and not task):
             kind = name.replace("shots", "demonstrations").replace("_", " ")
             yield f"{name}={count} must be a number of the task's own {kind}, and task is {task!r}"
+    if context.skip < 0:
+        yield f"skip must be at least 0, got {context.skip}"
+    if context.ensemble and not teacher:
+        yield f"ensemble={context.ensemble}: only what a teacher reads is averaged over prompts"
+    shown = len(context.demonstrations) + context.shots
+    least, most = (1, shown) if context.ensemble else (0, 0)
+    if context.ensemble < 0 or not least <= context.drawn <= most:
+        yield (
+            f"ensemble={context.ensemble} prompts with drawn={context.drawn} of {shown} demonstrations each: "
+            "an ensemble draws at least one and at most all, and nothing is drawn without one"
+        )
     if DEFINITION in context.instruction and not task:
         yield f"instruction has {DEFINITION}, which is a task's, and task is ''"
 

@@ -27,7 +27,7 @@ from cdjax.views.prompts import Prompts
 
 FULL_KL = config.Objective(kind="forward_kl", targets="full")
 UNRELATED_TOKENS = 24  # of each continuation on which forgetting is measured
-Graded = dict[str, Any]  # lists with one entry an example; `tokens` is the mean of prompt and answer
+Graded = dict[str, Any]  # lists with one entry an example; `tokens` is the mean of what is read: prompt and answer
 COLUMNS = ("operations", "views", "inputs", "expected", "answers", "grades")  # those lists
 
 
@@ -120,7 +120,7 @@ def grade(
         left = [one for one in asked if one[1].input in fitting]
         rollouts = greedy(here, model, prompts, title=title)
         liked = preference.compare(here, model, side, number, prompts, [example for _, example in left])
-        for rollout, prompt, like, (of, example) in zip(rollouts, prompts.whole, liked, left, strict=True):
+        for rollout, row, like, (of, example) in zip(rollouts, prompts.own, liked, left, strict=True):
             said = keep.answer_text(here.tokenizer, rollout.ids, here.stops, here.cfg.template.stop)
             if side == "teacher":
                 said = keep.extract(operation.keep, said) or ""
@@ -133,7 +133,7 @@ def grade(
             graded["answers"].append(said)
             graded["grades"].append(like.grade if like else float(here.tasks[of].grade(example, said)))
             magnitudes.append(like.magnitude if like else None)
-            lengths.append(len(prompt) + len(rollout.ids))
+            lengths.append(sum(len(context) + len(row) + len(rollout.ids) for context in prompts.contexts))
     graded["tokens"] = float(np.mean(lengths))
     return graded | ({"magnitudes": magnitudes} if any(one is not None for one in magnitudes) else {})
 

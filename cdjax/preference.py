@@ -67,26 +67,30 @@ def compare(
     ids = encode.answers(here.tokenizer, here.cfg.template, context, here.tasks[number], both)
     answers = [_without_stop(one, here.stops, asked) for one, asked in zip(ids, both, strict=True)]
     own = [prompts.own[row] for row in rows for _ in range(2)]
-    logs = logprobs(here, model, prompts.context, own, answers)
+    logs = logprobs(here, model, prompts.contexts, own, answers)
     for row, (output, rejected) in zip(rows, logs.reshape(-1, 2).tolist(), strict=True):
         found[row] = Preference(output, rejected)
     return found
 
 
 def logprobs(
-    here: Setting, model: Decoder, context: Ids, prompts: Sequence[Ids], answers: Sequence[Ids]
+    here: Setting, model: Decoder, contexts: Sequence[Ids], prompts: Sequence[Ids], answers: Sequence[Ids]
 ) -> Float64[np.ndarray, "N"]:
-    """Log-probability of each whole answer after the shared context and its own prompt; all batches have one shape."""
+    """Log-probability of each whole answer after a shared context and its own prompt; all batches have one shape.
+
+    With several contexts each token's probability is the mean of those after every one of them.
+    """
     parts = parallel.batch_parts(here.mesh)
     batch = -(-min(here.cfg.sampling.batch, len(answers)) // parts) * parts
     asked, answered = _padded(prompts, left=True), _padded(answers, left=False)
     found = []
     with jax.set_mesh(here.mesh):
-        prefix = read_prefix(model, context) if len(context) else None
+        prefixes = [read_prefix(model, context) if len(context) else None for context in contexts]
         for start in range(0, len(answers), batch):
             rows = np.minimum(np.arange(start, start + batch), len(answers) - 1)  # the last row fills the last batch
             placed = parallel.place_batch([x[rows] for x in (*asked, *answered)], here.mesh)
-            found.append(np.asarray(score.logprobs(model, *placed, prefix), np.float64).sum(1))
+            each = [np.asarray(score.logprobs(model, *placed, prefix), np.float64) for prefix in prefixes]
+            found.append((np.logaddexp.reduce(each) - np.log(len(each))).sum(1))
     return np.concatenate(found)[: len(answers)]
 
 

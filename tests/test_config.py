@@ -153,6 +153,7 @@ def test_a_missing_config_file_is_named():
         config.load_config("nowhere.py")
 
 
+AVERAGED = {"context.shots": 3, "context.ensemble": 2, "context.drawn": 2}
 WRONG = [
     ({"adapter.rank": -1}, "adapter.rank must be at least 0, got -1"),
     ({"optim.lr": 0}, "optim.lr must be more than 0"),
@@ -195,6 +196,14 @@ WRONG = [
     ({"keep.majority": True}, "raise sampling.per_input"),
     ({"plan.operations": [{"task": "plural"}]}, "plan.operations.0.inputs.pool"),
     ({"inputs.tasks": ["plural"]}, "inputs.tasks=['plural'] must be different names of other tasks"),
+    ({"context.skip": -1}, "context.skip must be at least 0, got -1"),
+    (AVERAGED | {"context.drawn": 4}, "drawn=4 of 3 demonstrations each: an ensemble draws at least one"),
+    (AVERAGED | {"context.drawn": 0}, "an ensemble draws at least one"),
+    (AVERAGED | {"context.ensemble": 0}, "nothing is drawn without one"),
+    ({"student.shots": 3, "student.ensemble": 2, "student.drawn": 1}, "student.ensemble=2: only what a teacher reads"),
+    (AVERAGED | {"sampling.draft": 2}, "sampling.draft=2 reads the teacher under one prompt"),
+    (AVERAGED | {"objective.targets": "full"}, "objective.targets='full' reads the teacher under one prompt"),
+    (AVERAGED, "score.held_out=32 reads the teacher under one prompt"),
     (GROUPED | {"plan.order": "simultaneous"}, "plan.order must be 'sequential' or 'recursive'"),
     (
         GROUPED | {"plan.rounds": [["a", "b"], ["a", "c"]]},

@@ -18,6 +18,7 @@ from experiments.paper.generation import __main__ as generation
 from experiments.paper.questions import __main__ as questions
 from experiments.paper.scratchpad import __main__ as scratchpad
 from experiments.paper.transfer import __main__ as transfer
+from experiments.paper.window import __main__ as window
 
 
 def test_association(tmp_path):
@@ -210,3 +211,21 @@ def test_generation(tmp_path, monkeypatch):
 def test_entropy_is_that_of_words():
     assert generation.entropy(["a b", "B a"]) == pytest.approx(np.log(2))
     assert generation.entropy(["a a a"]) == 0
+
+
+def test_window(tmp_path, capsys):
+    """Four demonstrations fit and eight do not; both students learn from the same ensemble, with their own four."""
+    found = window.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
+    assert all(some <= found.window < whole for some, whole in found.tokens.values()) and found.tokens
+    first, last = (tmp_path / name for name in ("first_four", "last_four"))
+    stages = [Journal(run / "journal.json").results() for run in (first, last)]
+    assert found.side("teacher") == [one["teacher"]["grades"] for one in stages]
+    assert found.side("after") == [one["seed 0/round 0/score"]["grades"] for one in stages]
+    assert [text for _, text in found.inputs] == stages[1]["before"]["inputs"]
+    samples = [sorted(run.glob("rollouts/seed_0/**/samples.jsonl")) for run in (first, last)]
+    assert [one.read_text() for one in samples[0]] == [one.read_text() for one in samples[1]] and samples[0]
+    assert stages[0]["teacher"]["answers"] == stages[1]["teacher"]["answers"]
+    assert stages[0]["before"]["tokens"] != stages[1]["before"]["tokens"]
+    assert stages[0]["teacher"]["tokens"] > 7 * stages[0]["before"]["tokens"]  # eight prompts are read
+    assert f"The window is {found.window} tokens" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "claims.json").read_text())) == 2

@@ -159,7 +159,7 @@ def sample_teacher(
 
 
 def _int8_kl(here: Setting, params: nnx.State, views: Views, rollouts: Sequence[Rollout]) -> float | None:
-    """Mean KL(teacher || its int8 weights, which answered) in nats a token, on some of the answers."""
+    """Mean KL(teacher || its int8 weights, which answered) in nats a token, on some answers, under the first prompt."""
     model, prompts = here.model(params), views.teacher
     with jax.set_mesh(here.mesh):
         rounded = quantize.int8(model)

@@ -20,11 +20,12 @@ AXES = ("batch", "kv_heads", "length", "head_dim")
 class Cache:
     """What each row has read so far, without gaps: row b's tokens lie in its columns 0 .. lengths[b] - 1.
 
-    A buffer for each layer, so that a loop which carries them writes one token and moves nothing else.
+    A buffer for each layer, so that a loop which carries them writes one token and moves nothing else. Where rows are
+    read after several contexts, each, the buffers of all contexts lie one above the other.
     """
 
-    k: tuple[Float[Array, "B K S H"], ...]
-    v: tuple[Float[Array, "B K S H"], ...]
+    k: tuple[Float[Array, "*G B K S H"], ...]
+    v: tuple[Float[Array, "*G B K S H"], ...]
     lengths: Int[Array, "B"]
 
     def visible(self, queries: int, window: int | None) -> Bool[Array, "B T S"]:
@@ -59,15 +60,16 @@ class Prefix:
         return real & (positions[..., None] - columns[None, None] < window)
 
 
-def new_cache(spec: DecoderSpec, batch: int, slots: int, dtype: jnp.dtype) -> Cache:
-    """An empty cache of at least `slots` columns, born sharded when called under jit."""
+def new_cache(spec: DecoderSpec, batch: int, slots: int, dtype: jnp.dtype, contexts: int = 1) -> Cache:
+    """An empty cache of at least `slots` columns, born sharded when called under jit; of several contexts, if asked."""
     if slots > attention.BLOCK:
         slots = -(-slots // attention.BLOCK) * attention.BLOCK
 
     # A buffer each, not one many times: a donated array may appear only once.
     def zeros() -> tuple[jax.Array, ...]:
-        shape = (batch, spec.kv_heads, slots, spec.head_dim)
-        return tuple(parallel.constrain(jnp.zeros(shape, dtype), *AXES) for _ in range(spec.layers))
+        above = (contexts,) if contexts > 1 else ()
+        shape, axes = (*above, batch, spec.kv_heads, slots, spec.head_dim), ("length",) * len(above) + AXES
+        return tuple(parallel.constrain(jnp.zeros(shape, dtype), *axes) for _ in range(spec.layers))
 
     return Cache(zeros(), zeros(), parallel.constrain(jnp.zeros(batch, jnp.int32), "batch"))
 

@@ -65,6 +65,11 @@ def softmax_weights(logits: Float[Array, "B V"], temperature: float) -> Float[Ar
     return jnp.exp((logits - logits.max(-1, keepdims=True)) / temperature)
 
 
+def mean(logits: Float[Array, "G B V"]) -> Float[Array, "B V"]:
+    """The logarithm of the mean of G distributions' probabilities, at temperature 1."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), 0) - jnp.log(float(len(logits)))
+
+
 def logprobs(logits: Float[Array, "B V"], ids: Int[Array, "B n"], temperature: float) -> Float[Array, "B n"]:
     """log_softmax(logits / temperature) at the ids, without the other entries."""
     total = jnp.log(softmax_weights(logits, temperature).sum(-1, keepdims=True))

@@ -2,10 +2,15 @@
 
 In: left-padded prompts, one key a row, an optional shared prefix. Out: `Samples`, with what the decode step knew about
 each token. Logits exist for one column at a time. The caller has entered `jax.set_mesh`.
+
+A prefix of several contexts is an ensemble: every row is read after each of them, and its next token is chosen by the
+mean of the probabilities, which is also what is recorded.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +60,7 @@ class State:
     alive: Bool[Array, "B"]
     stopped: Bool[Array, "B"]
     ages: Int[Array, "B"]  # tokens written
-    past: cache.Cache
+    past: cache.Cache  # in an ensemble with a leading axis of its members, but for the lengths
     written: dict[str, Array]  # the fields of Samples that have a C axis
 
 
@@ -78,13 +83,14 @@ def generate(
     """
     model = decoder.unstack(model)
     rows = jnp.arange(len(prompts))
-    state = start(model, len(rows), prompts.shape[1] - 1 + steps, record=record, steps=steps)
+    members = 1 if prefix is None else len(prefix.lengths)
+    state = start(model, len(rows), prompts.shape[1] - 1 + steps, record=record, steps=steps, members=members)
     state = admit(model, state, prompts, real, keys, rows, prefix)
     return collect(decode(model, state, stops, prefix, len(rows), choice=choice, record=record), rows)
 
 
-@functools.partial(jax.jit, static_argnames=("batch", "slots", "record", "steps"))
-def start(model: decoder.Decoder, batch: int, slots: int, *, record: Record, steps: int) -> State:
+@functools.partial(jax.jit, static_argnames=("batch", "slots", "record", "steps", "members"))
+def start(model: decoder.Decoder, batch: int, slots: int, *, record: Record, steps: int, members: int = 1) -> State:
     """Rows that wait for a prompt. `slots` is `steps` and the length of the longest prompt, less one."""
     shapes = {
         "ids": ((), jnp.int32),
@@ -104,7 +110,7 @@ def start(model: decoder.Decoder, batch: int, slots: int, *, record: Record, ste
         alive=zeros((), jnp.bool_),
         stopped=zeros((), jnp.bool_),
         ages=zeros((), jnp.int32),
-        past=cache.new_cache(model.spec, batch, slots, model.dtype),
+        past=cache.new_cache(model.spec, batch, slots, model.dtype, members),
         written={name: zeros((steps, *shape), dtype) for name, (shape, dtype) in shapes.items()},
     )
 
@@ -159,13 +165,16 @@ def fill(
     lengths = put(past.lengths, real[:, :-1].sum(1), new, which)
     if prompts.shape[1] == 1:
         return dataclasses.replace(past, lengths=lengths)
-    k, v = _read(model, prompts[:, :-1], real[:, :-1], prefix)
     columns = slice(0, prompts.shape[1] - 1)
 
     def one(old: Array, fresh: Array) -> Array:
         return old.at[:, :, columns].set(put(old[:, :, columns], fresh.astype(old.dtype), new, which))
 
-    return cache.Cache(tuple(map(one, past.k, k)), tuple(map(one, past.v, v)), lengths)
+    def read(prefix: cache.Prefix | None, past: cache.Cache) -> tuple[None, cache.Cache]:
+        k, v = _read(model, prompts[:, :-1], real[:, :-1], prefix)
+        return None, cache.Cache(tuple(map(one, past.k, k)), tuple(map(one, past.v, v)), lengths)
+
+    return by_member(read, prefix, past)[1]
 
 
 def _read(model, prompts, real, prefix):
@@ -175,6 +184,25 @@ def _read(model, prompts, real, prefix):
     moved = jnp.take_along_axis(prompts, (columns - lengths[:, None]) % width, 1)
     real = columns < lengths[:, None]
     return model.read(moved, decoder.row_positions(real, prefix), real, prefix=prefix)
+
+
+def by_member(
+    function: Callable[[cache.Prefix | None, cache.Cache], tuple[Any, cache.Cache]],
+    prefix: cache.Prefix | None,
+    past: cache.Cache,
+) -> tuple[Any, cache.Cache]:
+    """`function` of the prefix and the cache; of an ensemble's, what it gives for each member, one above the other."""
+    if prefix is None or len(prefix.lengths) == 1:
+        return function(prefix, past)
+
+    def member(k: Array, v: Array, length: Array, past_k: Any, past_v: Any) -> tuple[Any, Any, Any, Array]:
+        own = cache.Prefix(k[:, None], v[:, None], length[None]), cache.Cache(past_k, past_v, past.lengths)
+        found, after = function(*own)
+        return found, after.k, after.v, after.lengths  # all members have read as many tokens of a row
+
+    each = jax.vmap(member, in_axes=(1, 1, 0, 0, 0), out_axes=(0, 0, 0, None))
+    found, *after = each(prefix.k, prefix.v, prefix.lengths, past.k, past.v)
+    return found, cache.Cache(*after)
 
 
 @functools.partial(jax.jit, static_argnames=("choice", "record"), donate_argnames="state")
@@ -191,12 +219,16 @@ def decode(
     """Steps until at least `free` rows are free."""
     batch, steps = state.written["ids"].shape
 
-    def step(state: State) -> State:
-        positions = state.past.lengths if prefix is None else state.past.lengths + prefix.starts(batch)
+    def read(state: State, prefix: cache.Prefix | None, past: cache.Cache) -> tuple[Array, cache.Cache]:
+        positions = past.lengths if prefix is None else past.lengths + prefix.starts(batch)
         row = (x[:, None] for x in (state.tokens, positions, state.alive))
-        hidden, past = model(*row, prefix=prefix, past=state.past)
-        assert past is not None
-        logits = whole_rows(constrain(model.logits(hidden[:, 0]), "batch", "vocab"))
+        hidden, after = model(*row, prefix=prefix, past=past)
+        assert after is not None
+        return constrain(model.logits(hidden[:, 0]), "batch", "vocab"), after
+
+    def step(state: State) -> State:
+        logits, past = by_member(functools.partial(read, state), prefix, state.past)
+        logits = whole_rows(logits if logits.ndim == 2 else choose.mean(logits))
         numbers = uniforms(state.keys, state.ages, 1 + record.draws)
         column = observe(logits, choice(logits, numbers[:, 0]), numbers[:, 1:], record)
         at = jnp.where(state.alive, state.ages, steps)  # beyond the end: nothing is written

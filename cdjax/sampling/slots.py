@@ -27,7 +27,10 @@ SHARE = 4  # a quarter of the slots is refilled at once
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """A model with its layers apart, and what it reads: a context, or none, and after it each prompt's own part."""
+    """A model with its layers apart, and what it reads: a context, or none, and after it each prompt's own part.
+
+    The teacher may have several contexts, see generate.py.
+    """
 
     model: decoder.Decoder
     prefix: cache.Prefix | None
@@ -83,8 +86,9 @@ class Slots:
         def columns(side: Side) -> int:
             return width(max(map(len, side.prompts))) - 1 + self.steps + self.draft
 
-        side = self.teacher
-        state = generate.start(side.model, self.batch, columns(side), record=self.record, steps=self.steps)
+        side, sizes = self.teacher, {"record": self.record, "steps": self.steps}
+        members = 1 if side.prefix is None else len(side.prefix.lengths)
+        state = generate.start(side.model, self.batch, columns(side), **sizes, members=members)
         return state if self.student is None else speculate.start(self.student.model, state, columns(self.student))
 
     def _admit(self, state: State, load: dict[int, Row], seed: int) -> State:

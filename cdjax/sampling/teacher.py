@@ -49,12 +49,15 @@ def sample(
     """`sampling.per_input` answers to each prompt, each at most `steps` tokens long and ended by one of the `stops`.
 
     With `sampling.weights="int8"` the model is rounded first: what is recorded is of the rounded one, which answered.
-    With `sampling.draft` a `student` drafts them: other samples of the same distribution.
+    With `sampling.draft` a `student` drafts them: other samples of the same distribution. Prompts with several contexts
+    are an ensemble, see generate.py.
     A shard that `store` has is read, not sampled again. `progress` is told how many answers have been added.
     Raises UserError if the store holds something else, or if a prompt does not fit the model.
     """
     shards = _shards(prompts, sampling)
     check(model, prompts, steps)
+    if sampling.draft and prompts.others:
+        raise config.UserError(f"sampling.draft={sampling.draft} cannot go with an ensemble of prompts; set it to 0")
     student = student if sampling.draft else None
     if sampling.draft and student is None:
         raise config.UserError(f"sampling.draft={sampling.draft} needs a student that drafts; give one, or set it to 0")
@@ -102,7 +105,7 @@ def identity(model: decoder.Decoder) -> str:
 
 
 def _identities(model: decoder.Decoder, prompts: Prompts, student: Student | None) -> dict[str, str]:
-    who = {"model": identity(model), "prompts": _digest(prompts.inputs, prompts.context, *prompts.own)}
+    who = {"model": identity(model), "prompts": _digest(prompts.inputs, *prompts.contexts, *prompts.own)}
     if student is None:
         return who
     shown = _digest(student.prompts.context, *student.prompts.own)
@@ -114,10 +117,12 @@ def check(model: decoder.Decoder, prompts: Prompts, steps: int) -> None:
     spec = model.spec
     if steps < 1:
         raise config.UserError(f"an answer needs at least 1 token, got a limit of {steps}")
-    for text, ids in zip(prompts.inputs, prompts.whole, strict=True):
-        if len(ids) + steps > spec.max_positions:
+    longest = max(prompts.contexts, key=len)
+    for text, own in zip(prompts.inputs, prompts.own, strict=True):
+        length, ids = len(longest) + len(own), np.concatenate([*prompts.contexts, own])
+        if length + steps > spec.max_positions:
             raise config.UserError(
-                f"the prompt of {text[:60]!r} has {len(ids)} tokens, with {steps} more for the answer that is over "
+                f"the prompt of {text[:60]!r} has {length} tokens, with {steps} more for the answer that is over "
                 f"the model's {spec.max_positions}; shorten the context or the answer"
             )
         if ids.min() < 0 or ids.max() >= spec.vocab:
@@ -139,7 +144,7 @@ def _shards(prompts: Prompts, sampling: config.Sampling) -> list[list[Row]]:
 
 
 def _side(model: decoder.Decoder, prompts: Prompts) -> Side:
-    prefix = decoder.read_prefix(model, prompts.context) if len(prompts.context) else None
+    prefix = decoder.read_prefix(model, *prompts.contexts) if any(map(len, prompts.contexts)) else None
     return Side(decoder.unstack(model), prefix, prompts.own)
 
 

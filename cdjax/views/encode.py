@@ -3,6 +3,7 @@
 In: Task, Context, Template, inputs. Out: Prompts (sampling/, distill/pairs.py), stop ids, decoded text.
 """
 
+import itertools
 import os.path
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -29,11 +30,14 @@ def prompts(
 ) -> tuple[Prompts, list[str]]:
     """The view of every input, at most `budget` tokens each, and the inputs dropped because theirs is longer.
 
-    Raises UserError naming the input that is over budget (overflow "error") or that renders to no token at all.
+    In an ensemble each of an input's prompts has that budget. Raises UserError naming the input that is over budget
+    (overflow "error") or that renders to no token at all.
     """
-    context = render.complete(context, task)
-    texts = [render.prompt(tokenizer, template, context, text) for text in inputs]
-    return _fit(inputs, _encode(tokenizer, texts, chat=template.chat), budget=budget, overflow=overflow)
+    every = []
+    for member in render.members(render.complete(context, task)):
+        texts = [render.prompt(tokenizer, template, member, text) for text in inputs]
+        every.append(_encode(tokenizer, texts, chat=template.chat))
+    return _fit(inputs, every, budget=budget, overflow=overflow)
 
 
 def answers(
@@ -80,7 +84,7 @@ def input_writer(tokenizer: Tokenizer, template: Template, task: Task, cfg: Inpu
     """`cfg.written` prompts that the model continues with a new input, see writer.py; a prompt's name is its number."""
     rows = _encode(tokenizer, writer.texts(tokenizer, template, task, cfg, seed), chat=template.chat)
     longest = max(map(len, rows), default=0)
-    return _fit([str(i) for i in range(len(rows))], rows, budget=longest, overflow="error")[0]
+    return _fit([str(i) for i in range(len(rows))], [rows], budget=longest, overflow="error")[0]
 
 
 def decode(tokenizer: Tokenizer, ids: Int[np.ndarray, "_"]) -> str:
@@ -99,24 +103,35 @@ def _encode(tokenizer: Tokenizer, texts: list[str], *, chat: bool) -> list[list[
     return [row if row[:1] == [bos] else [bos, *row] for row in rows]
 
 
-def _fit(inputs: Sequence[str], rows: list[list[int]], *, budget: int, overflow: str) -> tuple[Prompts, list[str]]:
-    dropped = [text for text, row in zip(inputs, rows, strict=True) if len(row) > budget]
-    for text, row in zip(inputs, rows, strict=True):
-        if not row:
+def _fit(
+    inputs: Sequence[str], every: list[list[list[int]]], *, budget: int, overflow: str
+) -> tuple[Prompts, list[str]]:
+    """`every` has the rows of all inputs under each context."""
+    longest = [max(map(len, rows)) for rows in zip(*every, strict=True)]
+    dropped = [text for text, length in zip(inputs, longest, strict=True) if length > budget]
+    for text, length in zip(inputs, longest, strict=True):
+        if not length:
             raise UserError(f"the prompt of input {text!r} has no token; give the template or the context some text")
-        if len(row) > budget and (overflow == "error" or len(dropped) == len(rows)):
+        if length > budget and (overflow == "error" or len(dropped) == len(inputs)):
             drops = overflow == "drop"
             which = "every prompt is over its budget; the first" if drops else "a prompt is over its budget"
             raise UserError(
-                f"{which}, input {text[:80]!r}, is {len(row)} tokens of {budget} allowed; "
+                f"{which}, input {text[:80]!r}, is {length} tokens of {budget} allowed; "
                 f"raise the limit or shorten the context{'' if drops else ', or set limits.overflow=drop'}"
             )
-    kept = [(text, row) for text, row in zip(inputs, rows, strict=True) if len(row) <= budget]
-    shared = len(os.path.commonprefix([row for _, row in kept]))
+    fits = [length <= budget for length in longest]
+    parts = [_parts(list(itertools.compress(rows, fits))) for rows in every]
+    (context, own), *more = parts
+    for _, also in more:
+        if [ids.tolist() for ids in also] != [ids.tolist() for ids in own]:
+            raise UserError("the prompts of an ensemble end in different tokens for one input; change the template")
+    others = tuple(other for other, _ in more)
+    return Prompts(tuple(itertools.compress(inputs, fits)), context, own, others), dropped
+
+
+def _parts(rows: list[list[int]]) -> tuple[Int32[np.ndarray, "P"], tuple[Int32[np.ndarray, "_"], ...]]:
+    """What all rows begin with, and each one's own part."""
+    shared = len(os.path.commonprefix(rows))
     # The last token stays the row's own, also when all prompts are equal: the answer is predicted from it.
-    shared = min([shared, *(len(row) - 1 for _, row in kept)])
-    return Prompts(
-        inputs=tuple(text for text, _ in kept),
-        context=np.array(kept[0][1][:shared] if kept else [], np.int32),
-        own=tuple(np.array(row[shared:], np.int32) for _, row in kept),
-    ), dropped
+    shared = min([shared, *(len(row) - 1 for row in rows)])
+    return np.array(rows[0][:shared] if rows else [], np.int32), tuple(np.array(row[shared:], np.int32) for row in rows)

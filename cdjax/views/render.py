@@ -4,6 +4,7 @@ In: Context, Template, Task, input. Out: text (encode.py).
 """
 
 import dataclasses
+import random
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def complete(context: Context, task: Task) -> Context:
     """The context with its file read into the instruction, and what it takes from the task written out."""
     if context.file and context.instruction:
         raise UserError(f"a context has an instruction and the file {context.file!r} in its place; give one of them")
-    demonstrations = context.demonstrations + _first(context.shots, "shots", task.demonstrations, task)
+    own = _first(context.shots, "shots", task.demonstrations, task, context.skip)
+    demonstrations = context.demonstrations + own
     negatives = context.negatives + _first(context.negative_shots, "negative_shots", task.negatives, task)
     if context.explanations and not any(d.explanation for d in demonstrations + negatives):
         raise UserError("context.explanations is on, but no demonstration has an explanation")
@@ -32,9 +34,23 @@ def complete(context: Context, task: Task) -> Context:
         file="",
         demonstrations=demonstrations,
         shots=0,
+        skip=0,
         negatives=negatives,
         negative_shots=0,
     )
+
+
+def members(context: Context) -> tuple[Context, ...]:
+    """The contexts of an ensemble's prompts, made of a complete one; of a context without an ensemble itself alone.
+
+    A larger ensemble begins with the prompts of a smaller one.
+    """
+
+    def member(number: int) -> Context:
+        drawn = random.Random(f"ensemble {number}").sample(context.demonstrations, context.drawn)
+        return dataclasses.replace(context, demonstrations=tuple(drawn), ensemble=0, drawn=0)
+
+    return tuple(map(member, range(context.ensemble))) or (context,)
 
 
 def question(template: Template, text: str) -> str:
@@ -97,14 +113,19 @@ def chat(tokenizer: Tokenizer, conversation: list[Message]) -> str:
     raise UserError(f"the model's chat template refused the conversation ({problem}); set template.chat=False")
 
 
-def _first(count: int, field: str, own: tuple[Demonstration, ...], task: Task) -> tuple[Demonstration, ...]:
-    if count > len(own):
-        kind = field.replace("shots", "demonstrations").replace("_", " ")
+def _first(
+    count: int, field: str, own: tuple[Demonstration, ...], task: Task, skip: int = 0
+) -> tuple[Demonstration, ...]:
+    if skip + count > len(own):
+        kind, after = (
+            field.replace("shots", "demonstrations").replace("_", " "),
+            f" after {skip} skipped" if skip else "",
+        )
         raise UserError(
-            f"context.{field} is {count}, but task {task.name!r} has {len(own)} {kind}; "
+            f"context.{field} is {count}{after}, but task {task.name!r} has {len(own)} {kind}; "
             "ask for fewer or write them out in the context"
         )
-    return own[:count]
+    return own[skip : skip + count]
 
 
 def _asked(template: Template, context: Context, text: str) -> str:

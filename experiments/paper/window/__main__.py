@@ -1,0 +1,134 @@
+"""Runs both students, prints the table, writes results.md and the claims."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+import cdjax
+from cdjax import config, evaluate, setting
+from cdjax.journal import Journal
+from cdjax.views import encode
+from experiments.paper import claims
+from experiments.paper.window.config import ALL, DIFFERENT, STUDENTS, get_config, tiny
+
+QUESTION = "Can a student learn from more demonstrations than fit into a prompt?"
+PAPER = {"teacher": "-", "before": "14.22 ± 0.8", "after": "16.2 ± 0.6"}  # exact set match in percent
+Scored: TypeAlias = dict[tuple[str, str], list[list[float]]]  # student, side -> [seeds or one][examples]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the table is made of. Examples stand in the same order under every student and side."""
+
+    scored: Scored
+    inputs: list[tuple[str, str]]  # each example's task and input
+    tokens: dict[str, tuple[int, int]]  # a task's longest prompt with four demonstrations, and shortest with all
+    window: int
+
+    def side(self, side: str) -> list[list[float]]:
+        """One side's grades under both students."""
+        return [row for (_, of), rows in self.scored.items() if of == side for row in rows]
+
+    def cell(self, student: str, side: str, task: str) -> str:
+        of = [task in (one, "all") for one, _ in self.inputs]
+        mean = float(np.mean(np.array(self.scored[student, side])[:, of]))
+        low, high = evaluate.wilson(mean, sum(of))
+        return f"{100 * mean:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def main(argv: Sequence[str] | None = None) -> Found:
+    """The command; returns what the table is made of."""
+    args = claims.arguments("window", QUESTION, argv)
+    scored: Scored = {}
+    seconds: Counter[str] = Counter()
+    for student in STUDENTS:
+        cfg = tiny(student) if args.tiny else get_config(student, args.data_dir)
+        cfg, workdir = dataclasses.replace(cfg, seeds=args.seeds), args.workdir / student.replace(" ", "_")
+        seconds.update(cdjax.run(cfg, workdir)["seconds"])
+        sides, inputs = read(cfg, workdir)
+        scored |= {(student, side): grades for side, grades in sides.items()}
+    found = Found(scored, inputs, prompt_tokens(cfg, workdir), cfg.limits.teacher_prompt)
+    made = claims.made_by("window", args.seeds, seconds)
+    text = page(found, made)
+    print(text)
+    if not args.tiny:
+        (Path(__file__).parent / "results.md").write_text(text, encoding="utf-8")
+    claims.record(judge(found, made), args.claims)
+    return found
+
+
+def read(cfg: config.Experiment, workdir: Path) -> tuple[dict[str, list[list[float]]], list[tuple[str, str]]]:
+    """Every side's grades in one student's run, and each example's task and input; none may have been left out."""
+    found = Journal(workdir / "journal.json").results()
+    if found["teacher"]["over_budget"]:
+        raise config.UserError(f"{found['teacher']['over_budget']} test inputs do not fit the window; widen it")
+    after = [found[f"seed {seed}/round 0/score"]["grades"] for seed in cfg.seeds]
+    sides = {"teacher": [found["teacher"]["grades"]], "before": [found["before"]["grades"]], "after": after}
+    tasks = [cfg.operations()[number].name for number in found["teacher"]["operations"]]
+    return sides, list(zip(tasks, found["teacher"]["inputs"], strict=True))
+
+
+def prompt_tokens(cfg: config.Experiment, workdir: Path) -> dict[str, tuple[int, int]]:
+    """The longest prompt of an ensemble and the shortest with all its demonstrations, over test inputs."""
+    here, sizes = setting.open(cfg, workdir), {}
+    for operation, task in zip(cfg.operations(), here.tasks, strict=True):
+        asked = [one.input for one in task.test[: cfg.score.examples]]
+        how = {"budget": cfg.limits.teacher_prompt, "overflow": "drop"}
+        some, _ = encode.prompts(here.tokenizer, cfg.template, operation.context, task, asked, **how)
+        whole, _ = encode.prompts(here.tokenizer, cfg.template, ALL, task, asked, budget=2**31, overflow="error")
+        longest = max(map(len, some.contexts)) + max(map(len, some.own))
+        sizes[operation.name] = (longest, min(map(len, whole.whole)))
+    return sizes
+
+
+def page(found: Found, made: Mapping[str, Any]) -> str:
+    """results.md: every task and both students, and the paper's numbers."""
+    seeds, heads = ", ".join(map(str, made["seeds"])), [f"{one}, {side}" for one in STUDENTS for side in PAPER]
+    lines = [
+        "# More demonstrations than the window holds (paper, text-to-SQL with eight examples)",
+        "",
+        f"Per cent of {len(found.inputs)} test inputs answered right, mean of seeds {seeds}, and 95 % intervals.",
+        f"The window is {found.window} tokens. The teacher reads eight prompts of four demonstrations, out of eight",
+        "that do not fit into one; a student has the first four or the last four of them, before and after.",
+        "",
+        f"| | tokens with 4, at most | with 8, at least | {' | '.join(heads)} |",
+        "|---" * (3 + len(heads)) + "|",
+    ]
+    for task in (*found.tokens, "all"):
+        sizes = found.tokens.get(task, ("", ""))
+        cells = [found.cell(student, side, task) for student in STUDENTS for side in PAPER]
+        lines.append(f"| {' | '.join([task, *map(str, sizes), *cells])} |")
+    lines += ["", "| | paper, exact set match | ours, both students |", "|---|---|---|"]
+    for side, paper in PAPER.items():
+        lines.append(f"| {side} | {paper} | {100 * np.mean(found.side(side)):.1f} |")
+    lines += ["", f"What differs from the paper: {DIFFERENT}."]
+    lines += ["", f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes."]
+    return "\n".join(lines) + "\n"
+
+
+def judge(found: Found, made: Mapping[str, Any]) -> list[claims.Claim]:
+    """The paper's claim, and that there is something to learn."""
+
+    def claim(text: str, paper: str, one: str, other: str) -> claims.Claim:
+        ours, than = found.side(one), found.side(other)
+        mean, ci95 = claims.difference(ours, than)
+        told = f"{one} {100 * np.mean(ours):.1f}, {other} {100 * np.mean(than):.1f}: {100 * mean:+.1f}"
+        return claims.Claim(claim=text, paper=paper, ours=told, ci95=ci95, holds=ci95[0] > 0, reason=DIFFERENT, **made)
+
+    return [
+        claim(
+            "Eight demonstrations, of which four fit, are learned: a student with its own four is better than before",
+            "after 16.2 ± 0.6, before 14.22 ± 0.8",
+            "after",
+            "before",
+        ),
+        claim("An ensemble of prompts with four of eight demonstrations is better than four", "-", "teacher", "before"),
+    ]
+
+
+if __name__ == "__main__":
+    main()
