@@ -10,6 +10,10 @@ student, distilled. The paper's claim is that tasks have both or neither: Pearso
 with the files of `instructions`. Started again it goes on, and seeds can be added. Expected: margins of a few points
 of Rouge-L either way, since a model of 135M gets little from an explanation, and r therefore with a wide interval.
 
+How the learning rate was found, on task1510, seed 7 and validation inputs: that of `instructions`, 1e-4, takes a
+student that is near its teacher from the start further away (KL on held-out inputs 0.09 before, 0.23 after), 2e-5
+brings it nearer (0.06). An adapter costs as much time, since its programs are not those of `instructions`.
+
 Decided before the run: the tasks and test inputs of `instructions`, none left out; the last checkpoint. The claim
 holds if p < 0.05 and the 95 % interval of r, by bootstrap over tasks, is above 0. Both margins are leads over the same
 answers, so that what is noise in these alone makes them alike; therefore r is also told with the two margins of a task
@@ -20,9 +24,9 @@ from cdjax import config
 from experiments.paper.instructions import config as instructions
 
 DIFFERENT = (
-    "135M instead of 11B parameters, and a model that was not fine-tuned on such prompts; other tasks; a low-rank "
-    "adapter; 32 inputs a task, once, instead of a training split; answers of at most 24 tokens; the 32 likeliest "
-    "tokens as targets instead of 100 drawn ones"
+    "135M instead of 11B parameters, and a model that was not fine-tuned on such prompts; other tasks; 32 "
+    "inputs a task, once, instead of a training split; answers of at most 24 tokens; the 32 likeliest tokens as "
+    "targets instead of 100 drawn ones"
 )
 UNEXPLAINED = config.Context(instruction="{definition}", shots=2, negative_shots=2)
 
@@ -35,8 +39,7 @@ def get_config(task: str, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
         "inputs.limit": 6 if tiny else 32,
         "update.epochs": 1,
         "update.batch": 4,
-        "adapter.rank": 0 if tiny else 16,
-        "optim": config.Optim(lr=1e-3, schedule="linear", warmup=1),
+        "optim": config.Optim(lr=2e-5, schedule="linear", warmup=1),
         "limits.student_prompt": 1024,
     }
     return config.override(instructions.get_config(task, data_dir, seeds, tiny=tiny), changes)
