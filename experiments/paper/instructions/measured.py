@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import cdjax
@@ -50,6 +51,7 @@ def each(
     for task in config.TINY_TASKS if args.tiny else config.TASKS:
         workdir = args.workdir / task
         seconds.update(cdjax.run(get_config(task, folder, args.seeds, tiny=args.tiny), workdir)["seconds"])
+        jax.clear_caches()  # the next task has other lengths: what was compiled for this one would only take memory
         found.append(measure(task, workdir, args.seeds))
         yield found, claims.made_by(experiment, args.seeds, seconds) | {"commit": commit}
 
