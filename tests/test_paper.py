@@ -7,14 +7,18 @@ import re
 import numpy as np
 import pytest
 
-from cdjax import report, tasks
+from cdjax import report, setting, tasks
 from cdjax.config import validate
 from cdjax.journal import Journal
+from cdjax.views import encode
 from experiments.paper import claims
 from experiments.paper.association import __main__ as association
 from experiments.paper.demonstrations import __main__ as demonstrations
+from experiments.paper.explanations import __main__ as explanations
 from experiments.paper.facts import __main__ as facts
 from experiments.paper.generation import __main__ as generation
+from experiments.paper.instructions import __main__ as instructions
+from experiments.paper.instructions.measured import Measured
 from experiments.paper.questions import __main__ as questions
 from experiments.paper.scratchpad import __main__ as scratchpad
 from experiments.paper.transfer import __main__ as transfer
@@ -102,6 +106,94 @@ def test_claims_about_facts_are_decided_by_differences_within_a_fact():
     assert (gained.seeds, gained.minutes) == ((0, 1), 1.0)
     found["paraphrase", "teacher", "score"] = (level[:, None] + 15 + facts.MARGIN + 1).tolist()
     assert not facts.claimed(found, (0, 1), made)[0].holds
+
+
+def prompts(workdir, side):
+    """A run's test prompts, as text."""
+    here = setting.reopen(workdir)
+    task = tasks.load(here.cfg.task, data_dir=here.cfg.data_dir)
+    views = dataclasses.replace(here, tasks=(task,)).views(0, [one.input for one in task.test])
+    return [encode.decode(here.tokenizer, ids) for ids in getattr(views, side).whole]
+
+
+def test_instructions(tmp_path, capsys):
+    """The teacher reads definition, examples and explanations, the student none of it, and the page has the run's."""
+    (one,) = instructions.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
+    told = json.loads((tmp_path / one.task / "results.json").read_text())
+    assert {side: one.mean(side) for side in instructions.SIDES} == pytest.approx(
+        {name: 100 * score["mean"] for name, score in told["scores"].items()}
+    )
+    task = tasks.load("natural_instructions:task01", data_dir=str(instructions.config.SAMPLE))
+    shown = [
+        task.definition,
+        *(text for d in task.demonstrations + task.negatives for text in (d.input, d.explanation)),
+    ]
+    for example, long, bare in zip(
+        task.test, prompts(tmp_path / one.task, "teacher"), prompts(tmp_path / one.task, "student"), strict=True
+    ):
+        assert bare == f"Now complete the following example -\nInput: {example.input}\nOutput:"
+        assert long.endswith(bare) and all(text in long for text in shown)
+    times = told["tokens_per_request"]["teacher"] / told["tokens_per_request"]["student"]
+    assert f"{times:.1f} times" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "claims.json").read_text())) == 3
+
+
+def graded(task, **sides):
+    """A task measured with these grades in points of 100, [seeds][examples] or [examples] a side."""
+    grades = {side: (np.atleast_2d(np.array(many, float)) / 100).tolist() for side, many in sides.items()}
+    return Measured(task, grades, {"teacher": 300.0, "before": 40.0, "after": 30.0})
+
+
+def test_what_a_student_closes_of_the_gap_is_decided_over_tasks():
+    made = claims.made_by("instructions", (0, 1), {"update": 60.0})
+    names = list(instructions.config.TASKS)
+    found = [
+        graded(name, teacher=[40, 40 + 2 * at], before=[at, at], after=[[30, 34], [30, 34 + 2 * at]])
+        for at, name in enumerate(names)
+    ]
+    gain, share, fewer = instructions.claimed(found, made)
+    means = {side: np.mean([one.mean(side) for one in found]) for side in instructions.SIDES}
+    expected = (means["after"] - means["before"]) / (means["teacher"] - means["before"])
+    assert share.ours.startswith(f"{100 * expected:.0f} %") and share.ci95[0] < expected < share.ci95[1]
+    assert gain.holds and share.holds and fewer.holds and fewer.ci95 == (10, 10)
+    poor = [
+        graded(one.task, **{s: 100 * np.array(g) for s, g in (one.grades | {"after": [[0.1, 0.1]]}).items()})
+        for one in found
+    ]
+    gain, share, _ = instructions.claimed(poor, made)
+    assert gain.holds and not share.holds
+    same = [graded(name, teacher=[0, 0], before=[0, 0], after=[0, 0]) for name in names[:1]]
+    assert instructions.closed(same) == (0, (0, 0))
+
+
+def test_explanations(tmp_path):
+    """The two sides differ in the explanations alone."""
+    (one,) = explanations.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
+    task = tasks.load("natural_instructions:task01", data_dir=str(instructions.config.SAMPLE))
+    said = [f"Explanation: {d.explanation}\n" for d in task.demonstrations + task.negatives]
+    for long, short in zip(*(prompts(tmp_path / one.task, side) for side in ("teacher", "student")), strict=True):
+        assert all(text in long for text in said) and task.definition in short
+        for text in said:
+            long = long.replace(text, "")
+        assert long == short
+    assert "distilled" in (tmp_path / "results.md").read_text() and "<svg" in (tmp_path / "margins.svg").read_text()
+
+
+def test_noise_that_both_margins_share_makes_no_correlation_between_halves():
+    """Grades without any effect: the model's own noise correlates the margins, but not those of different halves."""
+    rng, names = np.random.default_rng(3), list(instructions.config.TASKS)
+    noise = [graded(name, **{side: rng.uniform(0, 100, 80) for side in instructions.SIDES}) for name in names]
+    found = explanations.correlation(noise)
+    assert found.r - found.halves > 0.3
+    effect = [
+        graded(name, before=(base := rng.uniform(0, 50, 80)), teacher=base + 4 * at, after=base + 2 * at + 1)
+        for at, name in enumerate(names)
+    ]
+    found = explanations.correlation(effect)
+    made = claims.made_by("explanations", (0, 1), {"update": 60.0})
+    assert found.r > 0.99 and found.halves > 0.99 and explanations.claimed(found, 10, made).holds
+    assert not explanations.claimed(dataclasses.replace(found, p=0.06), 10, made).holds
+    assert explanations.margin(effect[3], "teacher").mean == pytest.approx(12)
 
 
 def test_scratchpad(tmp_path, capsys):
