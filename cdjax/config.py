@@ -4,12 +4,10 @@ In: a Python file from `configs/` with `get_config()`, and `a.b=c` overrides. Ou
 A field is here only if two experiments differ in it; everything else is an argument default where it is used.
 """
 
-import functools
 import json
-import re
 import runpy
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +16,6 @@ from cdjax import overrides
 from cdjax.errors import UserError
 
 DEFINITION = "{definition}"  # in an instruction, what the task is
-SCORED = {"teacher", "before", "after", "gradient_descent"}  # the scores that every run has, or may have
 
 
 @dataclass(frozen=True)
@@ -345,255 +342,9 @@ def from_json(text: str) -> Experiment:
     return overrides.convert(Experiment, text, "")
 
 
-def validate(cfg: Experiment) -> None:
-    """Raises one UserError that lists everything in the experiment that cannot work, before anything is compiled."""
-    problems = [*_numbers(cfg), *_whole(cfg), *_update(cfg), *_plan(cfg), *_supervised(cfg), *_ensembles(cfg)]
-    for index, operation in enumerate(cfg.operations()):
-        where = f"plan.operations.{index}." if cfg.plan.operations else ""
-        problems += (where + problem for problem in _operation(operation, cfg.sampling))
-    if problems:
-        raise UserError("; ".join(problems))
-
-
 def _blame(path: Path, error: Exception) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line, said = (lines or [1])[-1], str(error)
     if isinstance(error, SyntaxError):
         line, said = error.lineno, error.msg
     return f"{path}, line {line}: {type(error).__name__}: {' '.join(said.split())}"
-
-
-# The least value of every number that has one.
-LEAST: dict[str, float] = {
-    "sampling.temperature": 0,
-    "sampling.top_k": 0,
-    "sampling.per_input": 1,
-    "sampling.batch": 1,
-    "sampling.draft": 0,
-    "objective.top_k": 1,
-    "objective.draws": 1,
-    "adapter.rank": 0,
-    "optim.warmup": 0,
-    "optim.weight_decay": 0,
-    "optim.clip": 0,
-    "update.epochs": 1,
-    "update.batch": 1,
-    "update.micro_batches": 1,
-    "update.checkpoint_every": 0,
-    "limits.teacher_prompt": 1,
-    "limits.student_prompt": 1,
-    "limits.completion": 1,
-    "tune.every": 1,
-    "score.examples": 1,
-    "score.validation": 0,
-    "score.held_out": 0,
-    "score.forgetting": 0,
-    "score.baseline.epochs": 1,
-    "score.baseline.every": 1,
-    "score.baseline.batch": 1,
-    "plan.repeat": 1,
-    "mesh.fsdp": 1,
-    "mesh.tensor": 1,
-}
-POSITIVE = ("optim.lr", "adapter.alpha", "objective.temperature", "sampling.top_p")
-FRACTIONS = ("objective.beta", "objective.alpha", "sampling.top_p")
-
-
-def _numbers(cfg: Experiment) -> Iterator[str]:
-    def at(path: str) -> Any:
-        return functools.reduce(getattr, path.split("."), cfg)
-
-    for path, least in LEAST.items():
-        if at(path) < least:
-            yield f"{path} must be at least {least:g}, got {at(path):g}"
-    for path in POSITIVE:
-        if at(path) <= 0:
-            yield f"{path} must be more than 0, got {at(path):g}"
-    for path in FRACTIONS:
-        if not 0 <= at(path) <= 1:
-            yield f"{path} must be between 0 and 1, got {at(path):g}"
-    if not cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds) or not 0 <= min(cfg.seeds) <= max(cfg.seeds) < 2**32:
-        yield f"seeds must be different numbers from 0 to 2**32 - 1, at least one; got {list(cfg.seeds)}"
-    if cfg.mesh.data < 1 and cfg.mesh.data != -1:
-        yield f"mesh.data must be at least 1, or -1 for the devices that are left; got {cfg.mesh.data}"
-
-
-def _whole(cfg: Experiment) -> Iterator[str]:
-    if not cfg.name or not cfg.model:
-        yield "name and model must not be empty"
-    if cfg.data_dir and not Path(cfg.data_dir).is_dir():
-        yield f"data_dir is {cfg.data_dir!r}, which is not a directory"
-    if (cfg.model.endswith(".gguf") or cfg.model.startswith((".", "/"))) and not Path(cfg.model).exists():
-        yield f"model is {cfg.model!r}, and there is no such file or directory"
-    objective, sampling, plain = cfg.objective, cfg.sampling, not cfg.template.chat
-    if objective.targets == "sampled" and objective.kind not in ("forward_kl", "cross_entropy"):
-        yield f"objective.targets='sampled' estimates forward_kl only, not {objective.kind}; use 'top_k' or 'full'"
-    if sampling.per_input > 1 and sampling.temperature == 0:
-        yield f"sampling.per_input={sampling.per_input} greedy samples are all the same; raise sampling.temperature"
-    if plain and ("{input}" not in cfg.template.question or "{output}" not in cfg.template.answer):
-        yield "template.question must contain {input} and template.answer {output}"
-    if plain and not cfg.template.stop:
-        yield "template.stop is empty: no answer would ever end"
-
-
-def _update(cfg: Experiment) -> Iterator[str]:
-    update, baseline, mesh = cfg.update, cfg.score.baseline, cfg.mesh
-    parts = (
-        update.micro_batches * max(1, mesh.data) * mesh.fsdp
-    )  # with data=-1 devices are counted when there is a mesh
-    if update.batch < parts:
-        yield (
-            f"update.batch={update.batch} cannot be cut into {parts} parts of one pair or more "
-            "(update.micro_batches times mesh.data times mesh.fsdp)"
-        )
-    for name, grid, epochs in (("score.baseline", baseline, baseline.epochs), ("tune", cfg.tune, update.epochs)):
-        if any(lr <= 0 for lr in grid.lrs):
-            yield f"{name}.lrs must be more than 0, got {list(grid.lrs)}"
-        if grid.lrs and not cfg.score.validation:
-            yield f"{name} needs score.validation examples to choose its learning rate on"
-        if grid.lrs and grid.every > epochs:
-            yield f"{name}.every={grid.every} is more than the epochs, {epochs}: it is never scored"
-    if cfg.tune.lrs and update.checkpoint_every:
-        yield "update.checkpoint_every is for one learning rate: an update over tune.lrs starts again if it is stopped"
-
-
-def _plan(cfg: Experiment) -> Iterator[str]:
-    plan, names = cfg.plan, [operation.name for operation in cfg.operations()]
-    if not 0 <= plan.ema < 1 or (plan.ema and plan.order != "recursive"):
-        yield f"plan.ema={plan.ema:g} must be at least 0 and less than 1, and is for plan.order='recursive'"
-    if plan.rounds and plan.order == "simultaneous":
-        yield "plan.rounds follow one another: plan.order must be 'sequential' or 'recursive'"
-    if plan.rounds and len(set(names)) < len(names):
-        yield f"plan.rounds tell operations by their names, and these are not all different: {', '.join(names)}"
-    for number, group in enumerate(plan.rounds):
-        if not group or len(set(group)) < len(group) or not set(group) <= set(names):
-            yield f"plan.rounds.{number}={list(group)} must be different names out of {', '.join(names)}"
-    if plan.rounds and (unused := [name for name in names if name not in sum(plan.rounds, ())]):
-        yield f"plan.rounds leave out {', '.join(unused)}"
-    if plan.rounds and cfg.score.baseline.lrs:
-        yield "score.baseline fits all operations at once; leave it out where plan.rounds group them"
-    if cfg.score.wrong_association:
-        yield from _association(cfg)
-
-
-def _association(cfg: Experiment) -> Iterator[str]:
-    every = cfg.operations()
-    for group in [tuple(one for one in every if one.name in group) for group in cfg.plan.rounds] or [every]:
-        views = len({operation.student for operation in group})
-        if len(group) < 2 or views < len(group):
-            names = ", ".join(operation.name for operation in group)
-            yield (
-                "score.wrong_association asks one operation's inputs under another's student view: it needs two "
-                f"operations or more a round, no two with the same view; {names}: {len(group)} with {views}"
-            )
-
-
-def _supervised(cfg: Experiment) -> Iterator[str]:
-    baselines = cfg.score.supervised
-    names = [one.name for one in baselines]
-    if not all(names) or len(set(names)) < len(names) or SCORED & set(names):
-        yield f"score.supervised needs different names, none of them {', '.join(sorted(SCORED))}; got {names}"
-    if cfg.teacher.start == "teacher":
-        yield "teacher.start='teacher' has no meaning: the teacher is made out of the model"
-    at = {"teacher": cfg.teacher} | {f"score.supervised.{number}": one for number, one in enumerate(baselines)}
-    for path, one in at.items():
-        if path != "teacher" and not one.examples:
-            yield f"{path}.examples is empty: there is nothing to fine-tune on"
-        if one.optim.lr <= 0 or min(one.update.epochs, one.update.batch, one.update.micro_batches) < 1:
-            yield f"{path} must have an optim.lr of more than 0, and epochs, batch and micro_batches of at least 1"
-        yield from _labelled(f"{path}.examples", one.examples)
-    yield from _labelled("replay", cfg.replay)
-    if cfg.replay and (cfg.objective.reads_teacher or cfg.objective.kind not in ("forward_kl", "cross_entropy")):
-        yield (
-            "replay has written answers, not a teacher's distribution: objective.kind must be forward_kl or "
-            "cross_entropy, and objective.targets 'top_k' or 'sampled'"
-        )
-
-
-def _labelled(path: str, examples: tuple[Labelled, ...]) -> Iterator[str]:
-    for number, shown in enumerate(examples):
-        where = f"{path}.{number}"
-        if not shown.task or (shown.count < 1) != bool(shown.demonstrations):
-            yield (
-                f"{where} must have a task, and a count of at least 1 or demonstrations; got {shown.task!r}, "
-                f"{shown.count} and {len(shown.demonstrations)}"
-            )
-        yield from (f"{where}.view.{problem}" for problem in _context(shown.view, shown.task))
-
-
-def _ensembles(cfg: Experiment) -> Iterator[str]:
-    if not any(operation.context.ensemble for operation in cfg.operations()):
-        return
-    several = "reads the teacher under one prompt, and context.ensemble asks for several"
-    if cfg.sampling.draft:
-        yield f"sampling.draft={cfg.sampling.draft} {several}; set it to 0"
-    if cfg.objective.reads_teacher:
-        yield f"objective.targets='full' {several}; use 'top_k' or 'sampled', which are recorded when it answers"
-    if cfg.score.held_out:
-        yield f"score.held_out={cfg.score.held_out} {several}; set it to 0"
-
-
-def _operation(operation: Operation, sampling: Sampling) -> Iterator[str]:
-    inputs, keep = operation.inputs, operation.keep
-    yield from (f"inputs.{problem}" for problem in _inputs(inputs, operation.task))
-    for name, context in (("context", operation.context), ("student", operation.student)):
-        yield from (f"{name}.{problem}" for problem in _context(context, operation.task, teacher=name == "context"))
-    if (keep.span == "all") == bool(keep.pattern):
-        yield f"keep.span={keep.span!r} {'takes no' if keep.pattern else 'needs a'} keep.pattern"
-    if keep.span == "regex" and (error := _regex_error(keep.pattern)):
-        yield f"keep.pattern={keep.pattern!r} is not a regular expression: {error}"
-    if "correct" in keep.filters and not operation.task:
-        yield "keep.filters has 'correct', which needs a task that grades answers"
-    if keep.majority and sampling.per_input < 2:
-        yield "keep.majority needs several answers an input; raise sampling.per_input"
-
-
-def _inputs(inputs: Inputs, task: str) -> Iterator[str]:
-    if inputs.file and not Path(inputs.file).is_file():
-        yield f"file is {inputs.file!r}, which does not exist"
-    elif inputs.file and not Path(inputs.file).read_text(encoding="utf-8", errors="replace").strip():
-        yield f"file is {inputs.file!r}, which is empty"
-    if not task and not inputs.file:
-        yield "file is needed where there is no task"
-    if not (inputs.pool or inputs.tasks or inputs.file or inputs.rule or inputs.written):
-        yield "pool, inputs.tasks, file, rule and written are all off: choose where the inputs come from"
-    if task in inputs.tasks or "" in inputs.tasks or len(set(inputs.tasks)) < len(inputs.tasks):
-        yield f"tasks={list(inputs.tasks)} must be different names of other tasks; inputs.pool is {task!r}'s own"
-    for name in ("rule", "written", "limit"):
-        if getattr(inputs, name) < 0:
-            yield f"{name} must be at least 0, got {getattr(inputs, name)}"
-    for name in ("written_shots", "written_tokens"):
-        if inputs.written and getattr(inputs, name) < 1:
-            yield f"{name} must be at least 1, got {getattr(inputs, name)}"
-
-
-def _context(context: Context, task: str, *, teacher: bool = False) -> Iterator[str]:
-    if context.file and not Path(context.file).is_file():
-        yield f"file is {context.file!r}, which does not exist"
-    if context.file and context.instruction:
-        yield "file stands in the instruction's place: give one of the two"
-    for name in ("shots", "negative_shots"):
-        if (count := getattr(context, name)) < 0 or (count and not task):
-            kind = name.replace("shots", "demonstrations").replace("_", " ")
-            yield f"{name}={count} must be a number of the task's own {kind}, and task is {task!r}"
-    if context.skip < 0:
-        yield f"skip must be at least 0, got {context.skip}"
-    if context.ensemble and not teacher:
-        yield f"ensemble={context.ensemble}: only what a teacher reads is averaged over prompts"
-    shown = len(context.demonstrations) + context.shots
-    least, most = (1, shown) if context.ensemble else (0, 0)
-    if context.ensemble < 0 or not least <= context.drawn <= most:
-        yield (
-            f"ensemble={context.ensemble} prompts with drawn={context.drawn} of {shown} demonstrations each: "
-            "an ensemble draws at least one and at most all, and nothing is drawn without one"
-        )
-    if DEFINITION in context.instruction and not task:
-        yield f"instruction has {DEFINITION}, which is a task's, and task is ''"
-
-
-def _regex_error(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        return str(error)
-    return ""

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cdjax import report, setting, tasks
-from cdjax.config import validate
 from cdjax.journal import Journal
+from cdjax.validation import validate
 from cdjax.views import encode
 from experiments.paper import claims
 from experiments.paper.association import __main__ as association

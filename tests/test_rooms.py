@@ -26,6 +26,7 @@ PLAIN = {
     "report",
     "rollouts",
     "tasks",
+    "validation",
     "views",
     "distill.keep",
 }
@@ -39,6 +40,7 @@ MAY_IMPORT = {
     "errors": set(),
     "overrides": {"errors"},
     "config": {"errors", "overrides"},
+    "validation": {"config", "errors"},
     "metrics": {"config", "errors"},
     "tasks": TEXT - {"views"},
     "views": TEXT,

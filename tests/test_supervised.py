@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cdjax import batches, config, metrics, setting, supervised
+from cdjax import batches, config, metrics, setting, supervised, validation
 from cdjax.config import Labelled, Optim, Supervised, Update
 from cdjax.distill import rounds, stages, update
 from tests.test_rounds import Killed, assert_same_end, die, experiment, outcome
@@ -160,4 +160,4 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
 )
 def test_a_written_answer_has_no_distribution_to_be_compared_with(changes):
     with pytest.raises(config.UserError, match="replay has written answers"):
-        config.validate(experiment(replay=(DIRECT,), objective=config.Objective(**changes)))
+        validation.validate(experiment(replay=(DIRECT,), objective=config.Objective(**changes)))
