@@ -29,7 +29,7 @@ def test_a_prepared_task_is_the_task_of_its_files(source, tmp_path):
     for name in (NAME, "natural_instructions:task008_other:exact_match"):
         prepared = tasks.load(f"tfds:{name}", data_dir=str(tmp_path / "made"))
         assert rows_of(prepared) == rows_of(tasks.load(name, data_dir=str(source)))
-        assert prepared.solve("thing 3") == "dark red"
+        assert prepared.solve("thing 3").output == "dark red"
 
 
 @pytest.mark.parametrize("form", [dict, test_counterfact.flat], ids=["rome", "flat"])

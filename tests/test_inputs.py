@@ -69,7 +69,7 @@ def test_a_rule_draws_by_seed():
     [
         (PAST, config.Inputs(), (), "no input to distil on: pool 0, tasks 0, file 0"),
         (PAST, config.Inputs(written=2), ("go", " "), "written 2, unreadable 1, reserved 1"),
-        (PAST, config.Inputs(rule=3), (), "inputs.rule asked of task"),
+        (dataclasses.replace(PAST, rule=None), config.Inputs(rule=3), (), "inputs.rule asked of task"),
         (tasks.load("addition"), config.Inputs(pool=True), (), "inputs.pool asked of task"),
         (PAST, config.Inputs(file="/none.jsonl"), (), "cannot read the inputs file"),
     ],

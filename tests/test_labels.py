@@ -24,7 +24,11 @@ def test_every_part_has_its_share_of_each_label(tmp_path):
         [e.output for e in task.test],
         [e.output for e in task.validation],
     ]
-    for answers in (*parts, [task.solve(text) for text in task.pool], [task.solve(text) for text in task.held_out]):
+    for answers in (
+        *parts,
+        [task.solve(text).output for text in task.pool],
+        [task.solve(text).output for text in task.held_out],
+    ):
         counts = collections.Counter(answers)
         assert all(abs(counts[label] - len(answers) * share) <= 2 for label, share in SHARES.items())
     assert labels.chance(task) == pytest.approx(0.5, abs=0.02)

@@ -49,7 +49,8 @@ def test_one_file_is_cut_by_the_input_whatever_the_order(tmp_path):
     assert sizes(task) == (8, 4, 4, 24)
     assert sorted(inputs_of(task)) == sorted(["snow", "soot", "blood", *(f"thing {i}" for i in range(40))])
     assert all(one.output == "dark red" and one.references == ("crimson",) for one in task.test + task.validation)
-    assert task.solve("thing 3") == "dark red" and task.solve("blood") is None
+    assert task.solve("thing 3").output == "dark red" and task.solve("blood") is None
+    assert task.grade(task.solve("thing 3"), "crimson") == 1  # a reference counts, also where a filter asks
     write(tmp_path / "deep" / "task007_colour.json", rows[39::-1])
     assert inputs_of(load(tmp_path)) == inputs_of(task)
 

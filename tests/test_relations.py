@@ -31,7 +31,7 @@ def test_a_relation_becomes_a_task(tmp_path):
     task = tasks.load("relation:animal_sound", data_dir=str(tmp_path))
     assert task.definition == 'The input is the animal. Answer with the sound that completes "A [animal] makes".'
     assert sorted(inputs_of(task)) == sorted(subject for subject, _ in animals)
-    assert all(task.solve(text) == text.replace("animal", "sound") for text in inputs_of(task))
+    assert all(task.solve(text).output == text.replace("animal", "sound") for text in inputs_of(task))
     assert [len(task.demonstrations), len(task.test), len(task.validation), len(task.held_out)] == [10, 10, 5, 5]
     write(tmp_path, "nature/animal_sound.json", lre(reversed(animals)))
     assert inputs_of(tasks.load("relation:animal_sound", data_dir=str(tmp_path))) == inputs_of(task)

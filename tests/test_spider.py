@@ -48,7 +48,7 @@ def inputs_of(task):
 
 
 def query_of(task, question):
-    return task.solve(question).lower().rstrip(" ;")
+    return task.solve(question).output.lower().rstrip(" ;")
 
 
 @pytest.mark.parametrize("name", ["spider:library", "spider:library:execution"])
@@ -107,7 +107,7 @@ def test_the_definition_is_the_schema(folder):
 
 def test_space_inside_of_a_text_is_kept(folder):
     write(folder, [*PAIRS, ("Who wrote A  B?", "SELECT   name\tFROM book WHERE title = 'A  B'")])
-    assert load(folder).solve("Who wrote A  B?") == "SELECT name FROM book WHERE title = 'A  B'"
+    assert load(folder).solve("Who wrote A  B?").output == "SELECT name FROM book WHERE title = 'A  B'"
 
 
 def test_prepared_it_is_the_same_task(folder, tmp_path):

@@ -58,10 +58,10 @@ def test_past_tense_is_large_enough_and_split_as_ever():
 def test_words_follow_the_spelling_rules_or_are_irregular(name, regular):
     """What breaks the rule must not look like a misspelled regular form, and each part has its share of it."""
     task = tasks.load(name)
-    irregular = {word for word in inputs_of(task) if task.solve(word) != regular(word)}
+    irregular = {word for word in inputs_of(task) if task.solve(word).output != regular(word)}
     for word in irregular:
-        looks_regular = re.fullmatch({"past_tense": "[a-z]{2,}ed", "plural": "[a-z]+s"}[name], task.solve(word))
-        kind = any(re.sub(old, new, word) == task.solve(word) for old, new in IRREGULAR_ENDINGS)
+        looks_regular = re.fullmatch({"past_tense": "[a-z]{2,}ed", "plural": "[a-z]+s"}[name], task.solve(word).output)
+        kind = any(re.sub(old, new, word) == task.solve(word).output for old, new in IRREGULAR_ENDINGS)
         assert not looks_regular or kind or word in KNOWN, (word, task.solve(word))
     parts = [task.pool, task.held_out, [e.input for e in task.test], [e.input for e in task.validation]]
     shares = [sum(word in irregular for word in part) / len(part) for part in parts]
@@ -85,7 +85,7 @@ def test_a_file_becomes_a_task(tmp_path):
     path = tmp_path / "fruit.jsonl"
     path.write_text("".join(f'{{"input": "n{i}", "output": "{i}"}}\n' for i in range(30)) + '\n{"input": "N0"}\n')
     task = tasks.load("", inputs_file=str(path))
-    assert task.metric == "accuracy" and task.solve("n7") == "7"
+    assert task.metric == "accuracy" and task.solve("n7").output == "7"
     assert (len(task.pool), len(task.test), len(task.validation), len(task.held_out)) == (21, 3, 3, 3)
     assert sorted(inputs_of(task)) == sorted(f"n{i}" for i in range(30))
     assert inputs_of(tasks.load("fruit", data_dir=str(tmp_path))) == inputs_of(task)

@@ -258,7 +258,7 @@ def test_the_input_writer_shows_known_inputs_in_many_orders(template):
     assert all(len(set(shown)) == 4 for shown in lists) and len(set(map(tuple, lists))) > 25
     assert written(0) == written(0) != written(1)
     if not template.chat:
-        assert written(0)[0] == "".join(f"{word} -> {task.solve(word)}\n" for word in lists[0])
+        assert written(0)[0] == "".join(f"{word} -> {task.solve(word).output}\n" for word in lists[0])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from cdjax.rollouts import Rollout, Store
 from cdjax.sampling import slots, teacher
 from cdjax.sampling.generate import Record
 from cdjax.setting import Setting, Views
-from cdjax.tasks import Example, inputs
+from cdjax.tasks import inputs
 from cdjax.views import encode, writer
 
 FullTeacher: TypeAlias = tuple[Decoder | None, Prefix | None]
@@ -175,7 +175,7 @@ def keep_answers(here: Setting, at: Round, op: int, rollouts: Sequence[Rollout])
 
     def correct(text: str, answer: str) -> bool:
         known = task.solve(text) if task.solve else None
-        return known is not None and task.grade(Example(text, known), answer) == 1.0
+        return known is not None and task.grade(known, answer) == 1.0
 
     grade = correct if task.solve else None
     kept, dropped = keep.keep(rollouts, here.tokenizer, operation.keep, here.stops, grade, stop=here.cfg.template.stop)

@@ -129,9 +129,9 @@ def _parts(length: int, labelled: int) -> list[list[Problem]]:
     return [shown, test, validation, held_out]
 
 
-def _solve(text: str) -> str | None:
+def _solve(text: str) -> Example | None:
     numbers = re.findall(NUMBER, text)
-    return spaced(sum(map(_value, numbers))) if len(numbers) == 2 else None
+    return Example(text, spaced(sum(map(_value, numbers)))) if len(numbers) == 2 else None
 
 
 def _value(number: str) -> int:

@@ -56,7 +56,7 @@ def load(path: str | Path, name: str = "") -> Task:
         held_out=tuple(example.input for example in rest[0]),
         test=tuple(rest[1]),
         validation=tuple(rest[2]) if labelled else (),
-        solve={example.input: example.output for example in examples}.get if labelled else None,
+        solve={example.input: example for example in examples}.get if labelled else None,
     )
 
 

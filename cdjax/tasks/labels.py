@@ -33,7 +33,7 @@ def task(name: str, rows: Rows) -> Task:
         metric="accuracy",
         grade=label_match,
         definition=f"Answer with one of these labels: {', '.join(labels)}.",
-        solve={example.input: example.output for example in known}.get,
+        solve={example.input: example for example in known}.get,
         **split(known, f"task {name!r}", kind=lambda example: example.output),
     )
 

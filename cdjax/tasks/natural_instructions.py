@@ -54,7 +54,7 @@ def task(name: str, rows: Rows) -> Task:
     parts = _parts(rows, taken={normalized(one.input) for many in shown.values() for one in many})
     if not parts["test"]:
         raise UserError(f"task {name!r} has no test instances, and too few others to take some from: 5 are needed")
-    answers = {one.input: one.output for many in parts.values() for one in many if one.output}
+    answers = {one.input: one for many in parts.values() for one in many if one.output}
     metric = metric if answers else "agreement"
     if metric == "rougeL":
         check_rouge()

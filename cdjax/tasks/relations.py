@@ -46,7 +46,7 @@ def task(name: str, rows: Rows) -> Task:
         metric="accuracy",
         grade=exact_match,
         definition=rows["pairs"][0]["definition"] if known else "",
-        solve={example.input: example.output for example in known}.get,
+        solve={example.input: example for example in known}.get,
         **split(known, f"task {name!r}"),
     )
 

@@ -86,7 +86,7 @@ def task(name: str, rows: Rows) -> Task:
         held_out=tuple(one.input for one in itertools.chain(*rest[:held_out])),
         validation=tuple(itertools.chain(*rest[held_out:][:validation])),
         test=tuple(itertools.chain(*rest[held_out + validation :])),
-        solve={one.input: one.output for one in itertools.chain(*queries)}.get,
+        solve={one.input: one for one in itertools.chain(*queries)}.get,
     )
 
 

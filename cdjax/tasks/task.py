@@ -36,7 +36,7 @@ class Task:
     test: tuple[Example, ...] = ()
     held_out: tuple[str, ...] = ()  # unlabelled, for the held-out KL
     rule: Callable[[random.Random], str] | None = None  # draws one input
-    solve: Callable[[str], str | None] | None = None  # an input -> its answer where known; only a filter may ask
+    solve: Callable[[str], Example | None] | None = None  # an input, with its answer where known; only a filter may ask
 
 
 def exact_match(example: Example, answer: str) -> float:

@@ -34,7 +34,7 @@ def load(name: str) -> Task:
         held_out=tuple(example.input for example in rest[TEST + VALIDATION :][:HELD_OUT]),
         pool=tuple(example.input for example in rest[TEST + VALIDATION + HELD_OUT :]),
         rule=invented,
-        solve={word: answer for word, answer in pairs}.get,
+        solve={word: Example(word, answer) for word, answer in pairs}.get,
     )
 
 

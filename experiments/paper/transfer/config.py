@@ -39,8 +39,8 @@ def instructed(name: str) -> str:
 def replay(name: str, data_dir: str, count: int) -> Labelled:
     """Solved examples of a task from its pool, shown with its definition."""
     task = tasks.load(name, data_dir=data_dir)
-    known = [(text, task.solve(text)) for text in task.pool[:count]] if task.solve else []
-    shown = tuple(Demonstration(text, answer) for text, answer in known if answer)
+    known = [task.solve(text) for text in task.pool[:count]] if task.solve else []
+    shown = tuple(Demonstration(one.input, one.output) for one in known if one)
     return Labelled(name, view=FOLLOWED if task.definition else Context(), demonstrations=shown)
 
 
