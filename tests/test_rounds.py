@@ -267,7 +267,6 @@ def test_a_baseline_that_diverges_costs_a_grid_point_and_no_run(tmp_path):
     ("wrong", "message"),
     [
         ({"task": "addition"}, "inputs.pool asked of task .addition., which has none"),
-        ({"inputs": config.Inputs(rule=4)}, "inputs.rule asked of task"),
         ({"context": config.Context(), "score": config.Score(baseline=config.GradientDescent((1e-3,)))}, "demonstrat"),
         ({"mesh": config.Mesh(data=8)}, "update.batch=4"),
         ({"objective": config.Objective(top_k=10_000)}, "over the vocabulary"),
