@@ -8,8 +8,8 @@ answers, in nats.
 
     python -m experiments.paper.generation --data-dir DIR --seeds 0,1
 
-with DIR holding sentiment.json of instruction induction (Honovich et al., arXiv 2205.10782): sentences of reviews, each
-"positive" or "negative". SmolLM2-135M-Instruct on two CPU cores.
+with DIR holding task363_sst2_polarity_classification of Natural-Instructions v2 (Wang et al., arXiv 2204.07705):
+sentences of reviews, labelled. SmolLM2-135M-Instruct on two CPU cores.
 
 Decided before the run, which has not been made yet: the last checkpoint counts; learning rate, batch and epochs are
 those of configs/demo.py; all test openings count. A claim holds if the 95 % interval of the difference, by bootstrap
@@ -21,11 +21,11 @@ from pathlib import Path
 
 from cdjax import config
 from cdjax.config import Demonstration
-from cdjax.tasks import Example, relations
-from cdjax.tasks.relations import examples
+from cdjax.tasks import Example, natural_instructions
 
 SAMPLE = Path(__file__).parent / "sample"  # written for --tiny
-WORDS = 8  # a sentence with fewer has no opening
+TASK, LABELS = "task363", {"POS": "positive", "NEG": "negative"}
+WORDS = 10  # a sentence with fewer has no opening
 GO_ON = "Complete the movie review."
 PRAISE = "Complete the movie review with highly positive sentiment and encouraging words about the film."
 OPENINGS = (
@@ -43,7 +43,9 @@ TEACHERS = {"positive": (PRAISE, OPENINGS), "neutral": (GO_ON, PLAIN)}
 
 def reviews(data_dir: Path) -> list[Example]:
     """Labelled sentences, each once."""
-    return examples(relations.read(data_dir, "sentiment"))
+    rows = natural_instructions.read(data_dir, TASK)
+    found = {row["input"]: LABELS[row["outputs"][0]] for split in ("train", "test") for row in rows.get(split, [])}
+    return [Example(*one) for one in found.items()]
 
 
 def write_openings(known: list[Example], folder: Path) -> None:
