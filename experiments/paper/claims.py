@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from cdjax import results
+from cdjax import evaluate, results
 
 HERE = Path(__file__).parent
 
@@ -84,6 +84,19 @@ def difference(ours: Sequence[Sequence[float]], other: Sequence[Sequence[float]]
         return float(each[0]), (float(each[0]), float(each[0]))
     found = stats.bootstrap((each,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(0))
     return float(each.mean()), (float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def percent(rows: Sequence[Sequence[float]]) -> str:
+    """The mean of grades, [seeds][examples], and Wilson's 95 % interval over examples, in percent."""
+    mean = float(np.mean(rows))
+    low, high = evaluate.wilson(mean, len(rows[0]))
+    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def level(rows: Sequence[Sequence[float]], scale: float = 100) -> str:
+    """The mean of [seeds][units] and its 95 % interval by bootstrap over units, `scale` times."""
+    mean, (low, high) = difference(rows, np.zeros_like(rows).tolist())
+    return f"{scale * mean:.1f} [{scale * low:.1f}, {scale * high:.1f}]"
 
 
 def record(claims: Sequence[Claim], folder: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import cdjax
-from cdjax import evaluate
 from cdjax.journal import Journal
 from experiments.paper import claims
 from experiments.paper.demonstrations import config
@@ -94,7 +93,10 @@ def page(grades: Grades, chosen: Mapping[Any, Mapping[str, Any]], made: Mapping[
         "|---" * (1 + 2 * len(shots)) + "|",
     ]
     for side, title in NAMES.items():
-        cells = [f"{PAPER.get(side, {}).get(count, '-')} | {shown(together(grades, count, side))}" for count in shots]
+        cells = [
+            f"{PAPER.get(side, {}).get(count, '-')} | {claims.percent(together(grades, count, side))}"
+            for count in shots
+        ]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     lines += ["", "By task:", "", f"| | shown | {' | '.join(tasks)} |", "|---" * (2 + len(tasks)) + "|"]
     for side, title in NAMES.items():
@@ -116,13 +118,6 @@ def point(chosen: Mapping[str, Any], side: str) -> str:
     (found,) = (one for name, one in chosen.items() if name.endswith(side))
     whole = config.SCORED if side == "round 0" else config.EPOCHS
     return f"{found['lr']:g} at {found['epochs'] / whole:.0%}"
-
-
-def shown(rows: list[list[float]]) -> str:
-    """The mean with its interval, in percent."""
-    mean = float(np.mean(rows))
-    low, high = evaluate.wilson(mean, len(rows[0]))
-    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def judge(grades: Grades, made: Mapping[str, Any]) -> list[claims.Claim]:

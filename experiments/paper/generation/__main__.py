@@ -124,18 +124,13 @@ def page(cells: Cells, called: Mapping[str, float], forgetting: Mapping[str, flo
     ]
     for (tone, side), cell in cells.items():
         paper = PAPER[tone, side]
-        ours = [_percent(cell.positive), _percent(cell.rouge), f"{cell.entropy:.1f}"]
+        ours = [claims.level(cell.positive), claims.level(cell.rouge), f"{cell.entropy:.1f}"]
         each = " | ".join(f"{number:g} | {own}" for number, own in zip(paper, ours, strict=True))
         lines.append(f"| {tone} | {side} | {each} |")
     lines += ["", "Forgetting, KL to the model before on unrelated text, nats a token:", ""]
     lines += [f"- {tone}: {value:.4f}" for tone, value in forgetting.items()]
     lines += ["", f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes."]
     return "\n".join(lines) + "\n"
-
-
-def _percent(rows: Sequence[Sequence[float]]) -> str:
-    mean, (low, high) = claims.difference(rows, np.zeros_like(rows).tolist())
-    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def decide(cells: Cells, made: Mapping[str, Any]) -> list[claims.Claim]:

@@ -45,10 +45,10 @@ def page(found: Sequence[Measured], made: Mapping[str, Any]) -> str:
     ]
     for one in found:
         cells = [f"{one.task}, {_named(one)}", str(len(one.grades["teacher"][0]))]
-        cells += [shown(one.grades[side], 100) for side in SIDES]
+        cells += [claims.level(one.grades[side]) for side in SIDES]
         cells += [f"{one.tokens[side]:.0f}" for side in ("teacher", "after")]
         lines.append(f"| {' | '.join(cells)} |")
-    means = [shown([[one.mean(side) for one in found]]) for side in SIDES]
+    means = [claims.level([[one.mean(side) for one in found]], scale=1) for side in SIDES]
     tokens = [f"{np.mean([one.tokens[side] for one in found]):.0f}" for side in ("teacher", "after")]
     lines.append(f"| **mean of {len(found)} tasks** | | {' | '.join([*means, *tokens])} |")
     lines.append(f"| paper, mean of 10 tasks | | {' | '.join(str(PAPER[side]) for side in SIDES)} | 11.1 times | 1 |")
@@ -62,12 +62,6 @@ def page(found: Sequence[Measured], made: Mapping[str, Any]) -> str:
         f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def shown(rows: Sequence[Sequence[float]], scale: float = 1) -> str:
-    """The mean of [seeds][units] and its 95 % interval over units."""
-    mean, (low, high) = claims.difference(rows, np.zeros_like(rows[:1]).tolist())
-    return f"{scale * mean:.1f} [{scale * low:.1f}, {scale * high:.1f}]"
 
 
 def closed(found: Sequence[Measured]) -> tuple[float, tuple[float, float]]:

@@ -79,9 +79,9 @@ def page(grades: Grades, lengths: Sequence[int], told: Sequence[Mapping[str, Any
         "|---" * (4 + len(set(lengths))) + "|",
     ]
     for name, rows in grades.items():
-        cells = [NAMES.get(name, name), str(PAPER[name]), shown(rows)]
+        cells = [NAMES.get(name, name), str(PAPER[name]), claims.percent(rows)]
         cells.append(", ".join(f"{100 * np.mean(row):.1f}" for row in rows))
-        cells += [shown(part(rows, lengths, length)) for length in sorted(set(lengths))]
+        cells += [claims.percent(part(rows, lengths, length)) for length in sorted(set(lengths))]
         lines.append(f"| {' | '.join(cells)} |")
     kept, sampled = (sum(one["rollouts"][what] for one in told) for what in ("kept", "sampled"))
     minutes = [f"{sum(one['seconds'].values()) / 60:.0f}" for one in told]
@@ -107,13 +107,6 @@ def requests(told: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 def part(rows: Sequence[Sequence[float]], lengths: Sequence[int], length: int) -> list[list[float]]:
     """The grades of problems of one length."""
     return [[grade for grade, own in zip(row, lengths, strict=True) if own == length] for row in rows]
-
-
-def shown(rows: Sequence[Sequence[float]]) -> str:
-    """The mean over seeds and problems with its interval, in percent."""
-    mean = float(np.mean(rows))
-    low, high = evaluate.wilson(mean, len(rows[0]))
-    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def curves(grades: Grades, lengths: Sequence[int]) -> str:

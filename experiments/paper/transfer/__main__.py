@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import cdjax
-from cdjax import evaluate, tasks
+from cdjax import tasks
 from cdjax.journal import Journal
 from cdjax.language_model import LanguageModel
 from cdjax.views import render
@@ -95,19 +95,12 @@ def page(grades: Grades, forgetting: Mapping[str, float], made: Mapping[str, Any
         "|---" * (2 + len(whose)) + "|",
     ]
     for skill in dict.fromkeys(skill for skill, _ in grades):
-        cells = [shown(grades[skill, side]) if (skill, side) in grades else "-" for side in whose]
+        cells = [claims.percent(grades[skill, side]) if (skill, side) in grades else "-" for side in whose]
         lines.append(f"| {skill.replace('_', ' ')} | {' -> '.join(PAPER.get(skill, ('-',)))} | {' | '.join(cells)} |")
     lines += ["", "Forgetting, KL to the model before on unrelated text, nats a token:", ""]
     lines += [f"- {side}: {value:.4f}" for side, value in forgetting.items()]
     lines += ["", f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes."]
     return "\n".join(lines) + "\n"
-
-
-def shown(rows: Sequence[Sequence[float]]) -> str:
-    """The mean with its interval, in percent."""
-    mean = float(np.mean(rows))
-    low, high = evaluate.wilson(mean, len(rows[0]))
-    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def judge(grades: Grades, made: Mapping[str, Any]) -> list[claims.Claim]:
