@@ -23,6 +23,7 @@ from experiments.paper.questions import __main__ as questions
 from experiments.paper.scratchpad import __main__ as scratchpad
 from experiments.paper.transfer import __main__ as transfer
 from experiments.paper.window import __main__ as window
+from tests import test_spider
 
 
 def test_association(tmp_path):
@@ -58,6 +59,16 @@ def test_demonstrations(tmp_path, monkeypatch):
         demonstrations.NAMES, 4
     )
     assert len(json.loads((tmp_path / "claims.json").read_text())) == 2
+
+
+def test_demonstrations_of_a_database_stand_beside_its_schema(tmp_path):
+    """Which the student and the baselines see, too."""
+    test_spider.write(tmp_path)
+    cfg = demonstrations.config.get_config("library", 4, 0, str(tmp_path))
+    validate(cfg)
+    (solved,) = cfg.score.supervised[0].examples
+    assert cfg.student.instruction == solved.view.instruction == cfg.context.instruction == "{definition}"
+    assert solved.demonstrations == cfg.context.demonstrations and len(solved.demonstrations) == 4
 
 
 def test_demonstrations_are_worth_more_only_if_the_interval_says_so():

@@ -1,5 +1,6 @@
 """Runs a student for each task, number of demonstrations and seed, and makes the paper's Table 2: see config.py."""
 
+import argparse
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -40,23 +41,31 @@ Grades: TypeAlias = dict[tuple[str, int, int], dict[str, list[float]]]  # task, 
 
 def main(argv: Sequence[str] | None = None) -> Grades:
     """The command; it writes the table of the seeds so far after each of them. Returns all grades."""
-    args = claims.arguments("demonstrations", QUESTION, argv)
-    names, shots = (config.TINY_TASKS, config.TINY_SHOTS) if args.tiny else (tuple(config.TASKS), config.SHOTS)
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--model", default=config.MODEL)
+    own.add_argument("--databases", default="", help="of SPIDER, separated by commas, in the place of the small tasks")
+    options, rest = own.parse_known_args(argv)
+    args = claims.arguments("demonstrations", QUESTION, rest)
+    names = options.databases.split(",") if options.databases else config.TINY_TASKS if args.tiny else config.TASKS
+    shots = config.TINY_SHOTS if args.tiny else config.SHOTS
+    spider = f"--data-dir DIR --model {options.model} --databases {options.databases}"
     grades: Grades = {}
     chosen: dict[tuple[str, int, int], dict[str, Any]] = {}
     seconds, text = Counter[str](), ""
     for seed in args.seeds:
         for name, count in itertools.product(names, shots):
             workdir = args.workdir / f"{name.replace(' ', '_')}_{count}" / f"seed_{seed}"
-            told = cdjax.run(config.get_config(name, count, seed, args.data_dir, tiny=args.tiny), workdir)
+            cfg = config.get_config(name, count, seed, args.data_dir, options.model, tiny=args.tiny)
+            told = cdjax.run(cfg, workdir)
             seconds.update(told["seconds"])
             grades[name, count, seed] = read(workdir, seed)
             chosen[name, count, seed] = told["chosen"]
-        made = claims.made_by("demonstrations", seeds_of(grades), seconds)
+        how = [spider] if options.databases else []
+        made = claims.made_by("demonstrations", seeds_of(grades), seconds, *how)
         text = page(grades, chosen, made)
         if not args.tiny:
-            (HERE / "results.md").write_text(text, encoding="utf-8")
-        claims.record(judge(grades, made), args.claims)
+            (HERE / f"results{'_spider' if options.databases else ''}.md").write_text(text, encoding="utf-8")
+        claims.record(judge(grades, made, "SPIDER: " if options.databases else ""), args.claims)
     print(text)
     return grades
 
@@ -74,7 +83,7 @@ def read(workdir: Path, seed: int) -> dict[str, list[float]]:
 
 def together(grades: Grades, count: int, side: str, name: str | None = None) -> list[list[float]]:
     """[seeds][examples], the examples of each task after another, or of one task."""
-    names = [task for task in config.TASKS if name in (None, task)]
+    names = [task for task in dict.fromkeys(key[0] for key in grades) if name in (None, task)]
     keys = [[key for task in names if (key := (task, count, seed)) in grades] for seed in seeds_of(grades)]
     return [sum((grades[key][side] for key in row), []) for row in keys]
 
@@ -87,7 +96,7 @@ def page(grades: Grades, chosen: Mapping[Any, Mapping[str, Any]], made: Mapping[
         "",
         f"Per cent right of the test examples of {len(tasks)} tasks ({', '.join(tasks)}), mean of seeds",
         f"{', '.join(map(str, made['seeds']))}, each with its own demonstrations; 95 % intervals over examples.",
-        "The paper has SPIDER, text-to-SQL, and a model of 6.7 billion parameters; ours has 135 million.",
+        "The paper has SPIDER, text-to-SQL, and a model of 6.7 billion parameters.",
         "",
         f"| |{''.join(f' {count} shown: paper | ours |' for count in shots)}",
         "|---" * (1 + 2 * len(shots)) + "|",
@@ -120,7 +129,7 @@ def point(chosen: Mapping[str, Any], side: str) -> str:
     return f"{found['lr']:g} at {found['epochs'] / whole:.0%}"
 
 
-def judge(grades: Grades, made: Mapping[str, Any]) -> list[claims.Claim]:
+def judge(grades: Grades, made: Mapping[str, Any], where: str = "") -> list[claims.Claim]:
     """After against gradient descent, for each number of demonstrations: tuned alike, and as in the paper."""
     found = []
     for count in dict.fromkeys(key[1] for key in grades):
@@ -132,7 +141,7 @@ def judge(grades: Grades, made: Mapping[str, Any]) -> list[claims.Claim]:
             other = together(grades, count, side)
             mean, interval = claims.difference(after, other)
             ours = f"{100 * np.mean(after):.1f} and {100 * np.mean(other):.1f}, a difference of {100 * mean:+.1f}"
-            text = f"{count} demonstrations: distilled, they are worth more than {NAMES[side]}"
+            text = f"{where}{count} demonstrations: distilled, they are worth more than {NAMES[side]}"
             found.append(claims.Claim(claim=text, paper=paper, ours=ours, ci95=interval, holds=interval[0] > 0, **made))
     return found
 
