@@ -152,7 +152,7 @@ def test_instructions(tmp_path, capsys):
 def graded(task, **sides):
     """A task measured with these grades in points of 100, [seeds][examples] or [examples] a side."""
     grades = {side: (np.atleast_2d(np.array(many, float)) / 100).tolist() for side, many in sides.items()}
-    return Measured(task, grades, {"teacher": 300.0, "before": 40.0, "after": 30.0})
+    return Measured(task, grades, {"teacher": 300.0, "before": 40.0, "after": 30.0}, {})
 
 
 def test_what_a_student_closes_of_the_gap_is_decided_over_tasks():
@@ -173,8 +173,12 @@ def test_what_a_student_closes_of_the_gap_is_decided_over_tasks():
     ]
     gain, share, _ = instructions.claimed(poor, made)
     assert gain.holds and not share.holds
-    same = [graded(name, teacher=[0, 0], before=[0, 0], after=[0, 0]) for name in names[:1]]
-    assert instructions.closed(same) == (0, (0, 0))
+    none = [graded(name, teacher=[0, 0], before=[0, 0], after=[0, 0]) for name in names[:1]]
+    assert instructions.closed(none) == (0, (0, 0))
+    said = dataclasses.replace(
+        none[0], answers={"teacher": [["a", "a", "b"]], "after": [["a", "b", "b"], ["c", "b", "a"]]}
+    )
+    assert instructions.same(said) == pytest.approx(1 / 3) and instructions.commonest(said) == pytest.approx(2 / 3)
 
 
 def test_explanations(tmp_path):

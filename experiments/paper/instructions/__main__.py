@@ -37,21 +37,26 @@ def page(found: Sequence[Measured], made: Mapping[str, Any]) -> str:
         "# A task's instructions internalised (paper, 4.1)",
         "",
         f"Rouge-L in points of 100, mean of seeds {seeds}, with 95 % intervals by bootstrap:",
-        "a task's over its test inputs, the mean's over tasks.",
+        "a task's over its test inputs, the mean's over tasks. `same`: how many of the student's answers are the",
+        "teacher's, and `commonest`: how many of the teacher's are the one that it gives most, both in percent. A",
+        "teacher that gives one answer to nearly everything has understood what may be answered, and not more.",
         f"What differs from the paper: {config.DIFFERENT}.",
         "",
-        "| task | test inputs | teacher | before | after | tokens a request: teacher | student |",
-        "|---|---|---|---|---|---|---|",
+        "| task | test inputs | teacher | before | after | tokens a request: teacher | student | same | commonest |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
         cells = [f"{one.task}, {_named(one)}", str(len(one.grades["teacher"][0]))]
         cells += [claims.level(one.grades[side]) for side in SIDES]
         cells += [f"{one.tokens[side]:.0f}" for side in ("teacher", "after")]
+        cells += [f"{100 * part:.0f}" for part in (same(one), commonest(one))]
         lines.append(f"| {' | '.join(cells)} |")
     means = [claims.level([[one.mean(side) for one in found]], scale=1) for side in SIDES]
     tokens = [f"{np.mean([one.tokens[side] for one in found]):.0f}" for side in ("teacher", "after")]
-    lines.append(f"| **mean of {len(found)} tasks** | | {' | '.join([*means, *tokens])} |")
-    lines.append(f"| paper, mean of 10 tasks | | {' | '.join(str(PAPER[side]) for side in SIDES)} | 11.1 times | 1 |")
+    lines.append(f"| **mean of {len(found)} tasks** | | {' | '.join([*means, *tokens])} | | |")
+    lines.append(
+        f"| paper, mean of 10 tasks | | {' | '.join(str(PAPER[side]) for side in SIDES)} | 11.1 times | 1 | | |"
+    )
     (share, part), (times, fewer) = closed(found), saved(found)
     lines += [
         "",
@@ -62,6 +67,20 @@ def page(found: Sequence[Measured], made: Mapping[str, Any]) -> str:
         f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def same(one: Measured) -> float:
+    """The share of the student's answers that are the teacher's, mean over seeds."""
+    (taught,) = one.answers["teacher"]
+    return float(
+        np.mean([[said == right for said, right in zip(many, taught, strict=True)] for many in one.answers["after"]])
+    )
+
+
+def commonest(one: Measured) -> float:
+    """The share of the teacher's answers that are the one it gives most."""
+    (taught,) = one.answers["teacher"]
+    return max(map(taught.count, taught)) / len(taught)
 
 
 def closed(found: Sequence[Measured]) -> tuple[float, tuple[float, float]]:

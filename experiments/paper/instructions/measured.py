@@ -30,6 +30,7 @@ class Measured:
     task: str
     grades: dict[str, list[list[float]]]  # teacher and before have one seed: nothing is drawn there
     tokens: dict[str, float]  # of a request, the prompt and its answer
+    answers: dict[str, list[list[str]]]  # as the grades
 
     def means(self, side: str, examples: Sequence[int] | None = None) -> np.ndarray:
         """The side's mean over these examples, or all, for each seed, in points of 100."""
@@ -65,4 +66,5 @@ def measure(task: str, workdir: Path, seeds: Sequence[int]) -> Measured:
         task,
         {side: [one["grades"] for one in many] for side, many in graded.items()},
         {side: float(np.mean([one["tokens"] for one in many])) for side, many in graded.items()},
+        {side: [one["answers"] for one in many] for side, many in graded.items()},
     )
