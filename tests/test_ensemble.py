@@ -10,7 +10,7 @@ import pytest
 from cdjax import config, parallel
 from cdjax.model import decoder
 from cdjax.rollouts import Store
-from cdjax.sampling import choose, teacher
+from cdjax.sampling import choose, generate, teacher
 from cdjax.sampling.generate import Record
 from cdjax.views import encode, render
 from tests import small_tokenizer, test_sampling, test_views
@@ -84,6 +84,22 @@ def test_a_sample_depends_on_neither_batch_nor_mesh(tiny, mesh, mesh8, capfd):
     assert len({tuple(one.ids.tolist()) for one in rollouts}) > 5
     same(rollouts, sample(tiny8, mesh8, sampling=config.Sampling(batch=4)))
     assert "rematerialization" not in capfd.readouterr().err
+
+
+def test_decoding_lowers_for_a_tpu(tiny, mesh):
+    with jax.set_mesh(mesh):
+        model, prefix = decoder.unstack(tiny), decoder.read_prefix(tiny, *CONTEXTS)
+        state = generate.start(model, 4, 16, record=RECORD, steps=6, members=3)
+        leaves, tree = jax.tree.flatten(state)
+
+        def decode(leaves):
+            stops = jnp.zeros(64, bool)
+            return generate.decode(
+                model, tree.unflatten(leaves), stops, prefix, 4, choice=choose.Choice(), record=RECORD
+            )
+
+        lowered = jax.jit(decode).trace(leaves).lower(lowering_platforms=("tpu",))
+    assert "tpu_custom_call" in lowered.as_text()
 
 
 def test_a_store_knows_every_prompt(tiny, mesh, tmp_path):

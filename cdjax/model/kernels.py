@@ -77,14 +77,14 @@ def over_context(
             bytes_accessed=sum(x.size * x.dtype.itemsize for x in (q, k, v)) + 4 * q.size,
         ),
         interpret=interpret,
-    )(length[None], q, k, v)
+    )(length.reshape(1, 1), q, k, v)  # two axes: under vmap the last two must be whole in a block
     return top[:, 0], total[:, 0], summed
 
 
 def _block(length, q, k, v, top, total, summed, values, *, keys: int):
     """One block of queries against one block of keys. Scores lie keys by queries: sums run over whole vectors."""
     at = pl.program_id(2)
-    left = length[0] - at * keys
+    left = length[0, 0] - at * keys
 
     @pl.when(at == 0)
     def _():
