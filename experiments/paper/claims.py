@@ -5,6 +5,7 @@ In: `Claim`s. Out: `claims.json` and `README.md` in one folder. A claim measured
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -48,6 +49,7 @@ def arguments(experiment: str, question: str, argv: Sequence[str] | None = None)
     parser.add_argument("--tiny", action="store_true", help="a random model: does it run? Records nothing here")
     parser.add_argument("--claims", type=Path, help="the folder of claims.json; by default the paper's own")
     found = parser.parse_args(argv)
+    commit()
     found.claims = found.claims or (found.workdir if found.tiny else HERE)
     return found
 
@@ -60,10 +62,16 @@ def made_by(
         "experiment": experiment,
         "seeds": tuple(seeds),
         "command": f"python -m experiments.paper.{experiment} {options} --seeds {','.join(map(str, seeds))}",
-        "commit": results.commit(),
+        "commit": commit(),
         "hardware": hardware(),
         "minutes": round(sum(seconds.values()) / 60, 1),
     }
+
+
+@functools.cache
+def commit() -> str:
+    """The checkout's commit when the command began: the pages that it writes change the checkout."""
+    return results.commit()
 
 
 def hardware() -> str:

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 import cdjax
-from cdjax import results
 from cdjax.config import Experiment
 from cdjax.journal import Journal
 from experiments.paper import claims
@@ -46,7 +45,6 @@ def each(
 ) -> Iterator[tuple[list[Measured], dict[str, Any]]]:
     """Runs one task after another; gives those measured so far, and what made them."""
     folder = args.data_dir or (str(config.SAMPLE) if args.tiny else "")
-    commit = results.commit()  # of the code that runs, before the pages in it are written
     found: list[Measured] = []
     seconds: Counter[str] = Counter()
     for task in config.TINY_TASKS if args.tiny else config.TASKS:
@@ -54,7 +52,7 @@ def each(
         seconds.update(cdjax.run(get_config(task, folder, args.seeds, tiny=args.tiny), workdir)["seconds"])
         jax.clear_caches()  # the next task has other lengths: what was compiled for this one would only take memory
         found.append(measure(task, workdir, args.seeds))
-        yield found, claims.made_by(experiment, args.seeds, seconds) | {"commit": commit}
+        yield found, claims.made_by(experiment, args.seeds, seconds)
 
 
 def measure(task: str, workdir: Path, seeds: Sequence[int]) -> Measured:
