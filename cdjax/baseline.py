@@ -8,29 +8,31 @@ import functools
 from typing import Any
 
 from cdjax import batches, config, evaluate, optim, parallel, supervised, tune
-from cdjax.distill import pairs, update
+from cdjax.distill import pairs, stages, update
 from cdjax.setting import Setting
 from cdjax.views import render
 
 
 def gradient_descent(here: Setting, seed: int) -> dict[str, Any]:
     """Graded test answers of the tuned baseline, `chosen`, and the `grid` that it was chosen from."""
-    train = functools.partial(descend, here, seed)
-    params, told = tune.search(here, here.cfg.score.baseline.lrs, train, here.cfg.scored(-1), title="baseline")
-    return evaluate.grade(here, here.model(params), "student", evaluate.examples(here), title="baseline") | told
-
-
-def descend(here: Setting, seed: int, lr: float, score: tune.Point) -> None:
-    """Fine-tunes on the demonstrations at one learning rate, and calls `score` every few epochs and at the end."""
     cfg = here.cfg.score.baseline
     batch = max(cfg.batch, parallel.batch_parts(here.mesh))  # each device needs a pair
     steps = batches.Batches(solved(here), config.Update(epochs=cfg.epochs, batch=batch), seed, here.mesh)
+    step = supervised.make_step(here, optim.make(config.Optim(), len(steps)), "baseline")
+    train = functools.partial(descend, here, seed, steps, step)
+    params, told = tune.search(here, cfg.lrs, train, here.cfg.scored(-1), title="baseline")
+    return evaluate.grade(here, here.model(params), "student", evaluate.examples(here), title="baseline") | told
+
+
+def descend(here: Setting, seed: int, steps: batches.Batches, step: stages.Step, lr: float, score: tune.Point) -> None:
+    """Fine-tunes on the demonstrations at one learning rate, and calls `score` every few epochs and at the end."""
+    cfg = here.cfg.score.baseline
     an_epoch = len(steps) // cfg.epochs
     tx = optim.make(config.Optim(lr=lr), len(steps))
     state = supervised.descend(
         here,
         steps,
-        tx,
+        step,
         update.start(here.start(seed, here.cfg.start), tx, here.mesh),
         title=f"baseline, lr {lr:g}",
         save=lambda state, at: score(at // an_epoch, state.params),

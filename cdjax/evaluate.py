@@ -32,24 +32,24 @@ COLUMNS = ("operations", "views", "inputs", "expected", "answers", "grades")  # 
 
 
 def score_original(here: Setting) -> None:
-    """Stages "teacher" and "before": the model that the run began with, with its context and without."""
-    model = here.model(here.original)
+    """Stages "teacher" and "before": the first teacher with its context, and what the student begins as without."""
+    model, student = here.model(here.original), here.model(here.before)
     here.journal.once("teacher", lambda: grade(here, model, "teacher", examples(here), title="teacher"))
 
     def before() -> Graded:
-        graded = grade(here, model, "student", expected(here), title="before")
-        graded["held_out_kl"] = divergence(here, model, model, held_out(here, model))
-        return graded | wrong_association(here, model, here.cfg.scored(-1))
+        graded = grade(here, student, "student", expected(here), title="before")
+        graded["held_out_kl"] = divergence(here, model, student, held_out(here, model))
+        return graded | wrong_association(here, student, here.cfg.scored(-1))
 
     here.journal.once("before", before)
 
 
 def score_student(here: Setting, params: nnx.State, operations: Sequence[int]) -> Graded:
     """The student's graded answers to these operations without the context, `held_out_kl` and `forgetting`."""
-    original, student = here.model(here.original), here.model(params)
+    original, before, student = (here.model(weights) for weights in (here.original, here.before, params))
     graded = grade(here, student, "student", only(expected(here), operations), title="after")
     graded["held_out_kl"] = divergence(here, original, student, held_out(here, original, operations))
-    graded["forgetting"] = divergence(here, original, student, unrelated(here, original))
+    graded["forgetting"] = divergence(here, before, student, unrelated(here, before))
     return graded | wrong_association(here, student, operations)
 
 
@@ -156,7 +156,7 @@ def held_out(
 
 
 def unrelated(here: Setting, original: Decoder) -> Iterator[tuple[np.ndarray, list[pairs.Pair]]]:
-    """The original model's continuations of sentences unrelated to any task; both sides see the same."""
+    """A model's continuations of sentences unrelated to any task; both sides see the same."""
     lines = (importlib.resources.files("cdjax.tasks") / "data" / "unrelated.txt").read_text("utf-8").splitlines()
     lines = lines[: here.cfg.score.forgetting]
     if not lines:

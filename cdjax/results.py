@@ -51,9 +51,8 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         "rounds": [summarize(metric, many) for many in scored],
         "seconds": seconds(journal),
     }
-    if chosen := {
-        name.removesuffix("/update"): one["chosen"] for name, one in found.items() if "chosen" in (one or ())
-    }:
+    searched = {name: one for name, one in found.items() if name.endswith(("/update", "/gradient_descent"))}
+    if chosen := {name.removesuffix("/update"): one["chosen"] for name, one in searched.items() if "chosen" in one}:
         results["chosen"] = chosen
     if cfg.sampling.draft:
         results["acceptance"] = acceptance(found)

@@ -65,6 +65,11 @@ class Setting:
         """The decoder with these trainable weights."""
         return nnx.merge(self.graph, params, self.frozen)
 
+    @property
+    def before(self) -> nnx.State:
+        """What a student begins as, whatever its seed: a fresh adapter changes nothing."""
+        return self.base if self.cfg.start == "model" else self.original
+
     def start(self, seed: int, whose: Literal["teacher", "model"]) -> nnx.State:
         """The trainable state that a seed starts from: the weights or a fresh adapter that changes nothing."""
         if whose == "teacher" and self.cfg.teacher.examples:
@@ -114,8 +119,9 @@ class Setting:
         """Demonstrations' inputs under a view, with the ids of their written answers."""
         how = self.tokenizer, self.cfg.template, view, task
         prompts, _ = encode.prompts(*how, [one.input for one in shown], budget=budget, overflow=overflow)
-        answers = dict(zip([one.input for one in shown], encode.answers(*how, shown), strict=True))
-        return [(prompt, answers[text]) for text, prompt in zip(prompts.inputs, prompts.whole, strict=True)]
+        fitting = set(prompts.inputs)
+        answers = encode.answers(*how, [one for one in shown if one.input in fitting])
+        return list(zip(prompts.whole, answers, strict=True))
 
 
 def open(cfg: config.Experiment, workdir: Path, *, profile: bool = False) -> Setting:
@@ -134,10 +140,11 @@ def open(cfg: config.Experiment, workdir: Path, *, profile: bool = False) -> Set
     _check_same(cfg, workdir)
     here = _make(cfg, workdir, tasks, others, Profile(workdir / "profile" if profile else None))
     for number, task in enumerate(tasks):
-        here.views(number, [example.input for example in task.test])
+        chosen_on = task.validation[: cfg.score.validation] if cfg.tune.lrs or cfg.score.baseline.lrs else ()
+        here.views(number, [example.input for example in (*task.test, *chosen_on)])
     for one in (cfg.teacher, *cfg.score.supervised):
         batches.check(one.update, here.mesh)
-    for labelled in (*cfg.replay, *(shown for one in (cfg.teacher, *cfg.score.supervised) for shown in one.examples)):
+    for labelled in _labelled(cfg):
         here.labelled(labelled)
     workdir.mkdir(parents=True, exist_ok=True)
     if cfg.dtype == "auto":
@@ -245,9 +252,14 @@ def _digests(cfg: config.Experiment) -> dict[str, str]:
         name
         for operation in cfg.operations()
         for name in (operation.context.file, operation.student.file, operation.inputs.file)
-        if name
     }
-    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in sorted(names)}
+    names |= {labelled.view.file for labelled in _labelled(cfg)}
+    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in sorted(names - {""})}
+
+
+def _labelled(cfg: config.Experiment) -> list[config.Labelled]:
+    """All solved examples that the experiment asks for."""
+    return [*cfg.replay, *(shown for one in (cfg.teacher, *cfg.score.supervised) for shown in one.examples)]
 
 
 def _write(path: Path, text: str) -> None:

@@ -58,7 +58,8 @@ def tune(here: Setting, cfg: config.Supervised, seed: int, stage: str, folder: s
                 write(number, state, {"teacher": taught_by, "step": number, "steps": len(steps)})
 
             line = {"seed": seed, "stage": f"{stage}/tune"}
-            state = descend(here, steps, tx, state, title=stage, save=save, every=cfg.update.checkpoint_every, **line)
+            step, every = make_step(here, tx, stage), cfg.update.checkpoint_every
+            state = descend(here, steps, step, state, title=stage, save=save, every=every, **line)
             save(state, len(steps))
         return {"steps": len(steps), "pairs": len(solved)}
 
@@ -69,7 +70,7 @@ def tune(here: Setting, cfg: config.Supervised, seed: int, stage: str, folder: s
 def descend(
     here: Setting,
     steps: batches.Batches,
-    tx: optax.GradientTransformation,
+    step: stages.Step,
     state: update.TrainState,
     *,
     title: str,
@@ -78,7 +79,6 @@ def descend(
     **line: Any,
 ) -> update.TrainState:
     """Cross-entropy on written answers, to the end of the steps; `save` after `every` so many, but not the last."""
-    step = update.make_update(here.graph, tx, HARD, here.mesh)
     with metrics.progress(title, len(steps), done=int(state.step)) as advance:
 
         def on_step(number: int, values: dict[str, float]) -> None:
@@ -86,17 +86,16 @@ def descend(
             if line:
                 here.metrics.append(**line, step=number, **values)
 
-        return update.train(
-            metrics.tell_compilations(
-                lambda state, batch: step(state, here.frozen, None, None, batch),
-                lambda _, batch: f"the update of {title!r} for {batch}",
-            ),
-            state,
-            steps,
-            on_step=on_step,
-            save=save,
-            every=every,
-        )
+        return update.train(step, state, steps, on_step=on_step, save=save, every=every)
+
+
+def make_step(here: Setting, tx: optax.GradientTransformation, title: str) -> stages.Step:
+    """The compiled update of a state by a batch; for every learning rate, which is part of the state."""
+    step = update.make_update(here.graph, tx, HARD, here.mesh)
+    return metrics.tell_compilations(
+        lambda state, batch: step(state, here.frozen, None, None, batch),
+        lambda _, batch: f"the update of {title!r} for {batch}",
+    )
 
 
 def taught(solved: Sequence[Solved]) -> list[pairs.Pair]:

@@ -22,7 +22,7 @@ def search(
     """The weights of the best point, and `grid`, `chosen` and `diverged`; of equal points the first counts.
 
     Points are scored on the operations' first `score.validation` validation examples, under the student's view.
-    Raises UserError if training diverges at every learning rate.
+    A learning rate at which training diverges keeps the points before that. Raises UserError if there are none at all.
     """
     validation = [list(task.validation[: here.cfg.score.validation]) for task in here.tasks]
     validation = evaluate.only(validation, operations)
@@ -45,6 +45,6 @@ def search(
         except update.Diverged:
             diverged.append(lr)
     if best is None:
-        raise config.UserError(f"{title} diverged at every learning rate of {diverged}; give lower ones")
+        raise config.UserError(f"{title} diverged before it was scored at each learning rate of {diverged}; give lower")
     chosen = max(grid, key=lambda point: point["validation"])
     return best, {"grid": grid, "chosen": chosen, "diverged": diverged}

@@ -112,7 +112,7 @@ def _update(cfg: config.Experiment) -> Iterator[str]:
         if grid.lrs and not cfg.score.validation:
             yield f"{name} needs score.validation examples to choose its learning rate on"
         if grid.lrs and grid.every > epochs:
-            yield f"{name}.every={grid.every} is more than the epochs, {epochs}: it is never scored"
+            yield f"{name}.every={grid.every} is more than the epochs, {epochs}; it is scored at the end in any case"
     if cfg.tune.lrs and update.checkpoint_every:
         yield "update.checkpoint_every is for one learning rate: an update over tune.lrs starts again if it is stopped"
 
@@ -121,6 +121,8 @@ def _plan(cfg: config.Experiment) -> Iterator[str]:
     plan, names = cfg.plan, [operation.name for operation in cfg.operations()]
     if not 0 <= plan.ema < 1 or (plan.ema and plan.order != "recursive"):
         yield f"plan.ema={plan.ema:g} must be at least 0 and less than 1, and is for plan.order='recursive'"
+    if plan.ema and cfg.adapter.rank and cfg.teacher.examples:
+        yield "plan.ema with an adapter needs a teacher and a student that begin alike: leave teacher.examples out"
     if plan.rounds and plan.order == "simultaneous":
         yield "plan.rounds follow one another: plan.order must be 'sequential' or 'recursive'"
     if plan.rounds and len(set(names)) < len(names):
@@ -236,8 +238,8 @@ def _context(context: config.Context, task: str, *, teacher: bool = False) -> It
         if (count := getattr(context, name)) < 0 or (count and not task):
             kind = name.replace("shots", "demonstrations").replace("_", " ")
             yield f"{name}={count} must be a number of the task's own {kind}, and task is {task!r}"
-    if context.skip < 0:
-        yield f"skip must be at least 0, got {context.skip}"
+    if context.skip < 0 or (context.skip and not context.shots):
+        yield f"skip={context.skip} must be at least 0, and is for shots, of which there are {context.shots}"
     if context.ensemble and not teacher:
         yield f"ensemble={context.ensemble}: only what a teacher reads is averaged over prompts"
     shown = len(context.demonstrations) + context.shots

@@ -48,7 +48,7 @@ def test_a_written_answer_beside_recorded_ones_is_cross_entropy():
     """In value and gradient, as the one outcome that is certain; its draws are all the token itself."""
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32))
     answer = np.array([0, 3, 2, 15], np.int32)
-    one = certain(np.array([7], np.int32), answer, top_k=3, draws=5)
+    one = certain(np.array([7], np.int32), answer, top_k=3, draws=5, vocab=16)
     assert all(len(set(row)) == 3 and 0 <= min(row) and max(row) < 16 for row in one.top_ids.tolist())
     assert (one.draws == answer[:, None]).all() and one.draws.shape == (4, 5)
 

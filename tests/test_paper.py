@@ -9,6 +9,7 @@ import pytest
 
 from cdjax import report, setting, tasks
 from cdjax.journal import Journal
+from cdjax.language_model import load_model
 from cdjax.validation import validate
 from cdjax.views import encode
 from experiments.paper import claims
@@ -288,6 +289,11 @@ def test_transfer(tmp_path):
     for kind in ("with", "without"):
         told[kind] = Journal(tmp_path / f"{kind}_replay" / "journal.json").results()["seed 0/round 0/update"]
     assert (told["with"]["replayed"], told["without"]["replayed"]) == (4, 0)
+    asked = Journal(tmp_path / "with_replay" / "journal.json").results()["before"]
+    before = load_model("tiny:0").generate(
+        [f"Add the two numbers.\n\nInput: {one}\nOutput:\n" for one in asked["inputs"]], max_new_tokens=96
+    )
+    assert asked["answers"] == [text.split("\n")[0].strip() for text in before]  # of the model, not of the teacher
     assert told["with"]["pairs"] == told["without"]["pairs"] + 4
     for skill in transfer.config.TRANSFER:
         assert [np.shape(grades[skill, side]) for side in ("before", *transfer.SIDES.values())] == [(1, 2)] * 3

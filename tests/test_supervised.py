@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from cdjax import batches, config, metrics, setting, supervised, validation
+from cdjax import batches, config, metrics, setting, supervised, tasks, validation
 from cdjax.config import Labelled, Optim, Supervised, Update
 from cdjax.distill import rounds, stages, update
 from tests.test_rounds import Killed, assert_same_end, die, experiment, outcome
@@ -161,3 +162,27 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
 def test_a_written_answer_has_no_distribution_to_be_compared_with(changes):
     with pytest.raises(config.UserError, match="replay has written answers"):
         validation.validate(experiment(replay=(DIRECT,), objective=config.Objective(**changes)))
+
+
+def test_one_input_may_have_two_written_answers_and_a_views_file_is_watched(tmp_path):
+    (tmp_path / "told.md").write_text("Say the plural.")
+    shown = tuple(config.Demonstration("ox", answer) for answer in ("oxen", "oxes"))
+    view = config.Context(file=str(tmp_path / "told.md"))
+    cfg = experiment(replay=(Labelled("plural", view=view, demonstrations=shown),))
+    here = setting.open(cfg, tmp_path / "run")
+    (prompt, oxen), (same_prompt, oxes) = here.labelled(cfg.replay[0])
+    assert prompt.tolist() == same_prompt.tolist() and oxen.tolist() != oxes.tolist()
+    (tmp_path / "told.md").write_text("Say nothing.")
+    with pytest.raises(config.UserError, match="told.md before it was changed"):
+        setting.open(cfg, tmp_path / "run")
+
+
+def test_examples_that_choose_a_learning_rate_must_fit_before_anything_is_compiled(tmp_path):
+    texts = [f"word {number}" * (20 if number == 22 else 1) for number in range(30)]
+    (tmp_path / "words.jsonl").write_text("\n".join(json.dumps({"input": text, "output": "w"}) for text in texts))
+    assert texts[22] in [one.input for one in tasks.load("words", data_dir=str(tmp_path)).validation]
+    said = config.Context(instruction="Say w. ")
+    cfg = experiment(task="words", data_dir=str(tmp_path), context=said, update=Update(epochs=2, batch=4))
+    setting.open(cfg, tmp_path / "chooses nothing")
+    with pytest.raises(config.UserError, match="a prompt is over its budget, input 'word 22word"):
+        setting.open(dataclasses.replace(cfg, tune=config.Tune((1e-3,))), tmp_path / "run")

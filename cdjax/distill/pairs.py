@@ -117,13 +117,13 @@ def hard(teacher_prompt: np.ndarray, student_prompt: np.ndarray, completion: np.
     )
 
 
-def certain(prompt: np.ndarray, answer: np.ndarray, *, top_k: int, draws: int) -> Pair:
+def certain(prompt: np.ndarray, answer: np.ndarray, *, top_k: int, draws: int, vocab: int) -> Pair:
     """A written answer beside a teacher's: targets in the form of recorded ones, with all their mass on its tokens."""
     one = hard(prompt, prompt, answer)
     ids, others = one.rollout[:, None], np.arange(top_k, dtype=np.int32)[None]
     return dataclasses.replace(
         one,
-        top_ids=np.where(ids < top_k, ids + others, ids - others),  # whatever the others are, they differ
+        top_ids=(ids + others) % vocab,  # whatever the others are, they differ
         top_logprobs=np.where(others == 0, np.float32(0), np.float32(-np.inf)) + np.zeros(ids.shape, np.float32),
         draws=np.repeat(ids, draws, 1),
     )

@@ -64,7 +64,8 @@ def distil(here: Setting, seed: int) -> None:
     for at in left:
         lessons = [stages.teach(here, at, operation, teacher, student) for operation in at.operations]
         student = stages.learn(here, at, student, teacher, lessons)
-        teacher = stages.successor(here, at, teacher, student)
+        if at != every[-1]:
+            teacher = stages.successor(here, at, teacher, student)
         score = functools.partial(score_student, here, student, here.cfg.scored(at.number))
         here.journal.once(at.stage("score"), score)
 

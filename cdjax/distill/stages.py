@@ -31,6 +31,7 @@ from cdjax.tasks import inputs
 from cdjax.views import encode, writer
 
 FullTeacher: TypeAlias = tuple[Decoder | None, Prefix | None]
+Step: TypeAlias = Callable[..., Any]  # the compiled update with what does not change in a round filled in
 COMPARED = 16  # answers that tell how far int8 weights are: some hundreds of tokens give the mean to a few per cent
 
 
@@ -195,11 +196,11 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     checkpoints = _checkpoints(here, at)
     taught_by = teacher.identity(here.model(teacher_params))
     about = {"seed": at.seed, "round": at.number, "teacher": taught_by}
-    state = resume(here, at.stage("update"), checkpoints, student, tx, taught_by)
+    params = student
 
     def train() -> dict[str, Any]:
-        nonlocal state
-        reads = _full_teacher(here, teacher_params, lessons)
+        nonlocal params
+        step = _step(here, tx, _full_teacher(here, teacher_params, lessons))
         with checkpoints.writing() as write:
 
             def save(state: update.TrainState, number: int) -> None:
@@ -207,23 +208,26 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
 
             told: dict[str, Any] = {"steps": len(steps), "pairs": len(examples), "replayed": len(replayed)}
             if here.cfg.tune.lrs:
-                best, grid = _tune(here, at, student, reads, steps)
+                best, grid = _tune(here, at, student, step, steps)
                 state, told = update.start(best, tx, here.mesh), told | grid
             else:
+                state = resume(here, at.stage("update"), checkpoints, student, tx, taught_by)
                 every = here.cfg.update.checkpoint_every
-                state = _descend(here, at, state, reads, steps, here.cfg.optim, save=save, every=every)
+                state = _descend(here, at, state, step, steps, here.cfg.optim, save=save, every=every)
             save(state, len(steps))
+        params = state.params
         return told
 
     here.journal.once(at.stage("update"), train)
     if at.number > 1:  # the round before may be this one's teacher
         old = dataclasses.replace(at, number=at.number - 2)
-        shutil.rmtree(old.directory(here.workdir / "checkpoints"), ignore_errors=True)
-    return state.params
+        for folder in ("checkpoints", "teachers"):
+            shutil.rmtree(old.directory(here.workdir / folder), ignore_errors=True)
+    return params
 
 
 def _tune(
-    here: Setting, at: Round, student: nnx.State, reads: FullTeacher, steps: batches.Batches
+    here: Setting, at: Round, student: nnx.State, step: Step, steps: batches.Batches
 ) -> tuple[nnx.State, dict[str, Any]]:
     """The round's updates at every learning rate of `cfg.tune`: the weights that validation examples favour."""
     cfg, an_epoch = here.cfg, len(steps) // here.cfg.update.epochs
@@ -234,7 +238,7 @@ def _tune(
             here,
             at,
             update.start(student, optim.make(how, len(steps)), here.mesh),
-            reads,
+            step,
             steps,
             how,
             save=lambda state, number: score(number // an_epoch, state.params),
@@ -250,7 +254,7 @@ def _descend(
     here: Setting,
     at: Round,
     state: update.TrainState,
-    reads: FullTeacher,
+    step: Step,
     steps: batches.Batches,
     cfg: config.Optim,
     *,
@@ -259,7 +263,7 @@ def _descend(
     stage: str = "update",
 ) -> update.TrainState:
     """The steps that are left; `save` after `every` so many, but not the last."""
-    step, rates = _step(here, optim.make(cfg, len(steps)), reads), optim.rates(cfg, len(steps))
+    rates = optim.rates(cfg, len(steps))
     with (
         metrics.progress(f"student, seed {at.seed}", len(steps), done=int(state.step)) as advance,
         here.profile.steps("update", len(steps) - int(state.step)) as tick,
@@ -282,7 +286,7 @@ def successor(here: Setting, at: Round, teacher: nnx.State, student: nnx.State) 
     plan = here.cfg.plan
     if plan.order != "recursive" or not plan.ema:
         return student if plan.order == "recursive" else teacher
-    checkpoints = Checkpoints(here.workdir / "checkpoints" / f"seed_{at.seed}" / "teacher")
+    checkpoints = Checkpoints(at.directory(here.workdir / "teachers"))
     if here.journal.done(at.stage("successor")):
         return checkpoints.load(at.number, student)
     mean = jax.tree.map(lambda old, new: plan.ema * old + (1 - plan.ema) * new, teacher, student)
@@ -334,8 +338,8 @@ def _checkpoints(here: Setting, at: Round) -> Checkpoints:
     return Checkpoints(at.directory(here.workdir / "checkpoints"))
 
 
-def _step(here: Setting, tx: optax.GradientTransformation, reads: FullTeacher):
-    """The compiled update with what does not change in a round filled in."""
+def _step(here: Setting, tx: optax.GradientTransformation, reads: FullTeacher) -> Step:
+    """For every learning rate: it is part of the state."""
     model, prefix = reads
     step = update.make_update(here.graph, tx, here.cfg.objective, here.mesh)
     return metrics.tell_compilations(
@@ -356,7 +360,8 @@ def replay(here: Setting) -> list[pairs.Pair]:
     """The solved examples that every round learns beside the teacher's answers (paper, 4.3, transfer)."""
     kept = record(here.cfg.objective)
     solved = [one for labelled in here.cfg.replay for one in here.labelled(labelled)]
-    return [pairs.certain(prompt, answer, top_k=kept.top_k, draws=kept.draws) for prompt, answer in solved]
+    vocab = here.model(here.base).spec.vocab
+    return [pairs.certain(*one, top_k=kept.top_k, draws=kept.draws, vocab=vocab) for one in solved]
 
 
 def _together(lessons: list[Lesson]) -> list[pairs.Pair]:

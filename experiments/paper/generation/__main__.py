@@ -83,14 +83,17 @@ def main(argv: Sequence[str] | None = None) -> Cells:
 
 
 def appoint(source: str, known: Sequence[Example]) -> tuple[Judge, dict[str, float]]:
-    """The judge, with short reviews of both kinds in its prompt, and the share of each kind that it calls positive."""
+    """The judge, with short reviews of both kinds in its prompt, and the share of each kind that it calls positive.
+
+    Of long ones it judges the second halves alone, as it does of what is written after an opening.
+    """
     short: dict[str, list[Example]] = {"positive": [], "negative": []}
     long: dict[str, list[Example]] = {"positive": [], "negative": []}
     for one in known:
         (short if len(one.input.split()) < config.WORDS else long)[one.output].append(one)
     shown = [one for pair in zip(*short.values(), strict=False) for one in pair]
     judge = Judge(cdjax.load_model(source), shown[:SHOWN])
-    called = {label: judge([one.input for one in many[:CHECKED]]) for label, many in long.items()}
+    called = {label: judge([config.halves(one.input)[1] for one in many[:CHECKED]]) for label, many in long.items()}
     return judge, {label: float(np.mean(each)) for label, each in called.items()}
 
 
@@ -115,9 +118,9 @@ def page(cells: Cells, called: Mapping[str, float], forgetting: Mapping[str, flo
         "# The tone of a text, distilled (paper, A.1, Table 4)",
         "",
         f"{count} openings of negative reviews, means of seeds {', '.join(map(str, made['seeds']))}, 95 % intervals",
-        f"over openings. The judge, the original model, calls {100 * called['positive']:.0f} % of positive and",
-        f"{100 * called['negative']:.0f} % of negative reviews positive. The paper's model is TK-Instruct with 11",
-        "billion parameters, its judge GPT-3; its entropy is of another kind.",
+        "over openings. The judge, the original model, is shown second halves of labelled reviews, too: it calls",
+        f"positive {100 * called['positive']:.0f} % of positive and {100 * called['negative']:.0f} % of negative ones.",
+        "The paper has TK-Instruct, with 11 billion parameters, and GPT-3; its entropy is of another kind.",
         "",
         "| tone | side | positive, paper | ours | Rouge-L, paper | ours | entropy, paper | ours |",
         "|---" * 8 + "|",
@@ -145,10 +148,10 @@ def decide(cells: Cells, made: Mapping[str, Any]) -> list[claims.Claim]:
     return [
         claim("reviews: the student of the praising teacher is more often positive than before", "96 and 24",
               ("positive", "after"), ("positive", "before")),
-        claim("reviews: it is less than 10 points behind its teacher", "96 and 94",
+        claim("reviews: the student of the praising teacher is less than 10 points behind it", "96 and 94",
               ("positive", "after"), ("positive", "teacher"), -0.10),
-        claim("reviews: it is more often positive than the neutral teacher's student", "96 and 34",
-              ("positive", "after"), ("neutral", "after")),
+        claim("reviews: the student of the praising teacher is more often positive than that of the neutral one",
+              "96 and 34", ("positive", "after"), ("neutral", "after")),
     ]  # fmt: skip
 
 

@@ -48,15 +48,20 @@ def reviews(data_dir: Path) -> list[Example]:
     return [Example(*one) for one in found.items()]
 
 
+def halves(text: str) -> tuple[str, str]:
+    """The first and the second half of its words."""
+    words = text.split()
+    return " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
+
+
 def write_openings(known: list[Example], folder: Path) -> None:
     """The first halves of negative reviews as inputs, the second halves as outputs: the task "text:reviews"."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for one in known:
-        words = one.input.split()
-        if one.output == "negative" and len(words) >= WORDS:
-            half = len(words) // 2
-            rows.append(json.dumps({"input": " ".join(words[:half]), "output": " ".join(words[half:])}))
+        if one.output == "negative" and len(one.input.split()) >= WORDS:
+            opening, rest = halves(one.input)
+            rows.append(json.dumps({"input": opening, "output": rest}))
     (folder / "reviews.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 

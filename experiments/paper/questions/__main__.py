@@ -1,7 +1,7 @@
 """Asks the questions that the paper left open, and writes one page with a plot for each: see config.py."""
 
 import argparse
-from collections import Counter
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +14,7 @@ from scipy import stats
 
 import cdjax
 from cdjax import plots
+from cdjax.config import Experiment
 from cdjax.journal import Journal
 from experiments.paper import claims
 from experiments.paper.questions.config import QUESTIONS, Claim, Question, get_config
@@ -24,7 +25,7 @@ MEASURES = {
     "held_out_kl": "KL to the teacher on held-out inputs",
     "forgetting": "KL to the model before on unrelated text",
 }
-Scored: TypeAlias = dict[str, Any]  # what a stage "score" left: grades, held_out_kl, forgetting
+Scored: TypeAlias = dict[str, Any]  # what a stage "score" left: grades, held_out_kl, forgetting; and its `steps`
 Found: TypeAlias = dict[str, list[list[Scored]]]  # variant -> [rounds][seeds]
 
 
@@ -36,30 +37,56 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Found]:
     args = claims.arguments("questions", "What the paper left open", rest)
     if unknown := set(options.only) - set(QUESTIONS):
         raise SystemExit(f"--only: no question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
-    out, answers, made, text = args.workdir if args.tiny else HERE, {}, {}, ""
+    out, text = args.workdir if args.tiny else HERE, ""
     for name in options.only:
-        question, seconds, found = QUESTIONS[name], Counter[str](), {}
-        for variant, changes in question.variants.items():
-            cfg = get_config(changes, args.seeds, tiny=args.tiny)
-            unchanged = cfg == get_config({}, args.seeds, tiny=args.tiny)  # one run for all questions
-            workdir = args.workdir / ("base" if unchanged else f"{name}_{variant}".replace(",", "").replace(" ", "_"))
-            seconds.update(cdjax.run(cfg, workdir)["seconds"])
-            found[variant] = read(workdir, args.seeds)
-        answers[name] = found
-        made[name] = claims.made_by("questions", args.seeds, seconds, f"--only {name}")
-        (out / f"{name}.svg").write_text(plot(question, found), encoding="utf-8")
-        claims.record([judged(question.claim, found, made[name])], args.claims)
+        for cfg, workdir in runs(name, args).values():
+            cdjax.run(cfg, workdir)
+        answers = {one: found for one in QUESTIONS if (found := answer(one, args))}
+        made = {one: claims.made_by("questions", args.seeds, spent(one, args), f"--only {one}") for one in answers}
+        (out / f"{name}.svg").write_text(plot(QUESTIONS[name], answers[name]), encoding="utf-8")
+        claims.record([judged(QUESTIONS[name].claim, answers[name], made[name])], args.claims)
         text = page(answers, made)
         (out / "results.md").write_text(text, encoding="utf-8")
     print(text)
     return answers
 
 
+def runs(name: str, args: argparse.Namespace) -> dict[str, tuple[Experiment, Path]]:
+    """Every variant's experiment and directory; variants that change nothing are one run for all questions."""
+    unchanged, found = get_config({}, args.seeds, tiny=args.tiny), {}
+    for variant, changes in QUESTIONS[name].variants.items():
+        cfg = get_config(changes, args.seeds, tiny=args.tiny)
+        folder = "base" if cfg == unchanged else f"{name}_{variant}".replace(",", "").replace(" ", "_")
+        found[variant] = cfg, args.workdir / folder
+    return found
+
+
+def answer(name: str, args: argparse.Namespace) -> Found:
+    """What the runs of a question found; nothing where one of them has not ended."""
+    every = runs(name, args)
+    ended = all(_results(workdir).get("seeds") == list(args.seeds) for _, workdir in every.values())
+    return {variant: read(workdir, args.seeds) for variant, (_, workdir) in every.items()} if ended else {}
+
+
+def spent(name: str, args: argparse.Namespace) -> dict[str, float]:
+    """Seconds of each variant."""
+    return {variant: sum(_results(at)["seconds"].values()) for variant, (_, at) in runs(name, args).items()}
+
+
+def _results(workdir: Path) -> dict[str, Any]:
+    path = workdir / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def read(workdir: Path, seeds: Sequence[int]) -> list[list[Scored]]:
     """What every round's student scored, for each seed."""
     found = Journal(workdir / "journal.json").results()
     rounds = sum(name.startswith(f"seed {seeds[0]}/round") and name.endswith("/score") for name in found)
-    return [[found[f"seed {seed}/round {number}/score"] for seed in seeds] for number in range(rounds)]
+
+    def scored(at: str) -> Scored:
+        return found[f"{at}/score"] | {"steps": found[f"{at}/update"]["steps"]}
+
+    return [[scored(f"seed {seed}/round {number}") for seed in seeds] for number in range(rounds)]
 
 
 def values(scored: Sequence[Scored], measure: str) -> list[float]:
@@ -111,9 +138,10 @@ def page(answers: Mapping[str, Found], made: Mapping[str, Mapping[str, Any]]) ->
 def _section(name: str, found: Found, claim: claims.Claim) -> list[str]:
     question, first = QUESTIONS[name], next(iter(found.values()))[-1]
     heads = " | ".join(f"{title} | difference" for title in MEASURES.values())
-    lines = [f"## {question.title}", "", f"| {name} | {heads} |", "|---" * (1 + 2 * len(MEASURES)) + "|"]
+    lines = [f"## {question.title}", "", f"| {name} | updates | {heads} |", "|---" * (2 + 2 * len(MEASURES)) + "|"]
     for variant, rounds in found.items():
-        cells = [cell for measure in MEASURES for cell in _cells(rounds[-1], first, measure)]
+        cells = [f"{np.mean([[one['steps'] for one in scored] for scored in rounds], 1).sum():g}"]
+        cells += [cell for measure in MEASURES for cell in _cells(rounds[-1], first, measure)]
         lines.append(f"| {variant} | {' | '.join(cells)} |")
     verdict, (low, high) = "holds" if claim.holds else "does not hold", claim.ci95
     return [

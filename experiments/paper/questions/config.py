@@ -9,14 +9,15 @@ some of the questions.
 
 Unless a question changes it: 128 inputs of the pool, one answer to each at temperature 1, forward KL to the 32 most
 likely tokens and the mass of the rest, all weights trained, AdamW at 1e-4, 16 updates of 16 answers. Where the number
-of inputs changes, the number of updates does not. "order" has two tasks, the past tense and the plural, in turn, and
-the student is told a task's number; "teacher" has four rounds of 64 inputs, of one epoch each.
+of inputs changes, the number of updates does not, but for answers that are dropped: the page has the updates of each.
+"order" has two tasks, the past tense and the plural, in turn or together, from as many answers of each, and the student
+is told a task's number; "teacher" has four rounds of 64 inputs, of one epoch each.
 
 Decided before the run: seeds 0, 1 and 2; 100 test examples; the last checkpoint counts; every question has one claim,
 written below with what it compares. A claim about accuracy is decided by the 95 % interval of the difference, by
 bootstrap over test examples with means over seeds; one about a divergence by Student's 95 % interval of the difference
-over seeds, which three seeds make wide. Settings are those of configs/demo.py, and nothing was tuned for this page;
-low-rank students have ten times the learning rate, as is usual.
+over seeds, which three seeds make wide. Nothing was tuned for this page; low-rank students have ten times the learning
+rate, as is usual.
 """
 
 import dataclasses
@@ -95,7 +96,7 @@ def _operation(number: int, task: str) -> config.Operation:
 
 
 def _order(order: str, epochs: int) -> dict[str, Any]:
-    """Two tasks, each learned twice: one round for each, or for both of them, with as many updates for a task."""
+    """Two tasks, each learned twice: in rounds of their own or together, from as many answers."""
     operations = (_operation(1, "past_tense"), _operation(2, "plural"))
     return {
         "task": "",
