@@ -11,9 +11,9 @@ answers, in nats.
 with DIR holding task363_sst2_polarity_classification of Natural-Instructions v2 (Wang et al., arXiv 2204.07705):
 sentences of reviews, labelled. SmolLM2-135M-Instruct on two CPU cores.
 
-Decided before the run, which has not been made yet: the last checkpoint counts; learning rate, batch and epochs are
-those of configs/demo.py; all test openings count. A claim holds if the 95 % interval of the difference, by bootstrap
-over openings with means over seeds, is on the claimed side.
+Decided before the run: the last checkpoint counts; learning rate, batch and epochs are those of configs/demo.py; all
+test openings count. A claim holds if the 95 % interval of the difference, by bootstrap over openings with means over
+seeds, is on the claimed side.
 """
 
 import json
