@@ -136,7 +136,8 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         cells += [f"[{low:.3g}, {high:.3g}]", ", ".join(map(str, one["seeds"])), "yes" if one["holds"] else "**no**"]
         cells += [f"`{one['command']}`", one["commit"], one["hardware"], f"{one['minutes']:g}"]
         lines.append(_line(cells))
-    reasons = [f"- {one['claim']}: {one['reason']}" for one in rows if one["reason"]]
+    told = ((one["experiment"] if one["holds"] else one["claim"], one["reason"]) for one in rows if one["reason"])
+    reasons = [f"- {what}: {reason}" for what, reason in dict.fromkeys(told)]
     notes = ["", "What is different, and why a claim does not hold:", "", *reasons] if reasons else []
     return HEAD + "\n".join([*lines, *notes]) + "\n"
 
