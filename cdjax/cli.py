@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from cdjax import config, validation
+from cdjax import config, problems
 from cdjax.errors import UserError
 
 
@@ -171,7 +171,7 @@ def _tell(workdirs: list[Path]) -> None:
 
 def _experiment(arguments: argparse.Namespace) -> tuple[config.Experiment, Path]:
     cfg = config.override(config.load_config(arguments.config), dict(arguments.set))
-    validation.validate(cfg)
+    problems.validate(cfg)
     return cfg, arguments.workdir or Path("runs") / cfg.name
 
 

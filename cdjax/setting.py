@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int32
 
-from cdjax import batches, compiled, config, parallel, validation
+from cdjax import batches, compiled, config, parallel, problems
 from cdjax.journal import Journal
 from cdjax.metrics import Metrics
 from cdjax.model import precision, source
@@ -131,7 +131,7 @@ def open(cfg: config.Experiment, workdir: Path, *, profile: bool = False) -> Set
     also if the directory holds a run of another experiment, or of files that have changed since.
     With `profile`, a few steps are traced into its folder of that name.
     """
-    validation.validate(cfg)
+    problems.validate(cfg)
     known = functools.cache(functools.partial(load, data_dir=cfg.data_dir))
     tasks = tuple(known(operation.task, inputs_file=operation.inputs.file) for operation in cfg.operations())
     others = tuple(tuple(map(known, operation.inputs.tasks)) for operation in cfg.operations())

@@ -26,7 +26,7 @@ def with_teacher(here: Setting) -> Setting:
     """The setting with the first teacher's weights: the model's, fine-tuned if the experiment says so."""
     if not here.cfg.teacher.examples:
         return here
-    return dataclasses.replace(here, original=tune(here, here.cfg.teacher, 0, "teacher", "teacher"))
+    return dataclasses.replace(here, original=fine_tune(here, here.cfg.teacher, 0, "teacher", "teacher"))
 
 
 def baseline(here: Setting, seed: int, number: int) -> None:
@@ -35,12 +35,12 @@ def baseline(here: Setting, seed: int, number: int) -> None:
     stage = f"seed {seed}/{cfg.name}"
     if here.journal.done(f"{stage}/score"):
         return
-    params = tune(here, cfg, seed, stage, f"seed_{seed}/supervised_{number}")
+    params = fine_tune(here, cfg, seed, stage, f"seed_{seed}/supervised_{number}")
     score = functools.partial(evaluate.grade, here, here.model(params), "student", evaluate.expected(here))
     here.journal.once(f"{stage}/score", functools.partial(score, title=cfg.name))
 
 
-def tune(here: Setting, cfg: config.Supervised, seed: int, stage: str, folder: str | Path) -> nnx.State:
+def fine_tune(here: Setting, cfg: config.Supervised, seed: int, stage: str, folder: str | Path) -> nnx.State:
     """The trainable state after the fine-tuning; goes on from its last checkpoint if there is one."""
     solved = [one for labelled in cfg.examples for one in here.labelled(labelled)]
     steps = batches.Batches(taught(solved), cfg.update, seed, here.mesh)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from cdjax import config, overrides, validation
+from cdjax import config, overrides, problems
 from cdjax.config import Experiment, UserError
 
 CFG = Experiment(name="one", model="tiny:0", task="plural", inputs=config.Inputs(pool=True))
@@ -221,9 +221,9 @@ WRONG = [
 
 @pytest.mark.parametrize("changes, message", WRONG)
 def test_what_cannot_work_is_refused_before_anything_is_compiled(changes, message):
-    validation.validate(CFG)
+    problems.validate(CFG)
     with pytest.raises(UserError) as error:
-        validation.validate(config.override(CFG, changes))
+        problems.validate(config.override(CFG, changes))
     assert message in str(error.value)
 
 
@@ -231,11 +231,11 @@ def test_an_empty_inputs_file_is_refused(tmp_path):
     path = tmp_path / "inputs.txt"
     path.write_text("\n \n")
     with pytest.raises(UserError, match="inputs.file is .*, which is empty"):
-        validation.validate(config.override(CFG, {"inputs.file": str(path)}))
+        problems.validate(config.override(CFG, {"inputs.file": str(path)}))
     path.write_text("\nfox\n")
-    validation.validate(config.override(CFG, {"inputs.file": str(path)}))
+    problems.validate(config.override(CFG, {"inputs.file": str(path)}))
 
 
 def test_all_problems_are_told_at_once():
     with pytest.raises(UserError, match="adapter.rank.*optim.lr.*seeds"):
-        validation.validate(config.override(CFG, {"adapter.rank": -1, "optim.lr": 0, "seeds": []}))
+        problems.validate(config.override(CFG, {"adapter.rank": -1, "optim.lr": 0, "seeds": []}))

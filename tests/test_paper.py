@@ -10,7 +10,7 @@ import pytest
 from cdjax import report, setting, tasks
 from cdjax.journal import Journal
 from cdjax.language_model import load_model
-from cdjax.validation import validate
+from cdjax.problems import validate
 from cdjax.views import encode
 from experiments.paper import claims
 from experiments.paper.association import __main__ as association

@@ -25,8 +25,8 @@ PLAIN = {
     "plots",
     "report",
     "rollouts",
+    "problems",
     "tasks",
-    "validation",
     "views",
     "distill.keep",
 }
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "errors": set(),
     "overrides": {"errors"},
     "config": {"errors", "overrides"},
-    "validation": {"config", "errors"},
+    "problems": {"config", "errors"},
     "metrics": {"config", "errors"},
     "tasks": TEXT - {"views"},
     "views": TEXT,

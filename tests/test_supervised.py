@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from cdjax import batches, config, metrics, setting, supervised, tasks, validation
+from cdjax import batches, config, metrics, problems, setting, supervised, tasks
 from cdjax.config import Labelled, Optim, Supervised, Update
 from cdjax.distill import rounds, stages, update
 from tests.test_rounds import Killed, assert_same_end, die, experiment, outcome
@@ -161,7 +161,7 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
 )
 def test_a_written_answer_has_no_distribution_to_be_compared_with(changes):
     with pytest.raises(config.UserError, match="replay has written answers"):
-        validation.validate(experiment(replay=(DIRECT,), objective=config.Objective(**changes)))
+        problems.validate(experiment(replay=(DIRECT,), objective=config.Objective(**changes)))
 
 
 def test_one_input_may_have_two_written_answers_and_a_views_file_is_watched(tmp_path):

@@ -56,11 +56,7 @@ def sample(
     """
     shards = _shards(prompts, sampling)
     check(model, prompts, steps)
-    if sampling.draft and prompts.others:
-        raise config.UserError(f"sampling.draft={sampling.draft} cannot go with an ensemble of prompts; set it to 0")
-    student = student if sampling.draft else None
-    if sampling.draft and student is None:
-        raise config.UserError(f"sampling.draft={sampling.draft} needs a student that drafts; give one, or set it to 0")
+    student = _drafter(sampling, prompts, student)
     if student is not None:
         check(student.model, student.prompts, steps)
     if store is not None:
@@ -130,6 +126,17 @@ def check(model: decoder.Decoder, prompts: Prompts, steps: int) -> None:
                 f"the prompt of {text[:60]!r} has token {ids.max()}, the model's vocabulary ends at {spec.vocab - 1}; "
                 "use the tokenizer that belongs to the model"
             )
+
+
+def _drafter(sampling: config.Sampling, prompts: Prompts, student: Student | None) -> Student | None:
+    """The student, if it is to draft. Raises UserError if it cannot."""
+    if not sampling.draft:
+        return None
+    if prompts.others:
+        raise config.UserError(f"sampling.draft={sampling.draft} cannot go with an ensemble of prompts; set it to 0")
+    if student is None:
+        raise config.UserError(f"sampling.draft={sampling.draft} needs a student that drafts; give one, or set it to 0")
+    return student
 
 
 def _shards(prompts: Prompts, sampling: config.Sampling) -> list[list[Row]]:
