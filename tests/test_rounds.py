@@ -302,12 +302,16 @@ def test_an_adapter_learns_and_the_base_stays(tmp_path):
 
 
 def test_student_and_baseline_are_tuned_alike_on_validation_alone(tmp_path, monkeypatch):
-    graded = []
+    """What counts is the third of four points, where the right answers are: those weights and no others are tested."""
+    graded, weights_of = [], {}
     original = evaluate.grade
 
     def spy(here, model, side, wanted, *, title):
         graded.append((title, {one.input for many in wanted for one in many}))
-        return original(here, model, side, wanted, title=title)
+        weights_of[title] = np.asarray(model.embedding[...])
+        right = float(title.endswith("lr 0.01, epoch 2"))
+        found = original(here, model, side, wanted, title=title)
+        return found | ({"grades": [right] * len(found["grades"])} if "epoch" in title else {})
 
     monkeypatch.setattr(evaluate, "grade", spy)
     score = dataclasses.replace(experiment().score, baseline=config.GradientDescent((1e-3, 1e-2), 4, 2, 3))
@@ -324,7 +328,9 @@ def test_student_and_baseline_are_tuned_alike_on_validation_alone(tmp_path, monk
     for title in ("teacher", "before", "after", "baseline"):
         assert seen.pop(title) == {one.input for one in task.test[:4]}
     assert len(seen) == 8 and all(inputs == {one.input for one in task.validation[:4]} for inputs in seen.values())
-    assert told["held_out_kl"]["after"] < told["held_out_kl"]["before"]
+    for last, tuned in (("after", "student, seed 0"), ("baseline", "baseline")):
+        np.testing.assert_array_equal(weights_of[last], weights_of[f"{tuned}, lr 0.01, epoch 2"])
+        assert (weights_of[last] != weights_of[f"{tuned}, lr 0.01, epoch 4"]).any()
     lines = [line["stage"] for line in metrics.read(tmp_path / "metrics.jsonl")]
     assert lines == ["update, lr 0.001"] * 12 + ["update, lr 0.01"] * 12
     assert "Chosen on validation examples" in (tmp_path / report.PAGE).read_text()
