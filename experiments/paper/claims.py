@@ -107,6 +107,27 @@ def level(rows: Sequence[Sequence[float]], scale: float = 100) -> str:
     return f"{scale * mean:.1f} [{scale * low:.1f}, {scale * high:.1f}]"
 
 
+def compared(
+    text: str,
+    paper: str,
+    ours: Sequence[Sequence[float]],
+    other: Sequence[Sequence[float]],
+    made: Mapping[str, Any],
+    *,
+    least: float = 0.0,
+    reason: str = "",
+) -> Claim:
+    """That our grades, [seeds][examples], are above the others by more than `least`, as their interval decides."""
+    mean, interval = difference(ours, other)
+    told = f"{100 * np.mean(ours):.1f} and {100 * np.mean(other):.1f}, a difference of {100 * mean:+.1f}"
+    return Claim(claim=text, paper=paper, ours=told, ci95=interval, holds=interval[0] > least, reason=reason, **made)
+
+
+def source(made: Mapping[str, Any]) -> str:
+    """The last line of a page: what made it."""
+    return f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes."
+
+
 def record(claims: Sequence[Claim], folder: Path) -> None:
     """Adds the claims to the folder's `claims.json` and makes its `README.md` again."""
     path = folder / "claims.json"

@@ -113,7 +113,7 @@ def page(cells: Cells, made: Mapping[str, Any]) -> str:
         for number in ROUNDS[: 1 if student == "teacher" else None]:
             row = " | ".join(_both(cells, student, number, task) for task in tasks)
             lines.append(f"| {student}, round {number + 1} | {row} |")
-    lines += ["", f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes."]
+    lines += ["", claims.source(made)]
     return "\n".join(lines) + "\n"
 
 
@@ -126,10 +126,7 @@ def judge(cells: Cells, made: Mapping[str, Any]) -> list[claims.Claim]:
     """The paper's claims on round 2, and that a third round restores the first."""
 
     def claim(text: str, paper: str, one: tuple[str, str, int], other: tuple[str, str, int], least: float):
-        ours, than = cells[one], cells[other]
-        mean, ci95 = claims.difference(ours.grades, than.grades)
-        told = f"{100 * ours.mean():.0f} and {100 * than.mean():.0f}, a difference of {100 * mean:+.0f}"
-        return claims.Claim(claim=text, paper=paper, ours=told, ci95=ci95, holds=ci95[0] > least, **made)
+        return claims.compared(text, paper, cells[one].grades, cells[other].grades, made, least=least)
 
     return [
         claim(

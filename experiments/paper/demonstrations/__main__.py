@@ -118,7 +118,7 @@ def page(grades: Grades, chosen: Mapping[Any, Mapping[str, Any]], made: Mapping[
         lines.append(
             f"- {side.replace('round 0', 'after')}: {', '.join(f'{p} {n}x' for p, n in sorted(points.items()))}"
         )
-    lines += ["", f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes."]
+    lines += ["", claims.source(made)]
     return "\n".join(lines) + "\n"
 
 
@@ -138,11 +138,8 @@ def judge(grades: Grades, made: Mapping[str, Any], where: str = "") -> list[clai
             ("gradient descent", "none"),
             (config.AS_PAPER, f"{PAPER['after'].get(count, '-')} and {PAPER[config.AS_PAPER].get(count, '-')}"),
         ):
-            other = together(grades, count, side)
-            mean, interval = claims.difference(after, other)
-            ours = f"{100 * np.mean(after):.1f} and {100 * np.mean(other):.1f}, a difference of {100 * mean:+.1f}"
             text = f"{where}{count} demonstrations: distilled, they are worth more than {NAMES[side]}"
-            found.append(claims.Claim(claim=text, paper=paper, ours=ours, ci95=interval, holds=interval[0] > 0, **made))
+            found.append(claims.compared(text, paper, after, together(grades, count, side), made))
     return found
 
 

@@ -126,7 +126,7 @@ def page(found: Sequence[Measured], of: Correlation | None, made: Mapping[str, A
             f"different halves of its test inputs r is {of.halves:.2f}, the mean of {HALVES} cuts.",
             "",
         ]
-    lines.append(f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes.")
+    lines.append(claims.source(made))
     return "\n".join(lines) + "\n"
 
 

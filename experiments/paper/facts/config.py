@@ -8,7 +8,7 @@ and completes it. One student for each fact.
     python -m experiments.paper.facts --data-dir DIR --seeds 0,1
 
 with DIR/counterfact*.json, as ROME or EasyEdit has them. SmolLM2-135M-Instruct on one CPU core, about 160 seconds of it
-for a fact's first seed: most of them compile, since every fact's context has another length. Started again it goes on,
+for a fact's first seed before contexts of like length shared what is compiled, less since. Started again it goes on,
 and seeds can be added. Expected: paraphrases near the teacher's and above the model before; neighbours worse than
 before, as in the paper (80 -> 48), since the teacher's are.
 

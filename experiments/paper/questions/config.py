@@ -3,7 +3,7 @@
     python -m experiments.paper.questions --seeds 0,1,2
 
 SmolLM2-135M-Instruct reads ten solved verbs and completes the past tense of others, as in configs/demo.py; its student
-is shown the verb alone. No files are needed. About an hour and a half on two CPU cores for three seeds; the page is
+is shown the verb alone. No files are needed. On two CPU cores three seeds take hours, not yet measured; the page is
 written again after every question, and a command that was stopped goes on where it was. `--only targets,students` asks
 some of the questions.
 

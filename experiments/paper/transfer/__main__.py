@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 import cdjax
 from cdjax import tasks
 from cdjax.journal import Journal
@@ -99,7 +97,7 @@ def page(grades: Grades, forgetting: Mapping[str, float], made: Mapping[str, Any
         lines.append(f"| {skill.replace('_', ' ')} | {' -> '.join(PAPER.get(skill, ('-',)))} | {' | '.join(cells)} |")
     lines += ["", "Forgetting, KL to the model before on unrelated text, nats a token:", ""]
     lines += [f"- {side}: {value:.4f}" for side, value in forgetting.items()]
-    lines += ["", f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes."]
+    lines += ["", claims.source(made)]
     return "\n".join(lines) + "\n"
 
 
@@ -108,11 +106,8 @@ def judge(grades: Grades, made: Mapping[str, Any]) -> list[claims.Claim]:
     alone, mixed = SIDES[False], SIDES[True]
 
     def claim(text: str, skill: str, one: str, other: str, least: float = 0.0) -> claims.Claim:
-        ours, than = grades[skill, one], grades[skill, other]
-        mean, interval = claims.difference(ours, than)
-        told = f"{100 * np.mean(ours):.1f} and {100 * np.mean(than):.1f}, a difference of {100 * mean:+.1f}"
         paper = " -> ".join(PAPER[skill]) if other == "before" and skill in PAPER else "none"
-        return claims.Claim(claim=text, paper=paper, ours=told, ci95=interval, holds=interval[0] > least, **made)
+        return claims.compared(text, paper, grades[skill, one], grades[skill, other], made, least=least)
 
     found = [
         claim("the internalised scratch-pad: direct addition rises", "addition", mixed, "before"),

@@ -8,8 +8,8 @@ forgotten, following instructions, by Rouge-L on tasks that were replayed and on
 
     python -m experiments.paper.transfer --data-dir DIR --seeds 0,1
 
-with DIR holding task files of Natural-Instructions v2. SmolLM2-135M-Instruct, numbers of one and two digits; about
-three quarters of an hour a seed on two CPU cores.
+with DIR holding task files of Natural-Instructions v2. SmolLM2-135M-Instruct, numbers of one and two digits; how
+long it takes has not been measured.
 
 Decided before the run, which has not been made yet: the last checkpoint counts; all test examples below; a claim of a
 difference holds if its 95 % interval, by bootstrap over test examples with means over seeds, is on the claimed side.

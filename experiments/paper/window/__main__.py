@@ -106,7 +106,7 @@ def page(found: Found, made: Mapping[str, Any]) -> str:
     for side, paper in PAPER.items():
         lines.append(f"| {side} | {paper} | {100 * np.mean(found.side(side)):.1f} |")
     lines += ["", f"What differs from the paper: {DIFFERENT}."]
-    lines += ["", f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes."]
+    lines += ["", claims.source(made)]
     return "\n".join(lines) + "\n"
 
 
@@ -114,10 +114,7 @@ def judge(found: Found, made: Mapping[str, Any]) -> list[claims.Claim]:
     """The paper's claim, and that there is something to learn."""
 
     def claim(text: str, paper: str, one: str, other: str) -> claims.Claim:
-        ours, than = found.side(one), found.side(other)
-        mean, ci95 = claims.difference(ours, than)
-        told = f"{one} {100 * np.mean(ours):.1f}, {other} {100 * np.mean(than):.1f}: {100 * mean:+.1f}"
-        return claims.Claim(claim=text, paper=paper, ours=told, ci95=ci95, holds=ci95[0] > 0, reason=DIFFERENT, **made)
+        return claims.compared(text, paper, found.side(one), found.side(other), made, reason=DIFFERENT)
 
     return [
         claim(
