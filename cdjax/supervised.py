@@ -48,19 +48,19 @@ def fine_tune(here: Setting, cfg: config.Supervised, seed: int, stage: str, fold
     start = here.start(seed, cfg.start)
     taught_by = teacher.identity(here.model(start))
     checkpoints = Checkpoints(here.workdir / "checkpoints" / folder)
-    state = stages.resume(here, f"{stage}/tune", checkpoints, start, tx, taught_by)
+    state = stages.resume(here, f"{stage}/tune", checkpoints, len(steps), start, tx, taught_by)
 
     def train() -> dict[str, int]:
         nonlocal state
         with checkpoints.writing() as write:
 
-            def save(state: update.TrainState, number: int) -> None:
-                write(number, state, {"teacher": taught_by, "step": number, "steps": len(steps)})
+            def save(tree: Any, number: int) -> None:
+                write(number, tree, {"teacher": taught_by, "step": number, "steps": len(steps)})
 
             line = {"seed": seed, "stage": f"{stage}/tune"}
             step, every = make_step(here, tx, stage), cfg.update.checkpoint_every
             state = descend(here, steps, step, state, title=stage, save=save, every=every, **line)
-            save(state, len(steps))
+            save(state.params, len(steps))
         return {"steps": len(steps), "pairs": len(solved)}
 
     here.journal.once(f"{stage}/tune", train)

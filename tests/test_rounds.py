@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from cdjax import config, evaluate, metrics, report, results, setting, tasks
+from cdjax import config, evaluate, metrics, optim, report, results, setting, tasks
+from cdjax.checkpoint import Checkpoints
 from cdjax.distill import rounds, stages, update
 from cdjax.journal import Journal
 from cdjax.students import trainable
@@ -105,6 +106,27 @@ def test_killed_between_two_checkpoints_resumes_from_the_last(whole, tmp_path, m
         rounds.run(experiment(), tmp_path)
     rounds.run(experiment(), tmp_path)
     assert seen == [1, 2, 3, 3, 4, 5, 6]
+    assert_same_end(tmp_path, whole)
+
+
+def test_killed_when_the_last_checkpoint_is_written_resumes_from_its_weights_alone(whole, tmp_path, monkeypatch):
+    save, seen = Journal._save, []
+
+    def dying(journal):
+        if journal.done("seed 0/round 0/update"):
+            raise Killed
+        save(journal)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_save", dying)
+        with pytest.raises(Killed):
+            rounds.run(experiment(), tmp_path)
+    here, stored = setting.reopen(tmp_path), Checkpoints(tmp_path / "checkpoints/seed_0/round_0")
+    with pytest.raises(config.UserError, match="of another model or optimizer"):
+        stored.load(6, update.abstract(here.original, optim.make(here.cfg.optim, 6), here.mesh))
+    monkeypatch.setattr(update, "_report", lambda step, *_: seen.append(step))
+    rounds.run(experiment(), tmp_path)
+    assert seen == []
     assert_same_end(tmp_path, whole)
 
 

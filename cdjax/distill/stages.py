@@ -203,19 +203,18 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
         step = _step(here, tx, _full_teacher(here, teacher_params, lessons))
         with checkpoints.writing() as write:
 
-            def save(state: update.TrainState, number: int) -> None:
-                write(number, state, about | {"step": number, "steps": len(steps)})
+            def save(tree: Any, number: int) -> None:
+                write(number, tree, about | {"step": number, "steps": len(steps)})
 
             told: dict[str, Any] = {"steps": len(steps), "pairs": len(examples), "replayed": len(replayed)}
             if here.cfg.tune.lrs:
-                best, grid = _tune(here, at, student, step, steps)
-                state, told = update.start(best, tx, here.mesh), told | grid
+                params, grid = _tune(here, at, student, step, steps)
+                told |= grid
             else:
-                state = resume(here, at.stage("update"), checkpoints, student, tx, taught_by)
+                state = resume(here, at.stage("update"), checkpoints, len(steps), student, tx, taught_by)
                 every = here.cfg.update.checkpoint_every
-                state = _descend(here, at, state, step, steps, here.cfg.optim, save=save, every=every)
-            save(state, len(steps))
-        params = state.params
+                params = _descend(here, at, state, step, steps, here.cfg.optim, save=save, every=every).params
+            save(params, len(steps))
         return told
 
     here.journal.once(at.stage("update"), train)
@@ -302,27 +301,31 @@ def successor(here: Setting, at: Round, teacher: nnx.State, student: nnx.State) 
 
 def restore(here: Setting, at: Round) -> nnx.State:
     """The trainable state that a finished round left."""
-    checkpoints = _checkpoints(here, at)
-    steps = here.journal.results()[at.stage("update")]["steps"]
-    like = update.abstract(here.original, optim.make(here.cfg.optim, steps), here.mesh)
-    return checkpoints.load(steps, like).params
+    return _checkpoints(here, at).load(here.journal.results()[at.stage("update")]["steps"], here.original)
 
 
 def resume(
     here: Setting,
     stage: str,
     checkpoints: Checkpoints,
+    steps: int,
     start: nnx.State,
     tx: optax.GradientTransformation,
     taught_by: str,
 ) -> update.TrainState:
-    """The state of a stage's last checkpoint, or a fresh one. Raises UserError if that had another teacher."""
+    """The state of a stage's last checkpoint, or a fresh one. Raises UserError if that had another teacher.
+
+    After all `steps` a checkpoint holds the trained weights only: what the optimizer knew is of no more use.
+    """
     latest = checkpoints.latest()
     if latest is None:
         return update.start(start, tx, here.mesh)
     if checkpoints.progress(latest)["teacher"] != taught_by:
         raise config.UserError(f"{here.workdir}: the checkpoint of {stage!r} had another teacher")
-    return checkpoints.load(latest, update.abstract(start, tx, here.mesh))
+    if latest < steps:
+        return checkpoints.load(latest, update.abstract(start, tx, here.mesh))
+    ended = update.start(checkpoints.load(latest, start), tx, here.mesh)
+    return dataclasses.replace(ended, step=np.int32(steps))
 
 
 def record(objective: config.Objective) -> Record:
