@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import jax
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -41,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Found]:
     for name in options.only:
         for cfg, workdir in runs(name, args).values():
             cdjax.run(cfg, workdir)
+            shutil.rmtree(workdir / "checkpoints", ignore_errors=True)  # what is scored; of all runs they are 50 GB
+            jax.clear_caches()  # and what is compiled for one run is of no use to the next
         answers = {one: found for one in QUESTIONS if (found := answer(one, args))}
         made = {one: claims.made_by("questions", args.seeds, spent(one, args), f"--only {one}") for one in answers}
         (out / f"{name}.svg").write_text(plot(QUESTIONS[name], answers[name]), encoding="utf-8")
