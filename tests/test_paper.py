@@ -112,12 +112,12 @@ def test_claims_about_facts_are_decided_by_differences_within_a_fact():
             found[part, "teacher", what] = found[part, "before", what] = level[:, None].tolist()
             found[part, "after", what] = (level[:, None] + change).tolist()
     made = claims.made_by("facts", (0, 1), {"update": 60.0})
-    near, gained, surer, lost = facts.claimed(found, (0, 1), made)
+    near, gained, surer, lost = facts.claimed(found, made)
     assert near.holds and gained.holds and surer.holds and not lost.holds
     assert gained.ci95 == (pytest.approx(15), pytest.approx(15)) and lost.ci95[0] < 0 < lost.ci95[1]
     assert (gained.seeds, gained.minutes) == ((0, 1), 1.0)
     found["paraphrase", "teacher", "score"] = (level[:, None] + 15 + facts.MARGIN + 1).tolist()
-    assert not facts.claimed(found, (0, 1), made)[0].holds
+    assert not facts.claimed(found, made)[0].holds
 
 
 def prompts(workdir, side):

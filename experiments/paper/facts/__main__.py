@@ -41,10 +41,11 @@ def main(argv: Sequence[str] | None = None) -> Measured:
         seconds.update(cdjax.run(cfg, workdir)["seconds"])
         facts.append(measure(workdir, counterfact.parts(rows, case), args.seeds))
         found = {key: [fact[key] for fact in facts] for key in facts[0] if all(key in fact for fact in facts)}
-        text = page(found, cases[:number], args.seeds)
+        made = claims.made_by("facts", args.seeds, seconds)
+        text = page(found, cases[:number], made)
         if not args.tiny:
             (HERE / "results.md").write_text(text, encoding="utf-8")
-        claims.record(claimed(found, args.seeds, claims.made_by("facts", args.seeds, seconds)), args.claims)
+        claims.record(claimed(found, made), args.claims)
     print(text)
     return found
 
@@ -63,12 +64,13 @@ def measure(workdir: Path, parts: Mapping[str, Sequence[Example]], seeds: Sequen
     return measured
 
 
-def page(found: Measured, cases: Sequence[int], seeds: Sequence[int]) -> str:
+def page(found: Measured, cases: Sequence[int], made: Mapping[str, Any]) -> str:
     """results.md: the paper's table with ours beside, and every fact."""
+    seeds = ", ".join(map(str, made["seeds"]))
     lines = [
         "# Facts edited by distilling the prompt that states the edit (paper, A.2, Table 5)",
         "",
-        f"{len(cases)} facts, seeds {', '.join(map(str, seeds))}. A score is the share of prompts where the right",
+        f"{len(cases)} facts, seeds {seeds}. A score is the share of prompts where the right",
         "object is more likely than the other one, a magnitude by how much, both in percent; means and 95 % intervals",
         "over facts.",
         f"What differs from the paper: {config.DIFFERENT}.",
@@ -86,6 +88,7 @@ def page(found: Measured, cases: Sequence[int], seeds: Sequence[int]) -> str:
     for row, case in enumerate(cases):
         each = (f"{np.mean(found[part, side, 'magnitude'][row]):+.1f}" for part, side in sides)
         lines.append(f"| {case} | {' | '.join(each)} |")
+    lines += ["", claims.source(made)]
     return "\n".join(lines) + "\n"
 
 
@@ -98,7 +101,7 @@ def overall(found: Measured, part: str, side: str, what: str) -> tuple[float, tu
     return claims.difference(each.T.tolist(), np.zeros((1, len(each))).tolist())
 
 
-def claimed(found: Measured, seeds: Sequence[int], made: Mapping[str, Any]) -> list[claims.Claim]:
+def claimed(found: Measured, made: Mapping[str, Any]) -> list[claims.Claim]:
     """The claims, each decided by a difference that is paired over facts, as config.py says."""
 
     def between(part: str, what: str, one: str, other: str) -> tuple[float, tuple[float, float]]:
