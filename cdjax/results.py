@@ -142,12 +142,16 @@ def mean(results: list[dict[str, Any]], name: str) -> float | None:
 
 
 def commit() -> str:
-    """The checkout's commit, with "+" if it has changes; empty where the package is not in a checkout."""
+    """The checkout's commit, with "+" if its code has changes; empty where the package is not in a checkout.
+
+    Other files do not count: commands write their results into the checkout.
+    """
     run = ["git", "-C", str(Path(__file__).parent)]
     try:
         subprocess.run([*run, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
         head = subprocess.run([*run, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*run, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        status = [*run, "status", "--porcelain", "-uno", "--", ":/*.py"]
+        changed = subprocess.run(status, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
