@@ -81,8 +81,9 @@ def test_demonstrations_are_worth_more_only_if_the_interval_says_so():
     alike, paper = demonstrations.judge(found, made)
     assert alike.holds and paper.holds and alike.ours.startswith("50.0 and 0.0")
     for one in found.values():
-        one["gradient descent"] = [0.5] * 6
-    assert not demonstrations.judge(found, made)[0].holds
+        one |= {"gradient descent": [0.5] * 6, "teacher": [0.25] * 6}
+    alike, paper = demonstrations.judge(found, made)
+    assert not alike.holds and alike.reason.endswith("teacher's 25.0") and paper.holds and not paper.reason
 
 
 def test_facts(tmp_path, capsys):
