@@ -18,7 +18,7 @@ demo: $(VENV)/weights
 	$(BIN)/cdjax run configs/demo.py --workdir runs/demo
 
 test: $(VENV)/weights $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/dev
 	$(BIN)/ruff check
