@@ -20,7 +20,8 @@ and before 0.2, and nothing was changed after that.
 Decided before the run: the ten tasks below, those of the files at hand with short inputs and two examples of both
 kinds, whatever the teacher is worth on them; all their test inputs up to 100. Tasks are the unit. The checkpoint that
 counts is the last one. The first claim holds if the 95 % interval over tasks of after - before is above 0; the second
-if the interval of the share of the gap is above a half; the third if that of the ratio of tokens is above 5.
+if the interval of the share of the gap is above a half; the third if that of the ratio of tokens is above 5. Of the
+results, seed 0 was trained at commit df7f379, where contexts were not yet padded to share what is compiled.
 """
 
 from pathlib import Path
