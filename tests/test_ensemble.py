@@ -13,9 +13,9 @@ from cdjax.rollouts import Store
 from cdjax.sampling import choose, generate, teacher
 from cdjax.sampling.generate import Record
 from cdjax.views import encode, render
-from tests import small_tokenizer, test_sampling, test_views
+from tests import small_tokenizer, test_views
 from tests.conftest import TINY
-from tests.test_sampling import PROMPTS, STOPS
+from tests.test_sampling import PROMPTS, STOPS, assert_same
 
 RNG = np.random.default_rng(1)
 CONTEXTS = tuple(RNG.integers(1, 64, n).astype(np.int32) for n in (7, 3, 11))
@@ -30,13 +30,10 @@ def sample(model, mesh, prompts=SEVERAL, **changes):
     return teacher.sample(model, mesh, prompts, **{**wanted, **changes})
 
 
-def same(one, two, atol=2e-5):
-    test_sampling.same(one, two, atol)
-
-
 def test_equal_prompts_are_one_prompt(tiny, mesh):
     alone = dataclasses.replace(SEVERAL, context=CONTEXTS[2], others=())
-    same(sample(tiny, mesh, dataclasses.replace(alone, others=CONTEXTS[2:] * 2)), sample(tiny, mesh, alone))
+    thrice = dataclasses.replace(alone, others=CONTEXTS[2:] * 2)
+    assert_same(sample(tiny, mesh, thrice), sample(tiny, mesh, alone), atol=2e-5)
 
 
 def whole_forwards(model, mesh, prompts, rollouts):
@@ -82,7 +79,7 @@ def test_a_sample_depends_on_neither_batch_nor_mesh(tiny, mesh, mesh8, capfd):
     tiny8 = jax.device_put(tiny, parallel.shardings(tiny, mesh8))
     rollouts = sample(tiny, mesh)
     assert len({tuple(one.ids.tolist()) for one in rollouts}) > 5
-    same(rollouts, sample(tiny8, mesh8, sampling=config.Sampling(batch=4)))
+    assert_same(rollouts, sample(tiny8, mesh8, sampling=config.Sampling(batch=4)), atol=2e-5)
     assert "rematerialization" not in capfd.readouterr().err
 
 

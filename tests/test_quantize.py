@@ -16,7 +16,7 @@ from cdjax.sampling import score, teacher
 from cdjax.students import trainable
 from tests.conftest import TINY
 from tests.test_rounds import experiment
-from tests.test_sampling import PROMPTS, ask, same
+from tests.test_sampling import PROMPTS, ask, assert_same
 
 SPECS = {
     "tied": TINY,
@@ -115,7 +115,7 @@ def test_one_device_equals_eight(tiny, mesh, mesh8):
     tiny8 = jax.device_put(tiny, parallel.shardings(tiny, mesh8))
     np.testing.assert_allclose(logits(rounded(tiny, mesh), mesh), logits(rounded(tiny8, mesh8), mesh8), atol=2e-5)
     sampling = config.Sampling(weights="int8")
-    same(ask(tiny, mesh, sampling=sampling), ask(tiny8, mesh8, sampling=sampling), atol=2e-5)
+    assert_same(ask(tiny, mesh, sampling=sampling), ask(tiny8, mesh8, sampling=sampling), atol=2e-5)
 
 
 def test_an_int8_model_has_an_identity_of_its_own(tiny, mesh):

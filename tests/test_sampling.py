@@ -55,10 +55,10 @@ def ask(model, mesh, **changes):
     return teacher.sample(model, mesh, PROMPTS, **{**wanted, **changes})
 
 
-def same(one, two, atol=0.0):
-    """Equal rollouts or samples: ids exactly, floats within `atol`."""
+def assert_same(one, two, atol=0.0):
+    """Equal rollouts or samples, and at least one: ids exactly, floats within `atol`."""
     one, two = ([vars(part) for part in side] for side in (one, two))
-    assert jax.tree.structure(one) == jax.tree.structure(two)
+    assert one and jax.tree.structure(one) == jax.tree.structure(two)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         if isinstance(a, str):
             assert a == b
@@ -71,7 +71,7 @@ def cut(samples, rows):
     return types.SimpleNamespace(**{name: x[rows] for name, x in vars(samples).items()})
 
 
-def follows(ids, probabilities):
+def assert_follows(ids, probabilities):
     """A chi-square test at about five sigma; ids of probability 0 never occur."""
     seen = np.bincount(ids, minlength=len(probabilities))
     assert seen[probabilities == 0].sum() == 0
@@ -133,7 +133,7 @@ def test_a_sample_does_not_depend_on_its_batch(tiny, mesh):
     together, _ = run(tiny, mesh)
     for row in (0, 5):
         alone, _ = run(tiny, mesh, rows=slice(row, row + 1))
-        same([cut(together, slice(row, row + 1))], [alone], atol=2e-5)
+        assert_same([cut(together, slice(row, row + 1))], [alone], atol=2e-5)
 
 
 def test_every_step_has_noise_of_its_own(tiny, mesh):
@@ -159,7 +159,7 @@ def test_a_row_of_padding_only_fills_the_batch(tiny, mesh):
     samples, _ = run(tiny, mesh, real=real)
     assert not samples.real[2].any() and not samples.stopped[2]
     others = [0, 1, 3, 4, 5, 6, 7]
-    same([cut(samples, others)], [cut(run(tiny, mesh)[0], others)], atol=2e-5)
+    assert_same([cut(samples, others)], [cut(run(tiny, mesh)[0], others)], atol=2e-5)
 
 
 # --- choosing -------------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_choices_follow_the_distribution_that_was_asked_for(choice):
     probabilities = np.zeros(150)
     probabilities[order] = weights / weights.sum()
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (20_000, 150))
-    follows(np.asarray(jax.jit(choice)(rows, jax.random.uniform(jax.random.key(0), 20_000))), probabilities)
+    assert_follows(np.asarray(jax.jit(choice)(rows, jax.random.uniform(jax.random.key(0), 20_000))), probabilities)
 
 
 def test_draws_follow_their_weights_and_skip_zeros():
@@ -194,7 +194,7 @@ def test_draws_follow_their_weights_and_skip_zeros():
     weights[:70] = weights[-70:] = 0
     uniforms = jax.random.uniform(jax.random.key(1), (1, 200_000)).at[0, :2].set(jnp.array([0.0, 1 - 2**-24]))
     ids = np.asarray(jax.jit(choose.draw)(jnp.asarray(weights)[None], uniforms))[0]
-    follows(ids, weights / weights.sum())
+    assert_follows(ids, weights / weights.sum())
     assert ids[:2].tolist() == [np.flatnonzero(weights)[0], np.flatnonzero(weights)[-1]]
 
 
@@ -219,8 +219,8 @@ def test_rollouts_do_not_depend_on_batch_or_mesh(tiny, mesh, tiny8, mesh8, capfd
     )
     assert [(r.input, r.sample) for r in rollouts] == [(text, s) for text in PROMPTS.inputs for s in (0, 1)]
     assert len({tuple(r.ids.tolist()) for r in rollouts}) > 10
-    same(rollouts, threes, atol=2e-5)
-    same(rollouts, eight, atol=2e-5)
+    assert_same(rollouts, threes, atol=2e-5)
+    assert_same(rollouts, eight, atol=2e-5)
     assert "rematerialization" not in capfd.readouterr().err
 
 
@@ -264,7 +264,7 @@ def test_killed_and_resumed_equals_never_killed(tiny, mesh, tmp_path, monkeypatc
         return run(self, rows, seed)
 
     monkeypatch.setattr(slots.Slots, "run", watched)
-    same(ask(tiny, mesh, **wanted, store=Store(tmp_path / "store"), progress=counts.append), never)
+    assert_same(ask(tiny, mesh, **wanted, store=Store(tmp_path / "store"), progress=counts.append), never)
     assert len(asked) == 14 - 6 and counts[:2] == [3, 3] and sum(counts) == 14
 
 

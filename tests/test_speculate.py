@@ -17,6 +17,7 @@ from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Record
 from cdjax.views.prompts import Prompts
 from tests.conftest import TINY
+from tests.test_sampling import assert_same
 
 RNG = np.random.default_rng(0)
 RECORD = Record(top_k=5, draws=3, temperature=2.0)
@@ -61,16 +62,6 @@ def ask(models, mesh, *, draft=3, sampling=config.Sampling(batch=3), students=ST
     return teacher.sample(
         models[0], mesh, TEACHERS, sampling=sampling, student=teacher.Student(models[1], students), **wanted
     )
-
-
-def same(one, two, atol=2e-5):
-    """Equal rollouts: ids exactly, floats within `atol`."""
-    for a, b in zip(one, two, strict=True):
-        assert (a.input, a.sample, a.stopped) == (b.input, b.sample, b.stopped)
-        for name in ("ids", "top_ids", "draws", "verdicts"):
-            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-        for name in ("logprobs", "top_logprobs"):
-            np.testing.assert_allclose(getattr(a, name), getattr(b, name), atol=atol, rtol=0)
 
 
 def verdicts(rollouts):
@@ -215,7 +206,7 @@ def test_greedy_answers_are_the_same(sides, mesh, draft):
     greedy = config.Sampling(temperature=0.0, batch=3)
     plain, drafted = (ask(sides, mesh, draft=n, sampling=greedy, record=Record(5)) for n in (0, draft))
     blank = [dataclasses.replace(one, verdicts=one.ids * 0) for one in drafted]
-    same(plain, blank)
+    assert_same(plain, blank, atol=2e-5)
     found = verdicts(drafted)
     assert not verdicts(plain).any() and (found > 0).any() and (found < 0).any()
 
@@ -264,8 +255,8 @@ def test_answers_do_not_depend_on_batch_or_mesh(sides, sides8, mesh, mesh8, capf
         for models, where, batch in ((sides, mesh, 8), (sides, mesh, 3), (sides8, mesh8, 8))
     )
     assert len({tuple(rollout.ids.tolist()) for rollout in eight}) > 10
-    same(eight, threes, atol=1e-4)
-    same(eight, spread, atol=1e-4)
+    assert_same(eight, threes, atol=1e-4)
+    assert_same(eight, spread, atol=1e-4)
     assert "rematerialization" not in capfd.readouterr().err
 
 
@@ -279,7 +270,7 @@ def test_killed_and_resumed_equals_never_killed(sides, mesh, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         ask(sides, mesh, **wanted, store=Store(tmp_path), progress=kill)
-    same(ask(sides, mesh, **wanted, store=Store(tmp_path)), never, atol=0)
+    assert_same(ask(sides, mesh, **wanted, store=Store(tmp_path)), never)
 
 
 def test_a_store_of_another_student_is_refused(sides, mesh, tmp_path):

@@ -140,12 +140,11 @@ def judge(grades: Grades, made: Mapping[str, Any], where: str = "") -> list[clai
             (config.AS_PAPER, f"{PAPER['after'].get(count, '-')} and {PAPER[config.AS_PAPER].get(count, '-')}"),
         ):
             text = f"{where}{count} demonstrations: distilled, they are worth more than {NAMES[side]}"
-            found.append(claims.compared(text, paper, after, together(grades, count, side), made))
-            if not found[-1].holds:
+            one = claims.compared(text, paper, after, together(grades, count, side), made)
+            if not one.holds:
                 teacher = 100 * np.mean(together(grades, count, "teacher"))
-                found[-1] = dataclasses.replace(
-                    found[-1], reason=f"what a student can get is its teacher's {teacher:.1f}"
-                )
+                one = dataclasses.replace(one, reason=f"what a student can get is its teacher's {teacher:.1f}")
+            found.append(one)
     return found
 
 
