@@ -1,7 +1,9 @@
 """What every finished stage of a run returned, so that a second run in the same directory continues after the last."""
 
+import functools
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +23,11 @@ class Journal:
             raise UserError(f"{path} is damaged ({error}); delete it, and all but the samples is done again") from error
 
     def once(self, stage: str, compute: Callable[[], Any]) -> Any:
-        """The stage's result: read back if it has run, else computed and written down with its seconds."""
+        """The stage's result: read back if it has run, else computed and written down with its seconds and commit."""
         if stage not in self.stages:
-            start = time.perf_counter()
+            start, at = time.perf_counter(), commit()
             result = compute()
-            self.stages[stage] = {"seconds": time.perf_counter() - start, "result": result}
+            self.stages[stage] = {"seconds": time.perf_counter() - start, "commit": at, "result": result}
             self._save()
         return self.stages[stage]["result"]
 
@@ -41,7 +43,28 @@ class Journal:
         """Wall-clock seconds of every stage, in the order they ran."""
         return {name: stage["seconds"] for name, stage in self.stages.items()}
 
+    def commits(self) -> list[str]:
+        """The commits that stages ran at, as `commit` gives them, each once."""
+        return list(dict.fromkeys(stage["commit"] for stage in self.stages.values() if stage.get("commit")))
+
     def _save(self) -> None:
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.stages, indent=1))
         os.replace(part, self.path)
+
+
+@functools.cache
+def commit() -> str:
+    """The checkout's commit when this was first asked, with "+" if its code had changes; empty outside of a checkout.
+
+    Other files do not count: commands write their results into the checkout.
+    """
+    run = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        subprocess.run([*run, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
+        head = subprocess.run([*run, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        status = [*run, "status", "--porcelain", "-uno", "--", ":/*.py"]
+        changed = subprocess.run(status, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

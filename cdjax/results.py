@@ -1,9 +1,8 @@
-"""The journal of a finished run -> results.json and examples.json, with what made them: commit and versions."""
+"""The journal of a finished run -> results.json and examples.json, with what made them: commits and versions."""
 
 import importlib.metadata
 import json
 import platform
-import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
             graded[one.name] = tuned
     results = {
         "experiment": cfg.name,
-        "commit": commit(),
+        "commit": ", ".join(journal.commits()),
         "versions": versions(),
         "dtype": setting.dtype(cfg, journal),
         "seeds": list(cfg.seeds),
@@ -139,22 +138,6 @@ def mean(results: list[dict[str, Any]], name: str) -> float | None:
     """Over seeds; None where that was not measured."""
     values = [result[name] for result in results if result[name] is not None]
     return float(np.mean(values)) if values else None
-
-
-def commit() -> str:
-    """The checkout's commit, with "+" if its code has changes; empty where the package is not in a checkout.
-
-    Other files do not count: commands write their results into the checkout.
-    """
-    run = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        subprocess.run([*run, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
-        head = subprocess.run([*run, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        status = [*run, "status", "--porcelain", "-uno", "--", ":/*.py"]
-        changed = subprocess.run(status, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def versions() -> dict[str, str]:

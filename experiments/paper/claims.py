@@ -5,21 +5,21 @@ In: `Claim`s. Out: `claims.json` and `README.md` in one folder. A claim measured
 
 import argparse
 import dataclasses
-import functools
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from scipy import stats
 
-from cdjax import evaluate, results
+from cdjax import evaluate, journal
+from cdjax.errors import UserError
 
 HERE = Path(__file__).parent
+RESAMPLES = 5000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Claim:
     claim: str
     paper: str
     ours: str
-    ci95: tuple[float, float]  # of the number that decides whether it holds
+    ci95: tuple[float, float]  # of the number that decides whether it holds, in points of 100 where that is a share
     seeds: tuple[int, ...]
     holds: bool
     command: str
@@ -45,33 +45,41 @@ def arguments(experiment: str, question: str, argv: Sequence[str] | None = None)
     parser = argparse.ArgumentParser(prog=f"python -m experiments.paper.{experiment}", description=question)
     parser.add_argument("--data-dir", default="", help="the task's files, where it needs some")
     parser.add_argument("--workdir", type=Path, default=Path("runs/paper") / experiment, help="goes on where it was")
-    parser.add_argument("--seeds", type=lambda text: tuple(map(int, text.split(","))), default=(0, 1, 2))
+    parser.add_argument("--seeds", type=numbers, default=(0, 1, 2), help="separated by commas")
     parser.add_argument("--tiny", action="store_true", help="a random model: does it run? Records nothing here")
     parser.add_argument("--claims", type=Path, help="the folder of claims.json; by default the paper's own")
     found = parser.parse_args(argv)
-    commit()
+    journal.commit()  # before the pages that this writes change the checkout
     found.claims = found.claims or (found.workdir if found.tiny else HERE)
     return found
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers that are separated by commas."""
+    return tuple(map(int, text.split(",")))
+
+
+def command(main: Callable[[], Any]) -> None:
+    """Runs an experiment's `main`; what a user can mend is told in a line and not as a traceback."""
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
 def made_by(
-    experiment: str, seeds: Sequence[int], seconds: Mapping[str, float], options: str = "--data-dir DIR"
+    experiment: str, seeds: Sequence[int], runs: Sequence[Mapping[str, Any]], options: str = "--data-dir DIR"
 ) -> dict[str, Any]:
-    """The fields of a `Claim` that say what made it; `seconds` is that of `results.json`, `options` the command's."""
+    """The fields of a `Claim` that say what made it: `runs` are the contents of their `results.json`."""
+    commits = dict.fromkeys(one for run in runs for one in run["commit"].split(", "))
     return {
         "experiment": experiment,
         "seeds": tuple(seeds),
         "command": f"python -m experiments.paper.{experiment} {options} --seeds {','.join(map(str, seeds))}",
-        "commit": commit(),
+        "commit": ", ".join(commits),
         "hardware": hardware(),
-        "minutes": round(sum(seconds.values()) / 60, 1),
+        "minutes": round(sum(sum(run["seconds"].values()) for run in runs) / 60, 1),
     }
-
-
-@functools.cache
-def commit() -> str:
-    """The checkout's commit when the command began: the pages that it writes change the checkout."""
-    return results.commit()
 
 
 def hardware() -> str:
@@ -83,27 +91,43 @@ def hardware() -> str:
 
 
 def difference(ours: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> tuple[float, tuple[float, float]]:
-    """The mean of ours - other and its 95 % interval by bootstrap over examples; both are [seeds][examples].
+    """The mean of ours - other and its 95 % interval, by bootstrap over seeds and over examples, both at once.
 
-    The same examples must stand in both, in the same order; one seed is enough where nothing was drawn.
+    Both are [seeds][examples], of the same seeds and examples in the same order; a side that is the same for every seed
+    may have one row. The pigeonhole bootstrap (Owen 2007, arXiv 0712.1111): rows and columns are each drawn with
+    replacement. With two or three seeds it still tells too little of what another seed would have brought.
     """
-    each = np.mean(ours, axis=0) - np.mean(other, axis=0)
-    if np.ptp(each) == 0:
-        return float(each[0]), (float(each[0]), float(each[0]))
-    found = stats.bootstrap((each,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(0))
-    return float(each.mean()), (float(found.confidence_interval.low), float(found.confidence_interval.high))
-
-
-def percent(rows: Sequence[Sequence[float]]) -> str:
-    """The mean of grades, [seeds][examples], and Wilson's 95 % interval over examples, in percent."""
-    mean = float(np.mean(rows))
-    low, high = evaluate.wilson(mean, len(rows[0]))
-    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    each = np.subtract(ours, other)
+    rng, size = np.random.default_rng(0), len(each)
+    seeds = rng.integers(size, size=(RESAMPLES, size))
+    examples = rng.integers(each.shape[1], size=(RESAMPLES, each.shape[1]))
+    means = [each[rows][:, columns].mean() for rows, columns in zip(seeds, examples, strict=True)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(each.mean()), (float(low), float(high))
 
 
 def level(rows: Sequence[Sequence[float]], scale: float = 100) -> str:
-    """The mean of [seeds][units] and its 95 % interval by bootstrap over units, `scale` times."""
-    mean, (low, high) = difference(rows, np.zeros_like(rows).tolist())
+    """The mean of [seeds][examples] and its 95 % interval as `difference` has it, `scale` times."""
+    return _interval(*difference(rows, np.zeros_like(rows).tolist()), scale)
+
+
+def share(rows: Sequence[Sequence[float]]) -> tuple[float, tuple[float, float]]:
+    """The share that is right of [seeds][examples], and its 95 % interval.
+
+    That of `difference`, or Wilson's over examples where this is wider: near 0 and 1 a bootstrap sees no spread.
+    """
+    mean, drawn = difference(rows, np.zeros_like(rows).tolist())
+    lows, highs = zip(drawn, evaluate.wilson(mean, len(rows[0])), strict=True)
+    return mean, (min(lows), max(highs))
+
+
+def percent(rows: Sequence[Sequence[float]]) -> str:
+    """`share`, in percent."""
+    return _interval(*share(rows), 100)
+
+
+def _interval(mean: float, interval: tuple[float, float], scale: float) -> str:
+    low, high = interval
     return f"{scale * mean:.1f} [{scale * low:.1f}, {scale * high:.1f}]"
 
 
@@ -115,11 +139,15 @@ def compared(
     made: Mapping[str, Any],
     *,
     least: float = 0.0,
-    reason: str = "",
+    reason: str,
 ) -> Claim:
-    """That our grades, [seeds][examples], are above the others by more than `least`, as their interval decides."""
-    mean, interval = difference(ours, other)
+    """That our grades, [seeds][examples], are above the others by more than `least` points of 100 in all the interval.
+
+    `reason` is what differs from the paper.
+    """
+    mean, (low, high) = difference(ours, other)
     told = f"{100 * np.mean(ours):.1f} and {100 * np.mean(other):.1f}, a difference of {100 * mean:+.1f}"
+    interval = 100 * low, 100 * high
     return Claim(claim=text, paper=paper, ours=told, ci95=interval, holds=interval[0] > least, reason=reason, **made)
 
 
@@ -129,20 +157,30 @@ def source(made: Mapping[str, Any]) -> str:
 
 
 def record(claims: Sequence[Claim], folder: Path) -> None:
-    """Adds the claims to the folder's `claims.json` and makes its `README.md` again."""
+    """Puts the claims in the place of those that the same command left in `claims.json`; makes `README.md` again."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "claims.json"
     known = json.loads(path.read_text("utf-8")) if path.is_file() else []
-    found = {(one["experiment"], one["claim"]): one for one in known}
-    found |= {(one.experiment, one.claim): dataclasses.asdict(one) for one in claims}
-    rows = [found[key] for key in sorted(found)]
+    found = [dataclasses.asdict(one) for one in claims]
+    again = {_asked(one) for one in found}
+    rows = sorted(
+        [one for one in known if _asked(one) not in again] + found, key=lambda one: (one["experiment"], one["claim"])
+    )
     path.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(page(rows), encoding="utf-8")
+
+
+def _asked(claim: Mapping[str, Any]) -> str:
+    """Its command without the seeds."""
+    return claim["command"].rpartition(" --seeds ")[0]
 
 
 HEAD = """# The paper's claims
 
 *Learning by Distilling Context* (Snell, Klein and Zhong, arXiv 2209.15189), claim by claim, measured again with a small
-model. Made from `claims.json`, which the commands write; each folder has the experiment and its own page.
+model. Made from `claims.json`, which the commands write; each folder has the experiment and its own page. "95 %" is the
+interval of the number that decides, in points of 100 where that is a share: by bootstrap over seeds and over test
+examples, or over tasks or facts where these are the unit. It is about the tasks that were measured and no others.
 
 """
 COLUMNS = ("experiment", "claim", "paper", "ours", "95 %", "seeds", "holds", "command", "commit", "hardware", "minutes")

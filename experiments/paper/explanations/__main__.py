@@ -14,7 +14,7 @@ from cdjax import plots
 from experiments.paper import claims
 from experiments.paper.explanations import config
 from experiments.paper.instructions import config as instructions
-from experiments.paper.instructions.measured import Measured, each
+from experiments.paper.instructions.measured import Measured, run
 
 QUESTION = "Where explanations help in the prompt, does a student learn what they say?"
 HERE = Path(__file__).parent
@@ -46,17 +46,17 @@ class Correlation:
 
 
 def main(argv: Sequence[str] | None = None) -> list[Measured]:
-    """The command; what it writes is of the tasks so far, after every task. Returns what the table is made of."""
+    """The command. Returns what the table is made of."""
     args = claims.arguments("explanations", QUESTION, argv)
     out = args.workdir if args.tiny else HERE
-    for found, made in each("explanations", args, config.get_config):
-        found_r = correlation(found) if len(found) >= LEAST_TASKS else None
-        text = page(found, found_r, made)
-        (out / "results.md").write_text(text, encoding="utf-8")
-        (out / PICTURE).write_text(scatter(found), encoding="utf-8")
-        if found_r:
-            claims.record([claimed(found_r, len(found), made)], args.claims)
+    found, made = run("explanations", args, config.get_config)
+    of = correlation(found) if len(found) >= LEAST_TASKS else None
+    text = page(found, of, made)
     print(text)
+    (out / "results.md").write_text(text, encoding="utf-8")
+    (out / PICTURE).write_text(scatter(found), encoding="utf-8")
+    if of:
+        claims.record([claimed(of, len(found), made)], args.claims)
     return found
 
 
@@ -167,4 +167,4 @@ def _named(one: Measured) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    claims.command(main)

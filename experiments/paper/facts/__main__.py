@@ -1,6 +1,5 @@
 """Runs one student for each fact, and makes the paper's Table 5 of them: see config.py."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -8,7 +7,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import cdjax
-from cdjax import evaluate
 from cdjax.journal import Journal
 from cdjax.tasks import Example, counterfact
 from experiments.paper import claims
@@ -31,22 +29,22 @@ Measured: TypeAlias = dict[tuple[str, str, str], list[list[float]]]  # part, sid
 
 
 def main(argv: Sequence[str] | None = None) -> Measured:
-    """The command; what it writes is of the facts so far, after every fact. Returns what the table is made of."""
+    """The command. Returns what the table is made of."""
     args = claims.arguments("facts", QUESTION, argv)
     folder = args.data_dir or (str(config.SAMPLE) if args.tiny else "")
-    rows, seconds, facts, found = counterfact.read(Path(folder)), Counter[str](), [], {}
+    rows, runs, facts = counterfact.read(Path(folder)), [], []
     cases = counterfact.cases(rows, config.TINY_FACTS if args.tiny else config.FACTS, config.CASES_SEED)
-    for number, case in enumerate(cases, 1):
+    for case in cases:
         cfg, workdir = config.get_config(case, folder, args.seeds, tiny=args.tiny), args.workdir / str(case)
-        seconds.update(cdjax.run(cfg, workdir)["seconds"])
+        runs.append(cdjax.run(cfg, workdir))
         facts.append(measure(workdir, counterfact.parts(rows, case), args.seeds))
-        found = {key: [fact[key] for fact in facts] for key in facts[0] if all(key in fact for fact in facts)}
-        made = claims.made_by("facts", args.seeds, seconds)
-        text = page(found, cases[:number], made)
-        if not args.tiny:
-            (HERE / "results.md").write_text(text, encoding="utf-8")
-        claims.record(claimed(found, made), args.claims)
+    found = {key: [fact[key] for fact in facts] for key in facts[0] if all(key in fact for fact in facts)}
+    made = claims.made_by("facts", args.seeds, runs)
+    text = page(found, cases, made)
     print(text)
+    if not args.tiny:
+        (HERE / "results.md").write_text(text, encoding="utf-8")
+    claims.record(claimed(found, made), args.claims)
     return found
 
 
@@ -72,7 +70,7 @@ def page(found: Measured, cases: Sequence[int], made: Mapping[str, Any]) -> str:
         "",
         f"{len(cases)} facts, seeds {seeds}. A score is the share of prompts where the right",
         "object is more likely than the other one, a magnitude by how much, both in percent; means and 95 % intervals",
-        "over facts.",
+        "over seeds and facts.",
         f"What differs from the paper: {config.DIFFERENT}.",
         "",
         "| prompts | side | score | magnitude | paper: score / magnitude |",
@@ -80,25 +78,17 @@ def page(found: Measured, cases: Sequence[int], made: Mapping[str, Any]) -> str:
     ]
     for part in PARTS:
         for side in SIDES if (part, "after", "score") in found else ():
-            cells = [_cell(*overall(found, part, side, what)) for what in ("score", "magnitude")]
+            score, magnitude = (np.transpose(found[part, side, what]) for what in ("score", "magnitude"))
+            cells = [claims.percent((score / 100).tolist()), claims.level(magnitude.tolist(), scale=1)]
             lines.append(f"| {' | '.join([part, side, *cells, PAPER.get((part, side), '-')])} |")
     sides = [(part, side) for part in PARTS for side in SIDES if (part, side, "magnitude") in found]
-    lines += ["", "Magnitudes of every fact, mean over seeds (its score is whether they are above 0):", ""]
+    lines += ["", "Magnitudes of every fact, mean over seeds:", ""]
     lines += [f"| case | {' | '.join(f'{part}, {side}' for part, side in sides)} |", "|---" * (len(sides) + 1) + "|"]
     for row, case in enumerate(cases):
         each = (f"{np.mean(found[part, side, 'magnitude'][row]):+.1f}" for part, side in sides)
         lines.append(f"| {case} | {' | '.join(each)} |")
     lines += ["", claims.source(made)]
     return "\n".join(lines) + "\n"
-
-
-def overall(found: Measured, part: str, side: str, what: str) -> tuple[float, tuple[float, float]]:
-    """The mean over facts and its 95 % interval: Wilson's for a score, by bootstrap for a magnitude."""
-    each = np.array(found[part, side, what])
-    if what == "score":
-        low, high = evaluate.wilson(each.mean() / 100, len(each))
-        return float(each.mean()), (100 * low, 100 * high)
-    return claims.difference(each.T.tolist(), np.zeros((1, len(each))).tolist())
 
 
 def claimed(found: Measured, made: Mapping[str, Any]) -> list[claims.Claim]:
@@ -108,9 +98,9 @@ def claimed(found: Measured, made: Mapping[str, Any]) -> list[claims.Claim]:
         return claims.difference(*(np.array(found[part, side, what]).T.tolist() for side in (one, other)))
 
     def claim(text: str, paper: str, part: str, what: str, sides: tuple[str, str], holds: bool) -> claims.Claim:
-        one, other = (overall(found, part, side, what)[0] for side in sides)
+        one, other = (np.mean(found[part, side, what]) for side in sides)
         mean, interval = between(part, what, *sides)
-        ours = f"{sides[1]} {other:.0f}, {sides[0]} {one:.0f}: {mean:+.1f}"
+        ours = f"{sides[1]} {other:.1f}, {sides[0]} {one:.1f}: {mean:+.1f}"
         return claims.Claim(
             claim=text, paper=paper, ours=ours, ci95=interval, holds=holds, reason=config.DIFFERENT, **made
         )
@@ -151,10 +141,5 @@ def claimed(found: Measured, made: Mapping[str, Any]) -> list[claims.Claim]:
     ]
 
 
-def _cell(mean: float, interval: tuple[float, float]) -> str:
-    low, high = interval
-    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
-
-
 if __name__ == "__main__":
-    main()
+    claims.command(main)

@@ -63,17 +63,17 @@ def main(argv: Sequence[str] | None = None) -> Cells:
     config.write_openings(known, args.workdir / "openings")
     judge, called = appoint("tiny:0" if args.tiny else config.MODEL, known)
     cells: Cells = {}
-    forgetting, seconds = {}, Counter[str]()
+    forgetting, runs = {}, []
     for tone in config.TEACHERS:
         cfg = config.get_config(tone, args.workdir / "openings", args.seeds, tiny=args.tiny)
         told = cdjax.run(cfg, args.workdir / tone)
-        seconds.update(told["seconds"])
+        runs.append(told)
         forgetting[tone] = told["forgetting"]["mean"]
         found = Journal(args.workdir / tone / "journal.json").results()
         stages = {"teacher": ["teacher"], "before": ["before"]}
         stages["after"] = [f"seed {seed}/round 0/score" for seed in args.seeds]
         cells |= {(tone, side): measure([found[name] for name in names], judge) for side, names in stages.items()}
-    made = claims.made_by("generation", args.seeds, seconds)
+    made = claims.made_by("generation", args.seeds, runs)
     text = page(cells, called, forgetting, made)
     print(text)
     if not args.tiny:
@@ -114,20 +114,21 @@ def entropy(texts: Sequence[str]) -> float:
 def page(cells: Cells, called: Mapping[str, float], forgetting: Mapping[str, float], made: Mapping[str, Any]) -> str:
     """results.md: the paper's table with ours beside."""
     count = len(cells["positive", "teacher"].positive[0])
+    positive, negative = (f"{100 * called[label]:.0f} %" for label in ("positive", "negative"))
     lines = [
         "# The tone of a text, distilled (paper, A.1, Table 4)",
         "",
         f"{count} openings of negative reviews, means of seeds {', '.join(map(str, made['seeds']))}, 95 % intervals",
-        "over openings. The judge, the original model, is shown second halves of labelled reviews, too: it calls",
-        f"positive {100 * called['positive']:.0f} % of positive and {100 * called['negative']:.0f} % of negative ones.",
-        "The paper has TK-Instruct, with 11 billion parameters, and GPT-3; its entropy is of another kind.",
+        "over seeds and openings. The judge, the original model, is shown second halves of labelled reviews, too: it",
+        f"calls positive {positive} of positive and {negative} of negative ones.",
+        f"What differs from the paper: {config.DIFFERENT}.",
         "",
         "| tone | side | positive, paper | ours | Rouge-L, paper | ours | entropy, paper | ours |",
         "|---" * 8 + "|",
     ]
     for (tone, side), cell in cells.items():
         paper = PAPER[tone, side]
-        ours = [claims.level(cell.positive), claims.level(cell.rouge), f"{cell.entropy:.1f}"]
+        ours = [claims.percent(cell.positive), claims.level(cell.rouge), f"{cell.entropy:.1f}"]
         each = " | ".join(f"{number:g} | {own}" for number, own in zip(paper, ours, strict=True))
         lines.append(f"| {tone} | {side} | {each} |")
     lines += ["", "Forgetting, KL to the model before on unrelated text, nats a token:", ""]
@@ -140,17 +141,19 @@ def decide(cells: Cells, made: Mapping[str, Any]) -> list[claims.Claim]:
     """The students take on their teacher's tone, and only the one that was asked to."""
 
     def claim(text: str, paper: str, one: tuple[str, str], other: tuple[str, str], least: float = 0.0) -> claims.Claim:
-        return claims.compared(text, paper, cells[one].positive, cells[other].positive, made, least=least)
+        return claims.compared(
+            text, paper, cells[one].positive, cells[other].positive, made, least=least, reason=config.DIFFERENT
+        )
 
     return [
         claim("reviews: the student of the praising teacher is more often positive than before", "96 and 24",
               ("positive", "after"), ("positive", "before")),
         claim("reviews: the student of the praising teacher is less than 10 points behind it", "96 and 94",
-              ("positive", "after"), ("positive", "teacher"), -0.10),
+              ("positive", "after"), ("positive", "teacher"), -10),
         claim("reviews: the student of the praising teacher is more often positive than that of the neutral one",
               "96 and 34", ("positive", "after"), ("neutral", "after")),
     ]  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    claims.command(main)

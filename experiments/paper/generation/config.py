@@ -12,8 +12,8 @@ with DIR holding task363_sst2_polarity_classification of Natural-Instructions v2
 sentences of reviews, labelled. SmolLM2-135M-Instruct on two CPU cores.
 
 Decided before the run: the last checkpoint counts; learning rate, batch and epochs are those of configs/demo.py; all
-test openings count. A claim holds if the 95 % interval of the difference, by bootstrap over openings with means over
-seeds, is on the claimed side.
+test openings count. A claim holds if the 95 % interval of the difference, by bootstrap over seeds and openings,
+is on the claimed side.
 """
 
 import json
@@ -38,6 +38,11 @@ PLAIN = (
     ("The story takes a long while to begin, but", "it ends soon after that, with the same scene that it began with."),
     ("I had heard that the second part is weaker,", "and it is about as long and has the same actors as the first."),
     ("Two hours in a small kitchen sounds like", "a play, and the film was in fact made after one from the fifties."),
+)
+DIFFERENT = (
+    "SmolLM2-135M-Instruct instead of 11B parameters, and as judge instead of GPT-3; sentences of reviews instead of "
+    "reviews; openings of the pool instead of written by the model, 192 instead of 4096; answers of at most 24 tokens; "
+    "the 32 likeliest tokens as targets instead of 100 drawn ones; entropy of the words of all answers together"
 )
 TEACHERS = {"positive": (PRAISE, OPENINGS), "neutral": (GO_ON, PLAIN)}
 

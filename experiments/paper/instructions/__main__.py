@@ -9,7 +9,7 @@ from scipy import stats
 
 from experiments.paper import claims
 from experiments.paper.instructions import config
-from experiments.paper.instructions.measured import SIDES, Measured, each
+from experiments.paper.instructions.measured import SIDES, Measured, run
 
 QUESTION = "Can a model follow a task's instructions after they are gone from its prompt?"
 HERE = Path(__file__).parent
@@ -19,14 +19,14 @@ SHARE, FEWER = 0.5, 5  # of the gap that the student must close, and times fewer
 
 
 def main(argv: Sequence[str] | None = None) -> list[Measured]:
-    """The command; what it writes is of the tasks so far, after every task. Returns what the table is made of."""
+    """The command. Returns what the table is made of."""
     args = claims.arguments("instructions", QUESTION, argv)
-    for found, made in each("instructions", args, config.get_config):
-        text = page(found, made)
-        if not args.tiny:
-            (HERE / "results.md").write_text(text, encoding="utf-8")
-        claims.record(claimed(found, made), args.claims)
+    found, made = run("instructions", args, config.get_config)
+    text = page(found, made)
     print(text)
+    if not args.tiny:
+        (HERE / "results.md").write_text(text, encoding="utf-8")
+    claims.record(claimed(found, made), args.claims)
     return found
 
 
@@ -37,9 +37,9 @@ def page(found: Sequence[Measured], made: Mapping[str, Any]) -> str:
         "# A task's instructions internalised (paper, 4.1)",
         "",
         f"Rouge-L in points of 100, mean of seeds {seeds}, with 95 % intervals by bootstrap:",
-        "a task's over its test inputs, the mean's over tasks. `same`: how many of the student's answers are the",
-        "teacher's, and `commonest`: how many of the teacher's are the one that it gives most, both in percent. A",
-        "teacher that gives one answer to nearly everything has understood what may be answered, and not more.",
+        "a task's over seeds and its test inputs, the mean's over seeds and tasks. `same`: how many of the student's",
+        "answers are the teacher's, and `commonest`: how many of the teacher's are the one that it gives most, both in",
+        "percent. A teacher that gives one answer to nearly everything has understood what may be answered, no more.",
         f"What differs from the paper: {config.DIFFERENT}.",
         "",
         "| task | test inputs | teacher | before | after | tokens a request: teacher | student | same | commonest |",
@@ -51,7 +51,7 @@ def page(found: Sequence[Measured], made: Mapping[str, Any]) -> str:
         cells += [f"{one.tokens[side]:.0f}" for side in ("teacher", "after")]
         cells += [f"{100 * part:.0f}" for part in (same(one), commonest(one))]
         lines.append(f"| {' | '.join(cells)} |")
-    means = [claims.level([[one.mean(side) for one in found]], scale=1) for side in SIDES]
+    means = [claims.level(by_seed(found, side), scale=1) for side in SIDES]
     tokens = [f"{np.mean([one.tokens[side] for one in found]):.0f}" for side in ("teacher", "after")]
     lines.append(f"| **mean of {len(found)} tasks** | | {' | '.join([*means, *tokens])} | | |")
     lines.append(
@@ -67,6 +67,11 @@ def page(found: Sequence[Measured], made: Mapping[str, Any]) -> str:
         claims.source(made),
     ]
     return "\n".join(lines) + "\n"
+
+
+def by_seed(found: Sequence[Measured], side: str) -> list[list[float]]:
+    """The side's means in points of 100, [seeds][tasks]."""
+    return np.transpose([one.means(side) for one in found]).tolist()
 
 
 def same(one: Measured) -> float:
@@ -117,8 +122,7 @@ def over_tasks(statistic: Callable[..., np.ndarray], *samples: Sequence[float]) 
 
 def claimed(found: Sequence[Measured], made: Mapping[str, Any]) -> list[claims.Claim]:
     """Decided as config.py says; tasks are the unit of every interval."""
-    after, before = ([[one.mean(side) for one in found]] for side in ("after", "before"))
-    gained, gain = claims.difference(after, before)
+    gained, gain = claims.difference(by_seed(found, "after"), by_seed(found, "before"))
     (share, part), (times, fewer) = closed(found), saved(found)
     means = {side: np.mean([one.mean(side) for one in found]) for side in SIDES}
     sides = ", ".join(f"{side} {means[side]:.1f}" for side in SIDES)
@@ -136,7 +140,7 @@ def claimed(found: Sequence[Measured], made: Mapping[str, Any]) -> list[claims.C
             claim="The student closes more than half of the gap between the model without instructions and with them",
             paper=f"{100 * PAPER_SHARE:.0f} %: {', '.join(f'{side} {PAPER[side]}' for side in SIDES)}",
             ours=f"{100 * share:.0f} %: {sides}",
-            ci95=part,
+            ci95=(100 * part[0], 100 * part[1]),
             holds=part[0] > SHARE,
             **many,
         ),
@@ -156,4 +160,4 @@ def _named(one: Measured) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    claims.command(main)

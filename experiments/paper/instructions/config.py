@@ -7,8 +7,8 @@ training inputs, f the identity. One student for each task; Rouge-L on the task'
     python -m experiments.paper.instructions --data-dir DIR --seeds 0,1
 
 with DIR holding the task files (Wang et al., arXiv 2204.07705), here as SAPT cuts them into train.json and test.json.
-SmolLM2-135M-Instruct on one CPU core, three minutes of it for a task's first seed, more than half of them to compile,
-and one for another. Started again it goes on, and seeds can be added. Expected: before near 0, since a bare input does
+SmolLM2-135M-Instruct on two CPU cores that it shares, 9 to 25 minutes for a task's two seeds. Started again it goes on,
+and seeds can be added. Expected: before near 0, since a bare input does
 not say what is asked; the student closer to the teacher than to that.
 
 How settings were found, on validation inputs, which are neither tested nor distilled on: of three prompts on 16 of
@@ -20,8 +20,7 @@ and before 0.2, and nothing was changed after that.
 Decided before the run: the ten tasks below, those of the files at hand with short inputs and two examples of both
 kinds, whatever the teacher is worth on them; all their test inputs up to 100. Tasks are the unit. The checkpoint that
 counts is the last one. The first claim holds if the 95 % interval over tasks of after - before is above 0; the second
-if the interval of the share of the gap is above a half; the third if that of the ratio of tokens is above 5. Of the
-results, seed 0 was trained at commit df7f379, where contexts were not yet padded to share what is compiled.
+if the interval of the share of the gap is above a half; the third if that of the ratio of tokens is above 5.
 """
 
 from pathlib import Path

@@ -1,12 +1,11 @@
 """One run for each task of Natural-Instructions -> what its test inputs were graded, under every side.
 
-In: the options of the command, a config for a task. Out: `Measured`, one more after every run.
+In: the options of the command, a config for a task. Out: `Measured` of every task, and what made them.
 """
 
 import argparse
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +30,26 @@ class Measured:
     tokens: dict[str, float]  # of a request, the prompt and its answer
     answers: dict[str, list[list[str]]]  # as the grades
 
-    def means(self, side: str, examples: Sequence[int] | None = None) -> np.ndarray:
-        """The side's mean over these examples, or all, for each seed, in points of 100."""
-        every = np.array(self.grades[side])
-        return 100 * (every if examples is None else every[:, examples]).mean(1)
+    def means(self, side: str) -> np.ndarray:
+        """The side's mean over examples for each seed, in points of 100."""
+        return 100 * np.mean(self.grades[side], axis=1)
 
     def mean(self, side: str) -> float:
         return float(self.means(side).mean())
 
 
-def each(
+def run(
     experiment: str, args: argparse.Namespace, get_config: Callable[..., Experiment]
-) -> Iterator[tuple[list[Measured], dict[str, Any]]]:
-    """Runs one task after another; gives those measured so far, and what made them."""
+) -> tuple[list[Measured], dict[str, Any]]:
+    """Runs one task after another."""
     folder = args.data_dir or (str(config.SAMPLE) if args.tiny else "")
-    found: list[Measured] = []
-    seconds: Counter[str] = Counter()
+    found, runs = [], []
     for task in config.TINY_TASKS if args.tiny else config.TASKS:
         workdir = args.workdir / task
-        seconds.update(cdjax.run(get_config(task, folder, args.seeds, tiny=args.tiny), workdir)["seconds"])
+        runs.append(cdjax.run(get_config(task, folder, args.seeds, tiny=args.tiny), workdir))
         jax.clear_caches()  # the next task has other lengths: what was compiled for this one would only take memory
         found.append(measure(task, workdir, args.seeds))
-        yield found, claims.made_by(experiment, args.seeds, seconds)
+    return found, claims.made_by(experiment, args.seeds, runs)
 
 
 def measure(task: str, workdir: Path, seeds: Sequence[int]) -> Measured:

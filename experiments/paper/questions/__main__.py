@@ -1,6 +1,7 @@
 """Asks the questions that the paper left open, and writes one page with a plot for each: see config.py."""
 
 import argparse
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,11 @@ from cdjax import plots
 from cdjax.config import Experiment
 from cdjax.journal import Journal
 from experiments.paper import claims
-from experiments.paper.questions.config import QUESTIONS, Claim, Question, get_config
+from experiments.paper.questions.config import QUESTIONS, Question, get_config
 
 HERE = Path(__file__).parent
 MEASURES = {
-    "accuracy": "accuracy",
+    "accuracy": "accuracy, %",
     "held_out_kl": "KL to the teacher on held-out inputs",
     "forgetting": "KL to the model before on unrelated text",
 }
@@ -46,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Found]:
             shutil.rmtree(workdir / "checkpoints", ignore_errors=True)  # what is scored; of all runs they are 50 GB
             jax.clear_caches()  # and what is compiled for one run is of no use to the next
         answers = {one: found for one in QUESTIONS if (found := answer(one, args))}
-        made = {one: claims.made_by("questions", args.seeds, spent(one, args), f"--only {one}") for one in answers}
+        made = {one: claims.made_by("questions", args.seeds, told(one, args), f"--only {one}") for one in answers}
         (out / f"{name}.svg").write_text(plot(QUESTIONS[name], answers[name]), encoding="utf-8")
-        claims.record([judged(QUESTIONS[name].claim, answers[name], made[name])], args.claims)
+        claims.record([judged(QUESTIONS[name], answers[name], made[name])], args.claims)
         text = page(answers, made)
         (out / "results.md").write_text(text, encoding="utf-8")
     print(text)
@@ -72,9 +73,9 @@ def answer(name: str, args: argparse.Namespace) -> Found:
     return {variant: read(workdir, args.seeds) for variant, (_, workdir) in every.items()} if ended else {}
 
 
-def spent(name: str, args: argparse.Namespace) -> dict[str, float]:
-    """Seconds of each variant."""
-    return {variant: sum(_results(at)["seconds"].values()) for variant, (_, at) in runs(name, args).items()}
+def told(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the run of each variant left in its `results.json`."""
+    return [_results(workdir) for _, workdir in runs(name, args).values()]
 
 
 def _results(workdir: Path) -> dict[str, Any]:
@@ -94,14 +95,14 @@ def read(workdir: Path, seeds: Sequence[int]) -> list[list[Scored]]:
 
 
 def values(scored: Sequence[Scored], measure: str) -> list[float]:
-    """The measure for each seed."""
-    return [float(np.mean(one["grades"])) if measure == "accuracy" else one[measure] for one in scored]
+    """The measure for each seed, accuracy in points of 100."""
+    return [100 * float(np.mean(one["grades"])) if measure == "accuracy" else one[measure] for one in scored]
 
 
 def difference(one: Sequence[Scored], other: Sequence[Scored], measure: str) -> tuple[float, tuple[float, float]]:
-    """One minus other and its 95 % interval: over test examples for accuracy, over seeds for a divergence."""
+    """One minus other and its 95 % interval: over seeds and test examples for accuracy, over seeds for a divergence."""
     if measure == "accuracy":
-        return claims.difference(*([scored["grades"] for scored in many] for many in (one, other)))
+        return claims.difference(*(100 * np.array([scored["grades"] for scored in many]) for many in (one, other)))
     each = np.subtract(values(one, measure), values(other, measure))
     mean, half = float(each.mean()), float("inf")
     if len(each) > 1:
@@ -109,17 +110,19 @@ def difference(one: Sequence[Scored], other: Sequence[Scored], measure: str) -> 
     return mean, (mean - half, mean + half)
 
 
-def judged(claim: Claim, found: Found, made: Mapping[str, Any]) -> claims.Claim:
+def judged(question: Question, found: Found, made: Mapping[str, Any]) -> claims.Claim:
     """The claim as config.py states it, on the last round."""
+    claim = question.claim
     one, other = (found[variant][-1] for variant in (claim.one, claim.other))
     mean, interval = difference(one, other, claim.measure)
     means = [(variant, np.mean(values(found[variant][-1], claim.measure))) for variant in (claim.one, claim.other)]
     return claims.Claim(
         claim=f"left open: {claim.text}",
         paper="none",
-        ours=f"{', '.join(f'{variant} {value:.3f}' for variant, value in means)}: {mean:+.3f}",
+        ours=f"{', '.join(f'{variant} {value:.3g}' for variant, value in means)}: {mean:+.3g}",
         ci95=interval,
         holds=interval[0] > claim.least,
+        reason=question.found,
         **made,
     )
 
@@ -129,13 +132,13 @@ def page(answers: Mapping[str, Found], made: Mapping[str, Mapping[str, Any]]) ->
     lines = [
         "# What the paper left open",
         "",
-        "Means over seeds after the last round. Differences are to the first line, with 95 % intervals: over test",
-        "examples for accuracy, over seeds for divergences (nats a token). How, and what was decided before:",
-        "[config.py](config.py).",
+        "Means over seeds after the last round. Differences are to the first line, with 95 % intervals: over",
+        "seeds and test examples for accuracy, over seeds for divergences (nats a token). How, and what was decided",
+        "before: [config.py](config.py).",
         "",
     ]
     for name, found in answers.items():
-        lines += [*_section(name, found, judged(QUESTIONS[name].claim, found, made[name])), ""]
+        lines += [*_section(name, found, judged(QUESTIONS[name], found, made[name])), ""]
     return "\n".join(lines)
 
 
@@ -151,20 +154,21 @@ def _section(name: str, found: Found, claim: claims.Claim) -> list[str]:
     return [
         *lines,
         "",
-        f"That {question.claim.text}: **{verdict}** ({claim.ours}, [{low:.3f}, {high:.3f}]).",
+        f"That {question.claim.text}: **{verdict}** ({claim.ours}, [{low:.3g}, {high:.3g}]). {question.found}".rstrip(),
         "",
         f"![{name}]({name}.svg)",
         "",
-        f"`{claim.command}`, commit {claim.commit}, {claim.hardware}, {claim.minutes:g} minutes.",
+        claims.source(dataclasses.asdict(claim)),
     ]
 
 
 def _cells(scored: Sequence[Scored], first: Sequence[Scored], measure: str) -> tuple[str, str]:
-    mean = f"{np.mean(values(scored, measure)):.3f}"
+    digits = 1 if measure == "accuracy" else 3
+    mean = f"{np.mean(values(scored, measure)):.{digits}f}"
     if scored is first:
         return mean, "-"
     apart, (low, high) = difference(scored, first, measure)
-    return mean, f"{apart:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return mean, f"{apart:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def plot(question: Question, found: Found) -> str:
@@ -201,4 +205,4 @@ def _dots(axes: Axes, found: Found, measure: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    claims.command(main)

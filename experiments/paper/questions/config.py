@@ -15,9 +15,9 @@ is told a task's number; "teacher" has four rounds of 64 inputs, of one epoch ea
 
 Decided before the run: seeds 0, 1 and 2; 100 test examples; the last checkpoint counts; every question has one claim,
 written below with what it compares. A claim about accuracy is decided by the 95 % interval of the difference, by
-bootstrap over test examples with means over seeds; one about a divergence by Student's 95 % interval of the difference
-over seeds, which three seeds make wide. Nothing was tuned for this page; low-rank students have ten times the learning
-rate, as is usual.
+bootstrap over seeds and test examples (over test examples alone until two variants of "order" had been run); one about
+a divergence by Student's 95 % interval of the difference over seeds, which three seeds make wide. Nothing was tuned for
+this page; low-rank students have ten times the learning rate, as is usual.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ Measure = Literal["accuracy", "held_out_kl", "forgetting"]
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """`one` minus `other` in this measure is above `least`; in points of 0..1, or in nats a token."""
+    """`one` minus `other` in this measure is above `least`; in points of 100, or in nats a token."""
 
     text: str
     measure: Measure
@@ -41,12 +41,16 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is asked, the changes to the base experiment that answer it, and what is claimed of them."""
+    """What is asked, the changes to the base experiment that answer it, and what is claimed of them.
+
+    `found` is written after the run: why the claim does not hold, or what else is to be seen.
+    """
 
     title: str
     variants: dict[str, dict[str, Any]]
     claim: Claim
     rounds: bool = False  # what matters is how it goes on from round to round
+    found: str = ""
 
 
 def base(*, tiny: bool = False) -> config.Experiment:
@@ -164,12 +168,12 @@ QUESTIONS = {
     "writer": Question(
         "Who writes the inputs: people, the model, or a rule that strings letters together?",
         {"pool": {}, "model": _written(written=256), "rule": _written(rule=256)},
-        Claim("inputs by the model are less than 5 points worse than the pool's", "accuracy", "model", "pool", -0.05),
+        Claim("inputs by the model are less than 5 points worse than the pool's", "accuracy", "model", "pool", -5),
     ),
     "temperature": Question(
         "At what temperature does the teacher answer?",
         {f"{value:g}": {"sampling.temperature": value} for value in (1.0, 0.0, 0.5, 1.5)},
-        Claim("greedy answers are less than 5 points worse than drawn ones", "accuracy", "0", "1", -0.05),
+        Claim("greedy answers are less than 5 points worse than drawn ones", "accuracy", "0", "1", -5),
     ),
     "teacher": Question(
         "Over four rounds: a teacher that stays, the mean of all students so far, or the last student?",
@@ -180,6 +184,6 @@ QUESTIONS = {
     "students": Question(
         "All weights, or a low-rank adapter?",
         {"all weights": {}} | {f"rank {rank}": _rank(rank) for rank in (64, 16, 4)},
-        Claim("rank 16 is less than 5 points worse than all weights", "accuracy", "rank 16", "all weights", -0.05),
+        Claim("rank 16 is less than 5 points worse than all weights", "accuracy", "rank 16", "all weights", -5),
     ),
 }

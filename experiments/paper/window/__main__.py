@@ -1,7 +1,6 @@
 """Runs both students, prints the table, writes results.md and the claims."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -9,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import cdjax
-from cdjax import config, evaluate, setting
+from cdjax import config, setting
 from cdjax.journal import Journal
 from cdjax.views import encode
 from experiments.paper import claims
@@ -17,12 +16,12 @@ from experiments.paper.window.config import ALL, DIFFERENT, STUDENTS, get_config
 
 QUESTION = "Can a student learn from more demonstrations than fit into a prompt?"
 PAPER = {"teacher": "-", "before": "14.22 ± 0.8", "after": "16.2 ± 0.6"}  # exact set match in percent
-Scored: TypeAlias = dict[tuple[str, str], list[list[float]]]  # student, side -> [seeds or one][examples]
+Scored: TypeAlias = dict[tuple[str, str], list[list[float]]]  # student, side -> [seeds][examples]
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What the table is made of. Examples stand in the same order under every student and side."""
+    """What the table is made of. Examples stand in the same order under every student and side, seeds too."""
 
     scored: Scored
     inputs: list[tuple[str, str]]  # each example's task and input
@@ -35,24 +34,22 @@ class Found:
 
     def cell(self, student: str, side: str, task: str) -> str:
         of = [task in (one, "all") for one, _ in self.inputs]
-        mean = float(np.mean(np.array(self.scored[student, side])[:, of]))
-        low, high = evaluate.wilson(mean, sum(of))
-        return f"{100 * mean:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+        return claims.percent(np.array(self.scored[student, side])[:, of].tolist())
 
 
 def main(argv: Sequence[str] | None = None) -> Found:
     """The command; returns what the table is made of."""
     args = claims.arguments("window", QUESTION, argv)
     scored: Scored = {}
-    seconds: Counter[str] = Counter()
+    runs = []
     for student in STUDENTS:
         cfg = tiny(student) if args.tiny else get_config(student, args.data_dir)
         cfg, workdir = dataclasses.replace(cfg, seeds=args.seeds), args.workdir / student.replace(" ", "_")
-        seconds.update(cdjax.run(cfg, workdir)["seconds"])
+        runs.append(cdjax.run(cfg, workdir))
         sides, inputs = read(cfg, workdir)
         scored |= {(student, side): grades for side, grades in sides.items()}
     found = Found(scored, inputs, prompt_tokens(cfg, workdir), cfg.limits.teacher_prompt)
-    made = claims.made_by("window", args.seeds, seconds)
+    made = claims.made_by("window", args.seeds, runs)
     text = page(found, made)
     print(text)
     if not args.tiny:
@@ -67,7 +64,7 @@ def read(cfg: config.Experiment, workdir: Path) -> tuple[dict[str, list[list[flo
     if found["teacher"]["over_budget"]:
         raise config.UserError(f"{found['teacher']['over_budget']} test inputs do not fit the window; widen it")
     after = [found[f"seed {seed}/round 0/score"]["grades"] for seed in cfg.seeds]
-    sides = {"teacher": [found["teacher"]["grades"]], "before": [found["before"]["grades"]], "after": after}
+    sides = {name: [found[name]["grades"]] * len(cfg.seeds) for name in ("teacher", "before")} | {"after": after}
     tasks = [cfg.operations()[number].name for number in found["teacher"]["operations"]]
     return sides, list(zip(tasks, found["teacher"]["inputs"], strict=True))
 
@@ -91,7 +88,8 @@ def page(found: Found, made: Mapping[str, Any]) -> str:
     lines = [
         "# More demonstrations than the window holds (paper, text-to-SQL with eight examples)",
         "",
-        f"Per cent of {len(found.inputs)} test inputs answered right, mean of seeds {seeds}, and 95 % intervals.",
+        f"Per cent of {len(found.inputs)} test inputs answered right, mean of seeds {seeds}, and 95 % intervals over",
+        "seeds and inputs.",
         f"The window is {found.window} tokens. The teacher reads eight prompts of four demonstrations, out of eight",
         "that do not fit into one; a student has the first four or the last four of them, before and after.",
         "",
@@ -128,4 +126,4 @@ def judge(found: Found, made: Mapping[str, Any]) -> list[claims.Claim]:
 
 
 if __name__ == "__main__":
-    main()
+    claims.command(main)
