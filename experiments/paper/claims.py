@@ -178,9 +178,10 @@ def _asked(claim: Mapping[str, Any]) -> str:
 HEAD = """# The paper's claims
 
 *Learning by Distilling Context* (Snell, Klein and Zhong, arXiv 2209.15189), claim by claim, measured again with a small
-model. Made from `claims.json`, which the commands write; each folder has the experiment and its own page. "95 %" is the
-interval of the number that decides, in points of 100 where that is a share: by bootstrap over seeds and over test
-examples, or over tasks or facts where these are the unit. It is about the tasks that were measured and no others.
+model. Made from `claims.json`, which the commands write; each folder has the experiment and its own page, and
+[DATA.md](DATA.md) says what DIR holds. "95 %" is the interval of the number that decides, in points of 100 where that
+is a share: by bootstrap over seeds and over test examples, or over tasks or facts where these are the unit. It is about
+the tasks that were measured and no others.
 
 """
 COLUMNS = ("experiment", "claim", "paper", "ours", "95 %", "seeds", "holds", "command", "commit", "hardware", "minutes")

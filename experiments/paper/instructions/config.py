@@ -8,8 +8,8 @@ training inputs, f the identity. One student for each task; Rouge-L on the task'
 
 with DIR holding the task files (Wang et al., arXiv 2204.07705), here as SAPT cuts them into train.json and test.json.
 SmolLM2-135M-Instruct on two CPU cores that it shares, 9 to 25 minutes for a task's two seeds. Started again it goes on,
-and seeds can be added. Expected: before near 0, since a bare input does
-not say what is asked; the student closer to the teacher than to that.
+and seeds can be added. Expected: before near 0, since a bare input does not say what is asked; the student closer to
+the teacher than to that.
 
 How settings were found, on validation inputs, which are neither tested nor distilled on: of three prompts on 16 of
 them of task1510, task363 and task748, this one as plain text scored 53 with the definition and examples (54 without
