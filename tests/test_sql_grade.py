@@ -100,6 +100,19 @@ def test_a_wrong_answer_is_false_and_no_error(library, answer):
     assert not sql_grade.execution_match(gold, answer, library)
 
 
+def test_a_failure_is_the_answers_but_not_the_gold_querys(monkeypatch):
+    def read(text, schema):
+        if text == "unforeseen":
+            raise AttributeError(text)
+        return sql.read(text, schema)
+
+    monkeypatch.setattr(sql_grade, "read", read)
+    gold = "SELECT id FROM book"
+    assert not sql_grade.exact_set_match("unforeseen", gold, LIBRARY)
+    with pytest.raises(AttributeError):
+        sql_grade.exact_set_match(gold, "unforeseen", LIBRARY)
+
+
 @pytest.mark.parametrize(
     ("answer", "gold", "same"),
     [

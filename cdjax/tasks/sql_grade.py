@@ -28,9 +28,14 @@ def exact_set_match(answer: str, gold: str, schema: Schema) -> bool:
     False where either is not SQL or outside of Spider's grammar.
     """
     try:
-        return _match(read(answer, schema), read(gold, schema))
+        wanted = read(gold, schema)
     except NotComparable:
         return False
+    try:
+        given = read(answer, schema)
+    except Exception:  # whatever a model writes, grading it must not end a run
+        return False
+    return _match(given, wanted)
 
 
 def execution_match(answer: str, gold: str, database: Path, seconds: float = SECONDS) -> bool:
