@@ -2,10 +2,15 @@
 
 In: text, Schema. Out: Query (sql_grade.py). Components and grammar are those of Spider (Yu et al., arXiv 1809.08887)
 and its evaluator, evaluation.py of github.com/taoyds/spider: and/or without parentheses, plain joins, five aggregates,
-arithmetic between columns. What is outside of it counts as wrong there, and as NotComparable here.
+arithmetic between columns. What is outside of it counts as wrong there, and as NotComparable here. Here that is a
+little more: also what SQLite cannot read, as text after a semicolon, a comma or condition that is missing and a SELECT
+in parentheses; and OFFSET, sums as values, and values and tables in parentheses.
 """
 
+import contextlib
 import dataclasses
+import re
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +25,17 @@ NEGATABLE = {exp.In: "in", exp.Like: "like", exp.Between: "between", exp.Is: "is
 OPERANDS = ("expression", "query", "low", "high")
 CONNECTORS = {exp.And: "and", exp.Or: "or"}
 COMPOUNDS = {exp.Union: "union", exp.Intersect: "intersect", exp.Except: "except"}
+
+VALUE = re.compile(r"""'[^'"]*'|"[^'"]*\"""")
+# What Spider's evaluator cannot read in a text whose values are question marks: it splits at spaces and at "(),<>!;".
+UNREADABLE = re.compile(
+    r"""["'`\[]|\w\?|\?[\w?]  # a quote that is not around a whole value
+    |--|/\*|<>|==|\b0x
+    |\b(ALL|NULLS)\b|\bNOT\s+(?!(IN|LIKE|BETWEEN)\b)
+    |[\w?][-+*/=]|[-+*/=]\?|[*/=]\w|[-+][^\W\d]|=[-+]|[<>=]\s*-\s|\s\.(?!\d)|\.\s""",
+    re.IGNORECASE | re.VERBOSE,
+)
+UNFINISHED = ("syntax error", "incomplete input", "unrecognized token")  # SQLite's words for what it cannot read
 
 Node = Any  # of sqlglot's tree
 
@@ -94,10 +110,12 @@ def read(text: str, schema: Schema) -> Query:
 
     A query nested in a condition loses its values only, and one in FROM nothing. Raises NotComparable.
     """
-    if not text.lstrip(" \t\n(").casefold().startswith("select"):
+    if not text.lstrip().casefold().startswith("select"):
         raise NotComparable("not a SELECT", text)
+    _check_text(text)
     try:
         tree = sqlglot.parse_one(text, read="sqlite")
+        _check_tree(tree, text, schema)
         tables = tuple(f"{table}." for table in _names(_chain(tree)[0]).values())
         keys = {column: key for column, key in schema.keys.items() if column.startswith(tables)}
         return _Reader(schema, keys, distinct=False, values=False).compound(tree)
@@ -136,7 +154,7 @@ class _Reader:
         order = _list(select, "order")
         directions = [one.args["desc"] for one in order if one.args.get("desc") is not None]
         return Query(
-            select=self.all(select.expressions),
+            select=tuple(self.item(node) for node in select.expressions),
             distinct=self.distinct and bool(select.args.get("distinct")),
             tables=tuple(
                 source.name.lower() if isinstance(source, exp.Table) else derived.compound(source)
@@ -191,10 +209,20 @@ class _Reader:
     def all(self, nodes: Iterable[Node]) -> tuple[str, ...]:
         return tuple(self.value(node) for node in nodes)
 
+    def item(self, node: Node) -> str:
+        """A value; SELECT takes an aggregate bare, and in parentheses what begins with one."""
+        inner = node.unnest()
+        first = inner.this if type(inner) in ARITHMETIC else inner
+        if type(first) in AGGREGATES and isinstance(node, exp.Paren) is (first is inner):
+            raise NotComparable("parentheses", node)
+        return self.value(node)
+
     def value(self, node: Node) -> str:
         """A column, an aggregate of one, or two of these with an operator between them."""
         node = node.unnest() if node else exp.Null()
         if operator := ARITHMETIC.get(type(node)):
+            if {type(node.this.unnest()), type(node.expression.unnest())} & set(ARITHMETIC):
+                raise NotComparable("two operators", node)
             return f"{self.value(node.this)} {operator} {self.value(node.expression)}"
         if aggregate := AGGREGATES.get(type(node)):
             distinct = isinstance(node.this, exp.Distinct)
@@ -207,7 +235,7 @@ class _Reader:
     def column(self, node: Node) -> str:
         if isinstance(node, exp.Star):
             return "*"
-        if not isinstance(node, exp.Column) or node.args.get("db"):
+        if not isinstance(node, exp.Column) or node.args.get("db") or _quoted(node):
             raise NotComparable("not a column", node)
         name, table = node.name.lower(), node.table.lower()
         for one in [self.names.get(table, table)] if table else self.tables:
@@ -216,8 +244,37 @@ class _Reader:
         raise NotComparable("no such column", node)
 
 
+def _check_text(text: str) -> None:
+    """Raises NotComparable for what SQLite or Spider's evaluator cannot read and sqlglot would mend or translate."""
+    if found := UNREADABLE.search(VALUE.sub("?", text)):
+        raise NotComparable("outside of the grammar", found[0])
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            connection.execute(f"EXPLAIN {text}")
+        except sqlite3.OperationalError as error:  # mostly that there is no such table
+            if any(words in str(error) for words in UNFINISHED):
+                raise NotComparable("not SQL", error) from None
+        except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+            raise NotComparable("not SQL", error) from None
+
+
+def _check_tree(tree: Node, text: str, schema: Schema) -> None:
+    """Raises NotComparable for what the tree does not tell: an alias without AS and the sign "+".
+
+    Also for an alias that is a table's name, which Spider's evaluator refuses.
+    """
+    bare = VALUE.sub("?", text)
+    names = [alias.name.lower() for alias in tree.find_all(exp.TableAlias)]
+    if len(names) != len(re.findall(r"\bAS\b", bare, re.IGNORECASE)) or set(names) & set(schema.tables):
+        raise NotComparable("not an alias", names)
+    if bare.count("+") != len(list(tree.find_all(exp.Add))):
+        raise NotComparable("a sign", text)
+
+
 def _chain(tree: Node) -> list[Any]:
     """SELECT, "union", SELECT, ... as they stand; ORDER BY and LIMIT at the end are those of the last SELECT."""
+    if isinstance(tree, exp.Subquery) and isinstance(tree.this, exp.Subquery):
+        raise NotComparable("a query in two parentheses", tree)
     tree = tree.unnest()
     if isinstance(tree, exp.Select):
         return [tree]
@@ -242,6 +299,8 @@ def _sources(select: Node) -> list[Node]:
     sources = [select.args["from_"].this, *(join.this for join in joins)]
     for source in sources:
         _allow(source, ("this", "alias") if isinstance(source, exp.Table) else ("this",))
+        if isinstance(source, exp.Table) and _quoted(source):
+            raise NotComparable("a name in quotes", source)
     return sources
 
 
@@ -260,7 +319,7 @@ def _list(select: Node, clause: str) -> list[Node]:
 
 def _limit(select: Node) -> str:
     node = select.args.get("limit")
-    if node and not node.expression.is_int:
+    if node and not (isinstance(node, exp.Limit) and node.expression.is_int):
         raise NotComparable("not a limit", node)
     return node.expression.name if node else ""
 
@@ -275,6 +334,10 @@ def _flat(tree: Node) -> list[Any]:
 def _is_text(node: Node) -> bool:
     """Whether it is a text; in double quotes SQLite takes it for one where no column is called that."""
     return node.is_string or (isinstance(node, exp.Column) and not node.table and node.this.args.get("quoted", False))
+
+
+def _quoted(node: Node) -> bool:
+    return any(name.args.get("quoted") for name in node.find_all(exp.Identifier))
 
 
 def _compares_columns(node: Node) -> bool:
