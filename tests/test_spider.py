@@ -33,7 +33,7 @@ def folder(tmp_path):
     path.parent.mkdir(parents=True)
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE book (id, title, year, price, author_id)")
-        connection.execute("INSERT INTO book VALUES (1, 'Emma', 1815, 7.5, 2)")
+        connection.execute("INSERT INTO book VALUES (1, 'Emma', 1815, 7.5, 2), (2, 'Orlando', 1928, NULL, 3)")
     connection.close()
     return tmp_path
 
@@ -75,6 +75,15 @@ def test_a_query_that_does_not_score_itself_is_never_scored(folder):
     null, lent = (question for question, _ in PAIRS[-2:])
     exact, execution = load(folder), load(folder, "spider:library:execution")
     assert {null, lent} <= set(exact.pool) and lent in execution.pool and null not in execution.pool
+
+
+def test_a_query_that_returns_no_row_is_not_scored_by_execution(folder):
+    """Any other that returns none would be right."""
+    question, query = "Who wrote Ulysses?", "SELECT author_id FROM book WHERE title = 'Ulysses'"
+    write(folder, [*PAIRS, (question, query)])
+    task = load(folder, "spider:library:execution")
+    assert question in task.pool and task.grade(tasks.Example(question, query), "SELECT 1 WHERE 0") == 0
+    assert question not in load(folder).pool
 
 
 def test_the_metric_is_the_one_asked_for(folder):

@@ -58,7 +58,7 @@ def task(name: str, rows: Rows) -> Task:
 
     All questions that one query answers are in one list, so that no query that is scored is shown or learned from. The
     pool has the other questions of the queries shown, and those whose own query does not score 1: it is outside of
-    Spider's grammar, or does not run. Raises UserError where too few queries are left.
+    Spider's grammar, or does not run or returns no row. Raises UserError where too few queries are left.
     """
     metric = ":".join(name.split(":")[2:]) or METRICS[0]
     if metric not in METRICS:

@@ -41,7 +41,8 @@ def exact_set_match(answer: str, gold: str, schema: Schema) -> bool:
 def execution_match(answer: str, gold: str, database: Path, seconds: float = SECONDS) -> bool:
     """Whether both return the same rows, in the same order if the gold query has ORDER BY; columns in any order.
 
-    False where either does not run, or takes longer than `seconds`.
+    False where either does not run or takes longer than `seconds`, and where the gold query returns no row: every
+    answer that returns none would be right.
     """
     try:
         wanted = run(database, gold, seconds)
@@ -50,7 +51,7 @@ def execution_match(answer: str, gold: str, database: Path, seconds: float = SEC
     except FAILURES:
         return False
     given, wanted = list(zip(*given, strict=True)), list(zip(*wanted, strict=True))
-    return len(given) == len(wanted) and _same(given, wanted, ordered)
+    return bool(wanted) and len(given) == len(wanted) and _same(given, wanted, ordered)
 
 
 def run(database: Path, query: str, seconds: float = SECONDS, rows: int | None = None) -> list[tuple[Any, ...]]:
