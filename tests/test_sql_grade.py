@@ -167,6 +167,25 @@ def test_an_answer_without_end_is_stopped(library):
     assert len(sql_grade.run(library, endless.replace("max(i)", "i"), rows=5)) == 5
 
 
+def test_a_result_that_comes_too_late_is_refused(library, monkeypatch):
+    """SQLite asks for the time between its steps, of which a call of a function is one."""
+    monkeypatch.setattr(sql_grade.time, "monotonic", iter((0.0, 9.0)).__next__)
+    with pytest.raises(sqlite3.OperationalError, match="longer than 5.0 seconds"):
+        sql_grade.run(library, "SELECT id FROM book")
+
+
+def test_a_text_is_refused_on_which_a_function_would_run_long(library):
+    with pytest.raises(sqlite3.Error, match="too big"):
+        sql_grade.run(library, "SELECT replace(hex(zeroblob(30000)), '0', 'a') LIKE '%a%a%b'")
+
+
+def test_many_equal_columns_are_compared_in_no_time(library):
+    start = time.monotonic()
+    assert not sql_grade.execution_match(f"SELECT {'1, ' * 20}3", f"SELECT {'1, ' * 20}2", library)
+    assert sql_grade.execution_match(f"SELECT 3, {'1, ' * 20}2", f"SELECT {'1, ' * 20}2, 3", library)
+    assert time.monotonic() - start < 2
+
+
 def test_text_that_is_not_utf_8_is_read(library):
     assert sql_grade.run(library, "SELECT title FROM book WHERE id = 4") == [("\ufffdA",)]
 

@@ -17,7 +17,7 @@ import sqlglot
 from cdjax.tasks.sql import NotComparable, Query, Schema, read
 
 SECONDS = 5.0  # for one query
-MILLION = 1_000_000  # bytes of one text or blob at most
+LENGTH = 50_000  # bytes of one text or blob at most: one call of a function on it is not stopped
 ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 FAILURES = (sqlite3.Error, sqlite3.Warning, sqlglot.errors.SqlglotError, ValueError, RecursionError, MemoryError)
 
@@ -62,13 +62,16 @@ def run(database: Path, query: str, seconds: float = SECONDS, rows: int | None =
     deadline = time.monotonic() + seconds
     with contextlib.closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
         connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in ALLOWED else sqlite3.SQLITE_DENY)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MILLION)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LENGTH)
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 1000)
         connection.text_factory = lambda text: text.decode("utf-8", "replace")
         cursor = connection.execute(query)
         if cursor.description is None:
             raise sqlite3.ProgrammingError("this is no query")
-        return list(itertools.islice(cursor, rows))
+        found = list(itertools.islice(cursor, rows))
+    if time.monotonic() > deadline:
+        raise sqlite3.OperationalError(f"it took longer than {seconds} seconds")
+    return found
 
 
 def _same(given: Sequence[Any], wanted: Sequence[Any], ordered: bool, order: tuple[int, ...] = ()) -> bool:
@@ -77,10 +80,10 @@ def _same(given: Sequence[Any], wanted: Sequence[Any], ordered: bool, order: tup
         return True
     collect = list if ordered else Counter
     goal = collect(zip(*wanted[: len(order) + 1], strict=True))
-    longer = ((*order, index) for index in range(len(given)) if index not in order)
+    left = {given[index]: index for index in range(len(given)) if index not in order}  # of equal columns, one
     return any(
         collect(zip(*(given[index] for index in one), strict=True)) == goal and _same(given, wanted, ordered, one)
-        for one in longer
+        for one in ((*order, index) for index in left.values())
     )
 
 
