@@ -1,3 +1,4 @@
+import contextlib
 import sqlite3
 import time
 
@@ -157,6 +158,26 @@ def test_an_answer_changes_nothing_and_reaches_no_other_file(library, answer):
     with pytest.raises(sqlite3.Error):
         sql_grade.run(library, answer.replace("{other}", str(other)))
     assert library.read_bytes() == before and not other.exists()
+
+
+def test_a_database_in_wal_mode_is_read_and_gets_no_file_beside_it(library):
+    with contextlib.closing(sqlite3.connect(library)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    assert len(sql_grade.run(library, "SELECT id FROM book")) == 4
+    assert [path.name for path in library.parent.iterdir()] == [library.name]
+    with contextlib.closing(sqlite3.connect(library)) as connection:  # somebody writes
+        connection.execute("DELETE FROM book WHERE id = 1")
+        connection.commit()
+        assert len(sql_grade.run(library, "SELECT id FROM book")) == 3
+
+
+def test_a_table_has_a_row_whatever_its_name_and_none_if_it_cannot_be_read(library):
+    with contextlib.closing(sqlite3.connect(library)) as connection:
+        connection.executescript(
+            """CREATE TABLE "a ""b" (id); INSERT INTO "a ""b" VALUES (1); CREATE TABLE bare (id);"""
+        )
+    held = {name: sql_grade.has_row(library, name) for name in ("book", 'a "b', "bare", "gone")}
+    assert held == {"book": True, 'a "b': True, "bare": False, "gone": False}
 
 
 def test_an_answer_without_end_is_stopped(library):

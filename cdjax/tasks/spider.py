@@ -110,12 +110,12 @@ def _matcher(metric: str, tables: Row, database: str) -> Callable[[str, str], bo
     file = Path(database)
     try:
         titles = [title for (title,) in sql_grade.run(file, "SELECT name FROM sqlite_master WHERE type = 'table'")]
-        filled = any(sql_grade.run(file, f'SELECT 1 FROM "{title}"', rows=1) for title in titles)
     except sqlite3.Error as error:
         raise UserError(f"{database} is not a SQLite database that can be read: {error}") from None
-    if not filled:
+    if not any(sql_grade.has_row(file, title) for title in titles):
         raise UserError(
-            f"no table of {database} has a row, so that all queries would return the same; use exact_set_match"
+            f"no table of {database} has a row that can be read, so that all queries would return the same; "
+            "use exact_set_match"
         )
     return functools.partial(sql_grade.execution_match, database=file)
 

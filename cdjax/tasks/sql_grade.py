@@ -60,7 +60,10 @@ def run(database: Path, query: str, seconds: float = SECONDS, rows: int | None =
     Raises sqlite3.Error, sqlite3.Warning or ValueError for what does not run, or not in `seconds`.
     """
     deadline = time.monotonic() + seconds
-    with contextlib.closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+    # Unless told that nobody writes, SQLite puts files of its own beside a database in WAL mode.
+    written = any(Path(f"{database.resolve()}{suffix}").exists() for suffix in ("-wal", "-journal"))
+    uri = f"{database.resolve().as_uri()}?mode=ro{'' if written else '&immutable=1'}"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
         connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in ALLOWED else sqlite3.SQLITE_DENY)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LENGTH)
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 1000)
@@ -72,6 +75,15 @@ def run(database: Path, query: str, seconds: float = SECONDS, rows: int | None =
     if time.monotonic() > deadline:
         raise sqlite3.OperationalError(f"it took longer than {seconds} seconds")
     return found
+
+
+def has_row(database: Path, table: str) -> bool:
+    """Whether the table has a row; False also where it cannot be read, as one of an extension."""
+    name = table.replace('"', '""')
+    try:
+        return bool(run(database, f'SELECT 1 FROM "{name}"', rows=1))
+    except sqlite3.Error:
+        return False
 
 
 def _same(given: Sequence[Any], wanted: Sequence[Any], ordered: bool, order: tuple[int, ...] = ()) -> bool:
