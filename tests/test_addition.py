@@ -83,6 +83,9 @@ def test_one_digit_leaves_some_of_the_problems_to_the_rule():
         ("4 6", "-46", 0),
         ("4 6", "0 4 6", 1),
         ("4 6", "", 0),
+        ("0", "-0 0", 1),
+        ("4 6", "46" * 5000, 0),
+        ("46" * 5000, "0" + "46" * 5000, 1),
     ],
 )
 def test_an_answer_to_a_sum_is_its_last_number(output, answer, grade):
@@ -91,7 +94,16 @@ def test_an_answer_to_a_sum_is_its_last_number(output, answer, grade):
 
 @pytest.mark.parametrize(
     ("answer", "grade"),
-    [("4 6", 1), ("46", 1), ("0 4 6", 1), ("4 7", 0), ("46 .", 0), ("", 0), (addition.steps(12, 34), 0)],
+    [
+        ("4 6", 1),
+        ("46", 1),
+        ("0 4 6", 1),
+        ("4 7", 0),
+        ("46 .", 0),
+        ("", 0),
+        (addition.steps(12, 34), 0),
+        ("9" * 5000, 0),
+    ],
 )
 def test_a_direct_answer_is_the_sum_alone(answer, grade):
     """Or a model that writes its scratch-pad unasked would count as one that does without."""
@@ -112,4 +124,4 @@ def test_there_are_enough_labelled_problems_of_every_length(most):
 def test_what_is_no_sum_of_two_numbers_has_no_answer():
     solve = tasks.load("word_problem").solve
     assert solve("A has 1 2 cats. B has 8 cats.").output == "2 0"
-    assert [solve(text) for text in ("1 + 2 + 3", "1 2", "no number")] == [None] * 3
+    assert [solve(text) for text in ("1 + 2 + 3", "1 2", "no number", "9" * 5000 + " + 1")] == [None] * 4

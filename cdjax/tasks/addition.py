@@ -130,9 +130,14 @@ def _parts(length: int, labelled: int) -> list[list[Problem]]:
 
 
 def _solve(text: str) -> Example | None:
-    numbers = re.findall(NUMBER, text)
-    return Example(text, spaced(sum(map(_value, numbers)))) if len(numbers) == 2 else None
+    numbers = [number.replace(" ", "") for number in re.findall(NUMBER, text)]
+    try:
+        return Example(text, spaced(sum(map(int, numbers)))) if len(numbers) == 2 else None
+    except ValueError:  # thousands of digits, which Python does not read
+        return None
 
 
-def _value(number: str) -> int:
-    return int(number.replace(" ", ""))
+def _value(number: str) -> str:
+    """The number's sign and digits without leading zeros, however many there are; nothing for zero."""
+    digits = "".join(str(int(one)) for one in number if one.isdecimal()).lstrip("0")
+    return f"-{digits}" if digits and number.startswith("-") else digits
