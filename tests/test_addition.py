@@ -71,6 +71,21 @@ def test_one_digit_leaves_some_of_the_problems_to_the_rule():
     assert {task.rule(rng) for _ in range(2000)} == everything
 
 
+@pytest.mark.parametrize("kind", ["things", "word_problem"])
+def test_the_rule_draws_no_sum_that_is_given_with_other_things(kind):
+    task, rng = tasks.load(f"{kind}:2"), random.Random(0)
+    texts = [*(d.input for d in task.demonstrations), *(e.input for e in task.test + task.validation), *task.held_out]
+    given = {tuple(numbers(text)) for text in texts}
+    drawn = {tuple(numbers(task.rule(rng))) for _ in range(2000)}
+    assert not drawn & given and len(drawn) > 500
+
+
+def test_the_rule_of_addition_draws_as_ever():
+    rng = random.Random(0)
+    drawn = [tasks.load("addition:3").rule(rng) for _ in range(4)]
+    assert drawn == ["6 3 + 1 5", "5 9 7 + 5 1 4", "5 5 + 8 4", "2 4 2 + 3 8 8"]
+
+
 @pytest.mark.parametrize(
     ("output", "answer", "grade"),
     [

@@ -49,12 +49,19 @@ def load(name: str) -> Task:
         counted = "" if kind.startswith("addition") else f" {thing}"
         return Example(write(spaced(a), spaced(b), thing), spaced(a + b) + counted)
 
-    def rule(rng: random.Random) -> str:
-        return example(_draw(rng, rng.randint(1, most))).input
-
     few = 3 * (len(_numbers(1)) ** 2 // 8)
     others = (LABELLED - few) // max(1, most - 1)
     parts = [_parts(length, others) for length in range(1, most + 1)]
+    # The same sum is another input where other things are counted, so that who collects inputs cannot leave it out.
+    asked = () if kind.startswith("addition") else itertools.chain(*itertools.chain(*parts))
+    taken = {problem[:2] for problem in asked}
+
+    def rule(rng: random.Random) -> str:
+        problem = _draw(rng, rng.randint(1, most))
+        while problem[:2] in taken:
+            problem = _draw(rng, len(str(problem[0])))
+        return example(problem).input
+
     shown, test, validation, held_out = (in_turn(part) for part in zip(*parts, strict=True))
     return Task(
         name=name,
