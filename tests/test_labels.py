@@ -41,6 +41,18 @@ def test_a_label_counts_whatever_is_around_it():
     assert {answer: labels.label_match(example, answer) for answer in said} == said
 
 
+@pytest.mark.parametrize("pair", [("+", "-"), ("-1", "1"), ("!", "?"), ("yes", "?")])
+def test_labels_may_differ_in_punctuation_alone(tmp_path, pair):
+    rows = [{"input": f"thing {i}", "output": pair[i % 2]} for i in range(40)]
+    (tmp_path / "marks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = tasks.load("labels:marks", data_dir=str(tmp_path))
+    for example in task.test:
+        (other,) = set(pair) - {example.output}
+        said = {example.output: 1, f" {example.output}\n": 1, other: 0, "": 0, ".": 0}
+        assert {answer: task.grade(example, answer) for answer in said} == said
+    assert task.grade(Example("x", "yes"), "Yes.") == (pair == ("yes", "?"))
+
+
 @pytest.mark.parametrize(
     ("outputs", "told"),
     [(range(20), "20 different outputs for 20 inputs"), (["same"] * 20, "1 different outputs for 20 inputs")],

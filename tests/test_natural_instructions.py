@@ -102,6 +102,24 @@ def test_an_exact_match_is_of_any_reference_without_punctuation(tmp_path):
     assert {answer: task.grade(example, answer) for answer in answers} == answers
 
 
+@pytest.mark.parametrize("pair", [("+", "-"), ("-1", "1"), ("!", "?")])
+def test_labels_may_differ_in_punctuation_alone(tmp_path, pair):
+    rows = [{"input": f"thing {i}", "output": pair[i % 2]} for i in range(40)]
+    write(tmp_path / "task007_colour.json", rows)
+    task = load(tmp_path, "natural_instructions:task007:exact_match")
+    for example in task.test:
+        (other,) = set(pair) - {example.output}
+        said = {example.output: 1, f" {example.output}\n": 1, other: 0, "": 0}
+        assert {answer: task.grade(example, answer) for answer in said} == said
+
+
+def test_texts_that_differ_in_punctuation_alone_are_no_labels(tmp_path):
+    rows = [{"input": f"thing {i}", "output": f"so {i}" + ".!"[i % 2]} for i in range(0, 40)]
+    write(tmp_path / "task007_colour.json", [*rows, {"input": "one more", "output": "so, 3."}])
+    task = load(tmp_path, "natural_instructions:task007:exact_match")
+    assert all(task.grade(one, one.output.strip(".!")) == 1 for one in task.test)
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [

@@ -9,7 +9,7 @@ import string
 from cdjax.config import UserError
 from cdjax.tasks.relations import examples, read
 from cdjax.tasks.split import split
-from cdjax.tasks.task import Example, Rows, Task, normalized
+from cdjax.tasks.task import Example, Rows, Task, normalized, whole_match
 
 __all__ = ["chance", "label_match", "read", "task"]
 
@@ -23,6 +23,7 @@ def task(name: str, rows: Rows) -> Task:
     """
     known = examples(rows)
     labels = sorted({example.output for example in known})
+    answers = {normalized(answer) for example in known for answer in (example.output, *example.references)}
     if len(labels) < 2 or len(known) < EACH * len(labels):
         raise UserError(
             f"task {name!r} has {len(labels)} different outputs for {len(known)} inputs; "
@@ -31,7 +32,7 @@ def task(name: str, rows: Rows) -> Task:
     return Task(
         name=name,
         metric="accuracy",
-        grade=label_match,
+        grade=label_match if len(set(map(_bare, answers))) == len(answers) else whole_match,
         definition=f"Answer with one of these labels: {', '.join(labels)}.",
         solve={example.input: example for example in known}.get,
         **split(known, f"task {name!r}", kind=lambda example: example.output),
@@ -39,8 +40,12 @@ def task(name: str, rows: Rows) -> Task:
 
 
 def label_match(example: Example, answer: str) -> float:
-    """1.0 if the answer is a right label, letter case, space and punctuation around it aside."""
-    return float(_bare(answer) in map(_bare, (example.output, *example.references)))
+    """1.0 if the answer is a right label, letter case, space and punctuation around it aside.
+
+    Punctuation alone is an answer too. Labels that differ in nothing else, as -1 and 1, need `whole_match`.
+    """
+    bare = float(_bare(answer) in map(_bare, (example.output, *example.references)))
+    return bare if _bare(answer) else whole_match(example, answer)
 
 
 def chance(task: Task) -> float:

@@ -7,15 +7,17 @@ the rows of the same as prepared by builders/natural_instructions.py. Out: Rows,
 import hashlib
 import json
 import string
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from cdjax.config import Demonstration, UserError
-from cdjax.tasks.task import Example, Row, Rows, Task, exact_match, named, normalized
+from cdjax.tasks.task import Example, Row, Rows, Task, exact_match, named, normalized, whole_match
 from cdjax.tasks.text import check_rouge, rouge_l
 
 SPLITS = {"train": "train", "task": "train", "dev": "validation", "test": "test", "eval": "test"}  # by a file's name
 EXAMPLES = {"positive": "Positive Examples", "negative": "Negative Examples"}
+EACH = 4  # instances at least, on average, of an output that is a label
 TEST, VALIDATION, HELD_OUT = 100, 64, 64  # at most; the benchmark tests 100 instances a task
 
 
@@ -56,12 +58,13 @@ def task(name: str, rows: Rows) -> Task:
         raise UserError(f"task {name!r} has no test instances, and too few others to take some from: 5 are needed")
     answers = {one.input: one for many in parts.values() for one in many if one.output}
     metric = metric if answers else "agreement"
+    grade = GRADES.get(metric, exact_match)
     if metric == "rougeL":
         check_rouge()
     return Task(
         name=name,
         metric=metric,
-        grade=GRADES.get(metric, exact_match),
+        grade=whole_match if grade is match and _differ_in_punctuation(answers.values()) else grade,
         definition=next(row["definition"] for many in rows.values() for row in many),
         demonstrations=shown["positive"],
         negatives=shown["negative"],
@@ -74,11 +77,21 @@ def task(name: str, rows: Rows) -> Task:
 
 
 def match(example: Example, answer: str) -> float:
-    """1.0 if the answer is one of the references, letter case, punctuation and runs of space aside."""
-    return float(_bare(answer) in map(_bare, (example.output, *example.references)))
+    """1.0 if the answer is one of the references, letter case, punctuation and runs of space aside.
+
+    Punctuation alone is an answer too.
+    """
+    bare = float(_bare(answer) in map(_bare, (example.output, *example.references)))
+    return bare if _bare(answer) else whole_match(example, answer)
 
 
 GRADES = {"rougeL": rouge_l, "exact_match": match}
+
+
+def _differ_in_punctuation(examples: Collection[Example]) -> bool:
+    """Whether the outputs are labels, some of which are the same but for punctuation, as -1 and 1."""
+    labels = {normalized(one.output) for one in examples}
+    return EACH * len(labels) <= len(examples) and len(set(map(_bare, labels))) < len(labels)
 
 
 def _bare(text: str) -> str:

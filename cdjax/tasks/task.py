@@ -45,6 +45,11 @@ def exact_match(example: Example, answer: str) -> float:
     return float(answer.strip().casefold() in {one.strip().casefold() for one in right})
 
 
+def whole_match(example: Example, answer: str) -> float:
+    """1.0 if the answer is the example's output or a reference, letter case and runs of space aside."""
+    return float(normalized(answer) in map(normalized, (example.output, *example.references)))
+
+
 def normalized(text: str) -> str:
     """The form in which two inputs count as one: letter case and runs of space aside."""
     return " ".join(text.casefold().split())
