@@ -102,6 +102,18 @@ def test_an_exact_match_is_of_any_reference_without_punctuation(tmp_path):
     assert {answer: task.grade(example, answer) for answer in answers} == answers
 
 
+def test_outputs_that_rouge_l_cannot_read_are_only_distilled_on(tmp_path):
+    marks = [{"input": f"mark {i}", "output": "+-"[i % 2]} for i in range(20)]
+    write(tmp_path / "task007_colour.json", instances(20) + marks)
+    task = load(tmp_path)
+    assert sizes(task) == (4, 2, 2, 32) and {one["input"] for one in marks} < set(task.pool)
+    assert all(task.grade(one, one.output) == 1 for one in task.test + task.validation)
+    write(tmp_path / "task007_colour.json", marks)
+    with pytest.raises(UserError, match="ask for natural_instructions:task007_colour:exact_match"):
+        load(tmp_path)
+    assert sizes(load(tmp_path, "natural_instructions:task007:exact_match")) == (4, 2, 2, 12)
+
+
 @pytest.mark.parametrize("pair", [("+", "-"), ("-1", "1"), ("!", "?")])
 def test_labels_may_differ_in_punctuation_alone(tmp_path, pair):
     rows = [{"input": f"thing {i}", "output": pair[i % 2]} for i in range(40)]

@@ -1,3 +1,4 @@
+import json
 import sys
 
 import pytest
@@ -34,6 +35,18 @@ def test_text_with_a_known_continuation_is_graded_against_it(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(f'{{"input": "{i}", "output": "so {i}"}}\n' for i in range(20)))
     task = tasks.load("text:a", data_dir=str(tmp_path))
     assert task.grade(task.test[0], task.test[0].output) == 1 and len(task.validation) == 2
+
+
+def test_a_continuation_that_rouge_l_cannot_read_is_only_distilled_on(tmp_path):
+    outputs = [f"so {i}" if i % 2 else "\u0939\u0901" for i in range(40)]
+    rows = [{"input": str(i), "output": output} for i, output in enumerate(outputs)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = tasks.load("text:a", data_dir=str(tmp_path))
+    assert [len(task.test), len(task.validation), len(task.held_out), len(task.pool)] == [2, 2, 4, 32]
+    assert all(task.grade(one, one.output) == 1 for one in task.test + task.validation)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row | {"output": "+"}) + "\n" for row in rows))
+    with pytest.raises(UserError, match="Rouge-L reads only the letters a to z .* as inputs.file"):
+        tasks.load("text:a", data_dir=str(tmp_path))
 
 
 def test_text_that_is_not_there_is_told(tmp_path):

@@ -7,13 +7,13 @@ the rows of the same as prepared by builders/natural_instructions.py. Out: Rows,
 import hashlib
 import json
 import string
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from cdjax.config import Demonstration, UserError
 from cdjax.tasks.task import Example, Row, Rows, Task, exact_match, named, normalized, whole_match
-from cdjax.tasks.text import check_rouge, rouge_l
+from cdjax.tasks.text import check_rouge, rouge_l, scorable
 
 SPLITS = {"train": "train", "task": "train", "dev": "validation", "test": "test", "eval": "test"}  # by a file's name
 EXAMPLES = {"positive": "Positive Examples", "negative": "Negative Examples"}
@@ -46,14 +46,21 @@ def read(folder: Path, part: str) -> Rows:
 def task(name: str, rows: Rows) -> Task:
     """The task "natural_instructions:PART", graded by Rouge-L, or "natural_instructions:PART:exact_match".
 
-    Inputs shown as examples are in no other list; an instance without an answer can only be in the pool. Where none has
-    one, the teacher's is the answer to match: "agreement". Raises UserError if nothing is left to test.
+    Inputs shown as examples are in no other list; an instance without an answer, or with one that Rouge-L cannot read,
+    can only be in the pool. Where none has an answer, the teacher's is the one to match: "agreement". Raises UserError
+    if nothing is left to test.
     """
     metric = ":".join(name.split(":")[2:]) or "rougeL"
     if metric not in GRADES:
         raise UserError(f"task {name!r}: the metric after the colon must be {' or '.join(GRADES)}, got {metric!r}")
     shown = {kind: tuple(map(_demonstration, rows.get(kind, []))) for kind in EXAMPLES}
-    parts = _parts(rows, taken={normalized(one.input) for many in shown.values() for one in many})
+    scored = (lambda one: scorable(one.output)) if metric == "rougeL" else (lambda one: bool(one.output))
+    parts = _parts(rows, {normalized(one.input) for many in shown.values() for one in many}, scored)
+    if not parts["test"] and any(one.output and not scored(one) for one in parts["pool"]):
+        raise UserError(
+            f"task {name!r}: Rouge-L reads only the letters a to z and digits, of which too few outputs have one; "
+            f"ask for {':'.join(name.split(':')[:2])}:exact_match"
+        )
     if not parts["test"]:
         raise UserError(f"task {name!r} has no test instances, and too few others to take some from: 5 are needed")
     answers = {one.input: one for many in parts.values() for one in many if one.output}
@@ -98,11 +105,15 @@ def _bare(text: str) -> str:
     return normalized(text.translate(str.maketrans("", "", string.punctuation)))
 
 
-def _parts(rows: Rows, taken: set[str]) -> dict[str, list[Example]]:
-    """Test, validation, held-out and pool, disjoint and without `taken`; what no file sets aside comes from train."""
+def _parts(rows: Rows, taken: set[str], scored: Callable[[Example], bool]) -> dict[str, list[Example]]:
+    """Test, validation, held-out and pool, disjoint and without `taken`; what no file sets aside comes from train.
+
+    Examples that are not scored are in the pool.
+    """
     test, validation, train = (_fresh(rows.get(split, []), taken) for split in ("test", "validation", "train"))
     labelled = any(one.output for one in (*test, *validation, *train))
-    unknown = [one for one in (*test, *train) if labelled and not one.output] + [v for v in validation if not v.output]
+    unknown = [one for one in (*test, *train) if labelled and not scored(one)]
+    unknown += [one for one in validation if not scored(one)]
     test, validation, train = ([one for one in many if one not in unknown] for many in (test, validation, train))
     train.sort(key=lambda one: hashlib.sha256(one.input.encode()).digest())  # whatever the order of the file
     sizes = {

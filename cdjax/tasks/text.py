@@ -6,6 +6,7 @@ In: NAME.jsonl or NAME.txt in a folder, as files.py reads it. Out: Task, and the
 import dataclasses
 import functools
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,24 @@ from cdjax.tasks.task import Example, Task
 def load(name: str, data_dir: str) -> Task:
     """The task "text:NAME", graded by Rouge-L against the outputs of the file.
 
-    Where it has none (arXiv 2209.15189, A.1) the teacher's own text stands in their place. Raises UserError.
+    Where it has none (arXiv 2209.15189, A.1) the teacher's own text stands in their place. Inputs whose output Rouge-L
+    cannot read are in the pool. Raises UserError.
     """
     paths = [Path(data_dir) / f"{name.partition(':')[2]}{suffix}" for suffix in (".jsonl", ".txt")]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise UserError(f"task {name!r}: there is neither {paths[0]} nor {paths[1].name} beside it")
     check_rouge()
-    return dataclasses.replace(files.load(path, name), metric="rougeL", grade=rouge_l)
+    task = files.load(path, name)
+    unscored = [one for one in (*task.test, *task.validation) if one.output and not scorable(one.output)]
+    test, validation = (tuple(one for one in many if one not in unscored) for many in (task.test, task.validation))
+    if not test:
+        raise UserError(
+            f"task {name!r}: Rouge-L reads only the letters a to z and digits, of which no output to test has one; "
+            f"take {str(path)!r} as inputs.file, which is graded by exact match"
+        )
+    pool = (*task.pool, *(one.input for one in unscored))
+    return dataclasses.replace(task, metric="rougeL", grade=rouge_l, test=test, validation=validation, pool=pool)
 
 
 def rouge_l(example: Example, answer: str) -> float:
@@ -33,6 +44,11 @@ def rouge_l(example: Example, answer: str) -> float:
     As Tk-Instruct evaluates English: the package's tokenizer, which keeps letters a to z and digits in lower case.
     """
     return float(_scorer().score_multi([example.output, *example.references], answer)["rougeL"].fmeasure)
+
+
+def scorable(output: str) -> bool:
+    """Whether Rouge-L reads anything of the output; if not, it grades every answer 0, also the output itself."""
+    return bool(re.search("[a-z0-9]", output.lower()))
 
 
 def check_rouge() -> None:
