@@ -42,7 +42,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    lines = [json.loads(line) for line in text.split("\n")[:-1]]
     latest: dict[Any, dict[str, Any]] = {}
     for number, line in enumerate(lines):
         key = tuple(line.get(name) for name in ("seed", "round", "stage", "step")) if "step" in line else number

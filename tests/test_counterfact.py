@@ -80,6 +80,12 @@ def test_an_edit_is_told_and_tested(folder):
         assert repr(dataclasses.replace(part, **same)) == repr(task), "only the test differs"
 
 
+def test_a_byte_order_mark_is_no_text(folder):
+    (path,) = Path(folder).iterdir()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(facts.read(Path(folder))) == 24
+
+
 def test_parts_are_disjoint_and_what_is_tested_is_nowhere_else(folder):
     for case in range(24):
         task = tasks.load(f"counterfact:{case}", data_dir=folder)

@@ -11,10 +11,10 @@ from cdjax import metrics
 def test_lines_are_read_back_as_they_were_appended(tmp_path):
     log = metrics.Metrics(tmp_path / "run" / "metrics.jsonl")
     log.append(stage="update", step=1, loss=np.float32(0.5), text="é")
-    log.append(stage="sample", seconds=2)
+    log.append(stage="sample", seconds=2, text="one\u2028two\x85three")
     assert metrics.read(log.path) == [
         {"stage": "update", "step": 1, "loss": 0.5, "text": "é"},
-        {"stage": "sample", "seconds": 2},
+        {"stage": "sample", "seconds": 2, "text": "one\u2028two\x85three"},
     ]
 
 

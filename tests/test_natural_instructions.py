@@ -69,6 +69,12 @@ def test_files_of_a_folder_say_the_parts(tmp_path, kept, expected):
     assert len(task.demonstrations) == 2, "each file repeats the examples"
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    write(path := tmp_path / "task007_colour.json", instances(20))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(load(tmp_path).test) == 4
+
+
 def test_what_is_tested_is_never_trained_on(tmp_path):
     write(tmp_path / "task007_colour" / "train.json", instances(40))
     write(tmp_path / "task007_colour" / "test.json", instances(10))

@@ -37,6 +37,11 @@ def test_a_relation_becomes_a_task(tmp_path):
     assert inputs_of(tasks.load("relation:animal_sound", data_dir=str(tmp_path))) == inputs_of(task)
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(lre([(f"s{i}", "o") for i in range(8)])).encode())
+    assert len(tasks.load("relation:a", data_dir=str(tmp_path)).test) == 2
+
+
 def test_any_of_several_right_objects_counts(tmp_path):
     rows = [{"input": f"w{i}", "output": "yes", "possible_outputs": ["yes", "True "]} for i in range(8)]
     write(tmp_path, "truth.json", pairs(rows))

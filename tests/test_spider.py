@@ -114,6 +114,13 @@ def test_the_definition_is_the_schema(folder):
     )
 
 
+def test_a_byte_order_mark_is_no_text(folder):
+    before = inputs_of(load(folder))
+    for path in folder.glob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert inputs_of(load(folder)) == before
+
+
 def test_space_inside_of_a_text_is_kept(folder):
     write(folder, [*PAIRS, ("Who wrote A  B?", "SELECT   name\tFROM book WHERE title = 'A  B'")])
     assert load(folder).solve("Who wrote A  B?").output == "SELECT name FROM book WHERE title = 'A  B'"

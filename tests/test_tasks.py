@@ -97,6 +97,16 @@ def test_a_file_becomes_a_task(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "line"), [("inputs.jsonl", '{{"input": "n\u2028{}\x85"}}'), ("inputs.txt", "n\u2028{}\x85.")]
+)
+def test_a_line_ends_where_a_line_of_a_file_ends_and_a_byte_order_mark_is_no_text(tmp_path, name, line):
+    text = "\r\n".join(line.format(i) for i in range(9))
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    given = inputs_of(tasks.load("", inputs_file=str(tmp_path / name)))
+    assert sorted(given) == [f"n\u2028{i}\x85" + "." * name.endswith("txt") for i in range(9)]
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
         ('{"input": "a"}\n{"input": \n', "line 2: not JSON"),

@@ -54,7 +54,7 @@ def read(folder: Path) -> list[Fact]:
 
 def _rows(path: Path) -> list[Any]:
     try:
-        rows = json.loads(path.read_text("utf-8"))
+        rows = json.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"cannot read {str(path)!r}: {error}") from None
     if not isinstance(rows, list):

@@ -17,7 +17,7 @@ def read(path: str | Path) -> list[Example]:
     """Every input of the file, in order; blank lines are skipped."""
     path = Path(path)
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"cannot read the inputs file {str(path)!r}: {reason}") from None

@@ -154,7 +154,7 @@ def _places(folder: Path) -> list[Path]:
 
 def _parse(path: Path) -> Row:
     try:
-        whole = json.loads(path.read_text("utf-8"))
+        whole = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the task file {str(path)!r}: {error}") from None
     if (

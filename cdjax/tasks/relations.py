@@ -58,7 +58,7 @@ def examples(rows: Rows) -> list[Example]:
 
 def _read_json(path: Path) -> tuple[list[Example], str]:
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(path.read_text("utf-8-sig"))
         if "samples" in data:
             pairs = [Example(row["subject"].strip(), row["object"].strip()) for row in data["samples"]]
             return pairs, _definition(data)

@@ -151,7 +151,7 @@ def _questions(folder: Path) -> list[Row]:
 
 def _records(path: Path, fields: Mapping[str, type]) -> list[Row]:
     try:
-        rows = json.loads(path.read_text("utf-8"))
+        rows = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {str(path)!r} as JSON: {error}") from None
     if not isinstance(rows, list):
