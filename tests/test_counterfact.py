@@ -204,3 +204,10 @@ def test_what_is_no_fact_is_told(tmp_path, name, rows, told):
 def test_a_directory_without_facts_is_told(tmp_path):
     with pytest.raises(config.UserError, match=r"there is no counterfact\*.json in"):
         tasks.load("counterfact:4", data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(("text", "told"), [("[" * 100_000, "too many"), ('["\\udfff"]', "surrogates not allowed")])
+def test_json_that_is_no_text_is_told(tmp_path, text, told):
+    (tmp_path / "counterfact.json").write_text(text)
+    with pytest.raises(config.UserError, match=f"cannot read .*counterfact.json' as JSON: .*{told}"):
+        tasks.load("counterfact:4", data_dir=str(tmp_path))

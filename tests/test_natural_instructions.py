@@ -148,7 +148,7 @@ def test_texts_that_differ_in_punctuation_alone_are_no_labels(tmp_path):
         ("task011_a", 'task011_a.json: wanted an object with a text "Definition"'),
         ("task011_b", 'task011_b.json, Instances 0: wanted an object with a text "input"'),
         ("task012", "has no test instances"),
-        ("task013", "cannot read the task file"),
+        ("task013", "cannot read .*task013.json' as JSON"),
     ],
 )
 def test_what_cannot_be_read_is_told(tmp_path, name, told):
@@ -173,3 +173,10 @@ def test_a_task_of_two_places_is_not_chosen_between(tmp_path):
 def test_a_task_of_files_needs_their_folder(data_dir):
     with pytest.raises(UserError, match="data_dir must be the folder with them"):
         tasks.load("natural_instructions:task007", data_dir=data_dir)
+
+
+@pytest.mark.parametrize(("text", "told"), [("[" * 100_000, "too many"), ('["\\udfff"]', "surrogates not allowed")])
+def test_json_that_is_no_text_is_told(tmp_path, text, told):
+    (tmp_path / "task007_colour.json").write_text(text)
+    with pytest.raises(UserError, match=f"cannot read .*task007_colour.json' as JSON: .*{told}"):
+        load(tmp_path)

@@ -72,3 +72,10 @@ def test_what_cannot_be_read_is_told(tmp_path, name, told):
     (tmp_path / "wrong.json").write_text("{")
     with pytest.raises(config.UserError, match=told):
         tasks.load(name, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(("text", "told"), [("[" * 100_000, "too many"), ('["\\udfff"]', "surrogates not allowed")])
+def test_json_that_is_no_text_is_told(tmp_path, text, told):
+    (tmp_path / "task007_colour.json").write_text(text)
+    with pytest.raises(config.UserError, match=f"cannot read .*task007_colour.json' as JSON: .*{told}"):
+        tasks.load("relation:task007_colour", data_dir=str(tmp_path))

@@ -167,6 +167,8 @@ def test_what_is_missing_is_told(folder):
         ("dev.json", None, "has no questions: dev.json"),
         ("tables.json", None, "cannot read .*tables.json"),
         ("dev.json", "[{", "cannot read .*dev.json' as JSON"),
+        ("dev.json", "[" * 100_000, "cannot read .*dev.json' as JSON: .*too many"),
+        ("tables.json", '["\\udfff"]', "cannot read .*tables.json' as JSON: .*surrogates not allowed"),
         ("dev.json", '{"db_id": 3}', "wanted a list of objects, got a dict"),
         ("dev.json", '[{"db_id": "library", "query": "SELECT"}]', "row 0: wanted an object with a str 'question', got"),
         ("tables.json", '[{"db_id": "library", "foreign_keys": 3}]', "row 0: .* a list 'foreign_keys', got"),

@@ -115,6 +115,8 @@ def test_a_line_ends_where_a_line_of_a_file_ends_and_a_byte_order_mark_is_no_tex
         ('{"input": "a", "output": "b"}\n{"input": "c"}\n', "'c' has none"),
         ('{"input": "a"}\n{"input": "A "}\n', "1 different inputs; at least 3"),
         ("\n \n", "has no inputs"),
+        ("[" * 100_000, "line 1: not JSON .*too many"),
+        ('{"input": "\\ud800"}', "line 1: not JSON .*surrogates not allowed"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(tmp_path, text, told):

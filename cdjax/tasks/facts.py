@@ -5,11 +5,11 @@ prompt of a kind). Out: Fact (counterfact.py).
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from cdjax.config import UserError
+from cdjax.tasks import files
 
 FILES = "counterfact*.json"
 
@@ -53,10 +53,7 @@ def read(folder: Path) -> list[Fact]:
 
 
 def _rows(path: Path) -> list[Any]:
-    try:
-        rows = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read {str(path)!r}: {error}") from None
+    rows = files.read_json(path)
     if not isinstance(rows, list):
         raise UserError(f"{path}: wanted a list of records, got {str(rows)[:80]}")
     return rows

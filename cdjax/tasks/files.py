@@ -1,16 +1,36 @@
 """A user's own file -> examples, and a task made of them.
 
-In: JSONL with "input" and perhaps "output", or text with one input a line. Out: Example, Task.
+In: JSONL with "input" and perhaps "output", or text with one input a line. Out: Example, Task. Also the JSON of others.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 from cdjax.config import UserError
 from cdjax.tasks.task import Example, Task, exact_match, normalized
 
 HELD_OUT = 64  # of each kind at most
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+
+
+def read_json(path: Path) -> Any:
+    """What the JSON file holds; raises UserError for a file that cannot be read."""
+    try:
+        return parse_json(path.read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {str(path)!r} as JSON: {error}") from None
+
+
+def parse_json(text: str) -> Any:
+    """What the text means; raises ValueError for what is not JSON, or holds half of a character."""
+    try:
+        data = json.loads(text)
+        if "\\ud" in text.casefold():
+            json.dumps(data, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("lists and objects within each other are too many") from None
+    return data
 
 
 def read(path: str | Path) -> list[Example]:
@@ -21,7 +41,7 @@ def read(path: str | Path) -> list[Example]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"cannot read the inputs file {str(path)!r}: {reason}") from None
-    parse = _parse_json if path.suffix in JSON_LINES else lambda line, where: Example(line.strip())
+    parse = _example if path.suffix in JSON_LINES else lambda line, where: Example(line.strip())
     examples = [parse(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
     if not examples:
         raise UserError(f"the inputs file {str(path)!r} has no inputs; write one a line")
@@ -60,11 +80,11 @@ def load(path: str | Path, name: str = "") -> Task:
     )
 
 
-def _parse_json(line: str, where: str) -> Example:
+def _example(line: str, where: str) -> Example:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg}): {line[:80]}") from None
+        row = parse_json(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}): {line[:80]}") from None
     if not isinstance(row, dict) or not isinstance(row.get("input"), str) or not row["input"].strip():
         raise UserError(f'{where}: wanted an object with a text "input", got {line[:80]}')
     if not isinstance(row.get("output", ""), str):

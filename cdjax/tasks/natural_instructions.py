@@ -5,13 +5,13 @@ the rows of the same as prepared by builders/natural_instructions.py. Out: Rows,
 """
 
 import hashlib
-import json
 import string
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from cdjax.config import Demonstration, UserError
+from cdjax.tasks import files
 from cdjax.tasks.task import Example, Row, Rows, Task, exact_match, named, normalized, whole_match
 from cdjax.tasks.text import check_rouge, rouge_l, scorable
 
@@ -153,10 +153,7 @@ def _places(folder: Path) -> list[Path]:
 
 
 def _parse(path: Path) -> Row:
-    try:
-        whole = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the task file {str(path)!r}: {error}") from None
+    whole = files.read_json(path)
     if (
         not isinstance(whole, dict)
         or not isinstance(whole.get("Instances"), list)

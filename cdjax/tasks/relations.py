@@ -5,7 +5,6 @@ objects) or as pairs of instruction induction (Honovich et al., arXiv 2205.10782
 "input" and "output". Out: Rows, Task.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,14 +56,12 @@ def examples(rows: Rows) -> list[Example]:
 
 
 def _read_json(path: Path) -> tuple[list[Example], str]:
+    data = files.read_json(path)
     try:
-        data = json.loads(path.read_text("utf-8-sig"))
         if "samples" in data:
             pairs = [Example(row["subject"].strip(), row["object"].strip()) for row in data["samples"]]
             return pairs, _definition(data)
         return list(_pairs(data["examples"])), ""
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read {str(path)!r}: {error}") from None
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
             f"{path}: wanted prompt_templates and samples with subject and object, or examples with input and output; "

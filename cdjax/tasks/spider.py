@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from cdjax.config import Demonstration, UserError
+from cdjax.tasks.files import read_json
 from cdjax.tasks.task import Example, Row, Rows, Task, named, normalized
 
 QUESTIONS = {"dev.json": "dev", "train_spider.json": "train", "train_others.json": "train"}  # file -> split
@@ -150,10 +151,7 @@ def _questions(folder: Path) -> list[Row]:
 
 
 def _records(path: Path, fields: Mapping[str, type]) -> list[Row]:
-    try:
-        rows = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {str(path)!r} as JSON: {error}") from None
+    rows = read_json(path)
     if not isinstance(rows, list):
         raise UserError(f"{path}: wanted a list of objects, got a {type(rows).__name__}")
     for i, row in enumerate(rows):
