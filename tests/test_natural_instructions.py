@@ -162,6 +162,34 @@ def test_what_cannot_be_read_is_told(tmp_path, name, told):
         load(tmp_path, f"natural_instructions:{name}")
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"Positive Examples": None}, '"Positive Examples" must be a list or left out, got None'),
+        ({"Negative Examples": 3}, '"Negative Examples" must be a list or left out, got 3'),
+        ({"Positive Examples": [{"input": "snow"}]}, "Positive Examples: 'snow' is shown without an \"output\""),
+        (
+            {"Positive Examples": [{"input": "snow", "output": "white", "explanation": 3}]},
+            '"explanation" must be a text',
+        ),
+        *(
+            ({"Instances": [{"input": "a", "output": output}]}, '0: "output" must be a text or a list of texts, got')
+            for output in (3, [3], ["red", None], {}, None)
+        ),
+    ],
+)
+def test_a_field_of_another_kind_is_told(tmp_path, fields, told):
+    write(tmp_path / "task007_colour.json", **{"rows": instances(20)} | fields)
+    with pytest.raises(UserError, match=told):
+        load(tmp_path)
+
+
+def test_an_explanation_may_be_null(tmp_path):
+    shown = [{"input": "snow", "output": "white", "explanation": None}]
+    write(tmp_path / "task007_colour.json", instances(20), **{"Positive Examples": shown})
+    assert load(tmp_path).demonstrations == (Demonstration("snow", "white", ""),)
+
+
 def test_a_task_of_two_places_is_not_chosen_between(tmp_path):
     write(tmp_path / "one" / "task007_colour.json", instances(20))
     write(tmp_path / "two" / "task007_colour.json", instances(20))

@@ -38,6 +38,8 @@ def read(folder: Path, part: str) -> Rows:
         whole = _parse(path)
         for split, field in {SPLITS.get(path.stem, "train"): "Instances", **EXAMPLES}.items():
             found = [_row(whole, record, f"{path}, {field} {i}") for i, record in enumerate(whole.get(field, []))]
+            if split in EXAMPLES and (bare := [row["input"] for row in found if not row["outputs"]]):
+                raise UserError(f'{path}, {field}: {bare[0]!r} is shown without an "output"; add it or leave it out')
             if split not in EXAMPLES or split not in rows:  # every file of a task repeats its examples
                 rows.setdefault(split, []).extend(found)
     return rows
@@ -160,6 +162,9 @@ def _parse(path: Path) -> Row:
         or not _texts(whole.get("Definition"))
     ):
         raise UserError(f'{path}: wanted an object with a text "Definition" and a list of "Instances"')
+    for field in EXAMPLES.values():
+        if not isinstance(whole.get(field, []), list):
+            raise UserError(f'{path}: "{field}" must be a list or left out, got {str(whole[field])[:80]}')
     return whole
 
 
@@ -167,11 +172,16 @@ def _row(whole: Row, record: Any, where: str) -> Row:
     """An instance or an example, whose texts are stripped as the benchmark does."""
     if not isinstance(record, dict) or not isinstance(record.get("input"), str) or not record["input"].strip():
         raise UserError(f'{where}: wanted an object with a text "input", got {str(record)[:80]}')
+    output, explanation = record.get("output", []), record.get("explanation")
+    if not all(isinstance(text, str) for text in (output if isinstance(output, list) else [output])):
+        raise UserError(f'{where}: "output" must be a text or a list of texts, got {str(output)[:80]}')
+    if not isinstance(explanation, str | None):
+        raise UserError(f'{where}: "explanation" must be a text, got {str(explanation)[:80]}')
     return {
         "definition": _texts(whole["Definition"])[0],
         "input": record["input"].strip(),
-        "outputs": _texts(record.get("output", [])),
-        "explanation": str(record.get("explanation", "")).strip(),
+        "outputs": _texts(output),
+        "explanation": (explanation or "").strip(),
     }
 
 
