@@ -54,6 +54,11 @@ def flat(record):
     }
 
 
+def rewritten(**fields):
+    record = records()[4]
+    return record | {"requested_rewrite": record["requested_rewrite"] | fields}
+
+
 def write(folder, rows, name="counterfact.json"):
     (folder / name).write_text(json.dumps(rows))
     return str(folder)
@@ -194,6 +199,16 @@ def test_an_answer_begins_with_the_object(answer, grade):
         ("counterfact:4", {}, "wanted a list of records"),
         ("counterfact:4", [flat(records()[4]) | {"subject": "Nobody"}], "the subject is not in the prompt"),
         ("counterfact:4", [flat(records()[4]) | {"locality_ground_truth": "x"}], "locality_ground_truth differs"),
+        ("counterfact:4", [flat(records()[4]) | {"rephrase_prompt": None}], "wanted a text, got 'None'"),
+        ("counterfact:4", [flat(records()[4]) | {"locality_prompt": " "}], "wanted a text, got ' '"),
+        ("counterfact:4", [flat(records()[4]) | {"subject": ""}], "wanted a text, got ''"),
+        ("counterfact:4", [flat(records()[4]) | {"case_id": 1.5}], "invalid literal"),
+        ("counterfact:4", [records()[4] | {"paraphrase_prompts": "where"}], "wanted a list of texts, got 'where'"),
+        ("counterfact:4", [records()[4] | {"paraphrase_prompts": [None]}], "wanted a text, got 'None'"),
+        ("counterfact:4", [records()[4] | {"attribute_prompts": ["", "a"]}], "wanted a text, got ''"),
+        ("counterfact:4", [rewritten(prompt="no place")], "there is no {} in the prompt"),
+        ("counterfact:4", [rewritten(prompt=3)], "wanted a text, got '3'"),
+        ("counterfact:4", [rewritten(relation_id=None)], "wanted a text, got 'None'"),
     ],
 )
 def test_what_is_no_fact_is_told(tmp_path, name, rows, told):

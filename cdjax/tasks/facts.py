@@ -74,34 +74,48 @@ def _is_rome(row: Any) -> bool:
 
 def _rome(row: dict[str, Any]) -> Fact:
     edit = row["requested_rewrite"]
+    if "{}" not in _text(edit["prompt"]):
+        raise ValueError("there is no {} in the prompt")
     return Fact(
-        case=int(row["case_id"]),
-        relation=edit["relation_id"],
-        subject=edit["subject"],
+        case=int(str(row["case_id"])),
+        relation=_text(edit["relation_id"]),
+        subject=_text(edit["subject"]),
         wording=edit["prompt"],
-        old=edit["target_true"]["str"].strip(),
-        new=edit["target_new"]["str"].strip(),
-        paraphrases=tuple(row["paraphrase_prompts"]),
-        neighbours=tuple(row["neighborhood_prompts"]),
-        attributes=tuple(row.get("attribute_prompts", ())),
-        generations=tuple(row.get("generation_prompts", ())),
+        old=_text(edit["target_true"]["str"]).strip(),
+        new=_text(edit["target_new"]["str"]).strip(),
+        paraphrases=_texts(row["paraphrase_prompts"]),
+        neighbours=_texts(row["neighborhood_prompts"]),
+        attributes=_texts(row.get("attribute_prompts", [])),
+        generations=_texts(row.get("generation_prompts", [])),
     )
 
 
 def _flat(row: dict[str, Any]) -> Fact:
-    subject, old = row["subject"], row["ground_truth"].strip()
-    wording = row["prompt"].replace(subject, "{}")
+    subject, old = _text(row["subject"]), _text(row["ground_truth"]).strip()
+    wording = _text(row["prompt"]).replace(subject, "{}")
     if wording == row["prompt"]:
         raise ValueError("the subject is not in the prompt")
     if row["locality_ground_truth"].strip() != old:
         raise ValueError("locality_ground_truth differs from ground_truth")
     return Fact(
-        case=int(row["case_id"]),
+        case=int(str(row["case_id"])),
         relation=wording,
         subject=subject,
         wording=wording,
         old=old,
-        new=row["target_new"].strip(),
-        paraphrases=(row["rephrase_prompt"],),
-        neighbours=(row["locality_prompt"],),
+        new=_text(row["target_new"]).strip(),
+        paraphrases=(_text(row["rephrase_prompt"]),),
+        neighbours=(_text(row["locality_prompt"]),),
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"wanted a text, got {str(value)[:80]!r}")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"wanted a list of texts, got {str(value)[:80]!r}")
+    return tuple(map(_text, value))
