@@ -89,6 +89,8 @@ def test_a_file_becomes_a_task(tmp_path):
     assert (len(task.pool), len(task.test), len(task.validation), len(task.held_out)) == (21, 3, 3, 3)
     assert sorted(inputs_of(task)) == sorted(f"n{i}" for i in range(30))
     assert inputs_of(tasks.load("fruit", data_dir=str(tmp_path))) == inputs_of(task)
+    path.rename(tmp_path / "FRUIT.JSONL")
+    assert inputs_of(tasks.load("", inputs_file=str(tmp_path / "FRUIT.JSONL"))) == inputs_of(task)
     path = tmp_path / "lines.txt"
     path.write_text("one\ntwo\n\nthree\n")
     task = tasks.load("", inputs_file=str(path))
@@ -112,6 +114,12 @@ def test_a_line_ends_where_a_line_of_a_file_ends_and_a_byte_order_mark_is_no_tex
         ('{"input": "a"}\n{"input": \n', "line 2: not JSON"),
         ('{"input": "a"}\n\n["b"]\n', r'line 3: wanted an object with a text "input", got \["b"\]'),
         ('{"input": "a", "output": 3}\n', 'line 1: "output" must be text'),
+        ('{"input": "a", "output": null}\n', 'line 1: "output" must be text'),
+        ('{"input": "a"}\n{"input": "b", "output": " "}\n', 'line 2: "output" must be text, or left out'),
+        (
+            '{"input": "a", "output": "b"}\n\n{"input": "A ", "output": "c"}\n',
+            "lines 1 and 3: the input 'A ' has the outputs 'b' and 'c'; leave one",
+        ),
         ('{"input": "a", "output": "b"}\n{"input": "c"}\n', "'c' has none"),
         ('{"input": "a"}\n{"input": "A "}\n', "1 different inputs; at least 3"),
         ("\n \n", "has no inputs"),

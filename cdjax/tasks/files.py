@@ -35,28 +35,24 @@ def parse_json(text: str) -> Any:
 
 def read(path: str | Path) -> list[Example]:
     """Every input of the file, in order; blank lines are skipped."""
-    path = Path(path)
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"cannot read the inputs file {str(path)!r}: {reason}") from None
-    parse = _example if path.suffix in JSON_LINES else lambda line, where: Example(line.strip())
-    examples = [parse(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
-    if not examples:
-        raise UserError(f"the inputs file {str(path)!r} has no inputs; write one a line")
-    return examples
+    return list(_numbered(path).values())
 
 
 def load(path: str | Path, name: str = "") -> Task:
     """A task of the file's inputs: the last tenths are its test, validation (if labelled) and held-out inputs.
 
-    Without outputs the metric is "agreement": the answer to match is the teacher's, filled in by who grades.
+    Without outputs the metric is "agreement": the answer to match is the teacher's, filled in by who grades. Equal
+    inputs count once; raises UserError if their outputs differ.
     """
-    distinct: dict[str, Example] = {}
-    for example in read(path):
-        distinct.setdefault(normalized(example.input), example)
-    examples = list(distinct.values())
+    distinct: dict[str, tuple[int, Example]] = {}
+    for line, example in _numbered(path).items():
+        before, first = distinct.setdefault(normalized(example.input), (line, example))
+        if example.output and first.output and normalized(example.output) != normalized(first.output):
+            raise UserError(
+                f"{path}, lines {before} and {line}: the input {example.input!r} has the outputs {first.output!r} and "
+                f"{example.output!r}; leave one of them out"
+            )
+    examples = [example for _, example in distinct.values()]
     labelled = all(example.output for example in examples)
     if not labelled and any(example.output for example in examples):
         bare = next(example.input for example in examples if not example.output)
@@ -80,6 +76,21 @@ def load(path: str | Path, name: str = "") -> Task:
     )
 
 
+def _numbered(path: str | Path) -> dict[int, Example]:
+    """Every input of the file by its line."""
+    path = Path(path)
+    try:
+        lines = path.read_text("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"cannot read the inputs file {str(path)!r}: {reason}") from None
+    parse = _example if path.suffix.lower() in JSON_LINES else lambda line, where: Example(line.strip())
+    examples = {i: parse(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()}
+    if not examples:
+        raise UserError(f"the inputs file {str(path)!r} has no inputs; write one a line")
+    return examples
+
+
 def _example(line: str, where: str) -> Example:
     try:
         row = parse_json(line)
@@ -87,6 +98,6 @@ def _example(line: str, where: str) -> Example:
         raise UserError(f"{where}: not JSON ({error}): {line[:80]}") from None
     if not isinstance(row, dict) or not isinstance(row.get("input"), str) or not row["input"].strip():
         raise UserError(f'{where}: wanted an object with a text "input", got {line[:80]}')
-    if not isinstance(row.get("output", ""), str):
-        raise UserError(f'{where}: "output" must be text, got {line[:80]}')
+    if "output" in row and not (isinstance(row["output"], str) and row["output"].strip()):
+        raise UserError(f'{where}: "output" must be text, or left out where there is none, got {line[:80]}')
     return Example(row["input"], row.get("output", ""))
