@@ -62,3 +62,10 @@ def test_outputs_that_are_no_labels_are_told(tmp_path, outputs, told):
     (tmp_path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(config.UserError, match=told):
         tasks.load("labels:words", data_dir=str(tmp_path))
+
+
+def test_no_other_metric_can_be_asked_for(tmp_path):
+    rows = [{"input": f"thing {i}", "output": "ab"[i % 2]} for i in range(20)]
+    (tmp_path / "kind.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(config.UserError, match="after a second colon; ask for labels:kind"):
+        tasks.load("labels:kind:rougeL", data_dir=str(tmp_path))

@@ -43,28 +43,39 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
 
 
 def test_any_of_several_right_objects_counts(tmp_path):
-    rows = [{"input": f"w{i}", "output": "yes", "possible_outputs": ["yes", "True "]} for i in range(8)]
+    rows = [{"input": f"w{i}", "output": "yes", "possible_outputs": ["yes", "True ", " "]} for i in range(8)]
     write(tmp_path, "truth.json", pairs(rows))
     task = tasks.load("relation:truth", data_dir=str(tmp_path))
     example = task.test[0]
     assert example.references == ("True",) and task.definition == ""
-    assert [task.grade(example, said) for said in ("YES", " true\n", "no")] == [1, 1, 0]
+    assert [task.grade(example, said) for said in ("YES", " true\n", "no", "")] == [1, 1, 0, 0]
+
+
+def test_a_suffix_may_be_in_capitals(tmp_path):
+    write(tmp_path, "A.JSON", lre([(f"s{i}", "o") for i in range(8)]))
+    (tmp_path / "B.JSONL").write_text("".join(f'{{"input": "s{i}", "output": "o"}}\n' for i in range(8)))
+    assert all(len(tasks.load(f"relation:{name}", data_dir=str(tmp_path)).test) == 2 for name in "AB")
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
         ("relation:word", "has no 'word'"),
-        ("relation:none", "has no 'none': it has bare, few, twice, twice, unlike, wrong"),
+        ("relation:none", "has no 'none': it has bare, few, letters, twice, twice, unlike, wording, wrong"),
         ("relation:twice", "has several 'twice'"),
         ("relation:few", "'relation:few' has 7 different inputs; at least 8"),
         ("relation:unlike", "examples with input and output; KeyError: 'output'"),
         ("relation:bare", "1 pairs lack an input or an output, as 'w1'"),
         ("relation:wrong", "cannot read .*wrong.json"),
+        ("relation:letters", "wanted a list of texts, got 'xyz'"),
+        ("relation:wording", "wanted a list of texts, got 'A {} makes'"),
+        ("relation:few:rougeL", "after a second colon; ask for relation:few"),
     ],
 )
 def test_what_cannot_be_read_is_told(tmp_path, name, told):
-    write(tmp_path, "few.json", lre([(f"s{i}", "o") for i in range(7)]))
+    write(tmp_path, "few.json", lre([(f"s{i}", "o") for i in range(8 if ":few:" in name else 7)]))
+    write(tmp_path, "letters.json", pairs([{"input": "a", "output": "b", "possible_outputs": "xyz"}]))
+    write(tmp_path, "wording.json", lre([("s", "o")]) | {"prompt_templates": "A {} makes"})
     write(tmp_path, "one/twice.json", lre([]))
     write(tmp_path, "two/twice.json", lre([]))
     write(tmp_path, "unlike.json", pairs([{"input": "cause", "effect": "e"}]))

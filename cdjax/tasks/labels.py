@@ -7,7 +7,7 @@ import collections
 import string
 
 from cdjax.config import UserError
-from cdjax.tasks.relations import examples, read
+from cdjax.tasks.relations import check_name, examples, read
 from cdjax.tasks.split import split
 from cdjax.tasks.task import Example, Rows, Task, normalized, whole_match
 
@@ -21,6 +21,7 @@ def task(name: str, rows: Rows) -> Task:
 
     Raises UserError for outputs that are not labels.
     """
+    check_name(name)
     known = examples(rows)
     labels = sorted({example.output for example in known})
     answers = {normalized(answer) for example in known for answer in (example.output, *example.references)}

@@ -23,10 +23,10 @@ def read(folder: Path, part: str) -> Rows:
 
     Raises UserError for a name that is not one file's, and for a file in another form.
     """
-    paths = sorted(path for path in folder.rglob("*.json*") if path.suffix in files.JSON_LINES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in files.JSON_LINES)
     name = named(part, [path.stem for path in paths], str(folder))
     (path,) = (path for path in paths if path.stem == name)
-    examples, definition = (files.read(path), "") if path.suffix != ".json" else _read_json(path)
+    examples, definition = (files.read(path), "") if path.suffix.lower() != ".json" else _read_json(path)
     if bare := [example for example in examples if not example.input or not example.output]:
         raise UserError(f"{path}: {len(bare)} pairs lack an input or an output, as {bare[0].input!r}")
     return {
@@ -39,6 +39,7 @@ def read(folder: Path, part: str) -> Rows:
 
 def task(name: str, rows: Rows) -> Task:
     """The task "relation:NAME", whose definition a relation's template gives, if the file has one."""
+    check_name(name)
     known = examples(rows)
     return Task(
         name=name,
@@ -48,6 +49,13 @@ def task(name: str, rows: Rows) -> Task:
         solve={example.input: example for example in known}.get,
         **split(known, f"task {name!r}"),
     )
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for a name with a second colon, after which other kinds have their metric."""
+    if name.count(":") > 1:
+        known = ":".join(name.split(":")[:2])
+        raise UserError(f"task {name!r}: nothing can be asked for after a second colon; ask for {known}")
 
 
 def examples(rows: Rows) -> list[Example]:
@@ -72,11 +80,19 @@ def _read_json(path: Path) -> tuple[list[Example], str]:
 def _definition(relation: dict[str, Any]) -> str:
     kinds = relation.get("properties", {})
     subject, answer = kinds.get("domain_name", "subject"), kinds.get("range_name", "object")
-    asked = relation["prompt_templates"][0].replace("{}", f"[{subject}]")
+    asked = _listed(relation["prompt_templates"])[0].replace("{}", f"[{subject}]")
     return f'The input is the {subject}. Answer with the {answer} that completes "{asked}".'
 
 
 def _pairs(examples: dict[str, dict[str, Any]]) -> Iterator[Example]:
     for row in examples.values():
-        others = [other for key in REFERENCES for other in row.get(key, [])]
-        yield Example(row["input"].strip(), row["output"].strip(), tuple(other.strip() for other in others))
+        others = [other for key in REFERENCES for other in _listed(row.get(key, []))]
+        yield Example(
+            row["input"].strip(), row["output"].strip(), tuple(other.strip() for other in others if other.strip())
+        )
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"wanted a list of texts, got {str(value)[:80]!r}")
+    return value
