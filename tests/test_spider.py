@@ -162,6 +162,25 @@ def test_what_is_missing_is_told(folder):
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("table_names_original", ["Author", "Book", 3]),
+        ("column_names_original", ["id"]),
+        ("column_names_original", [[-1, "*"], [3, "ID"]]),
+        ("column_names_original", [[-1, "*"], [0, 3]]),
+        ("foreign_keys", [1]),
+        ("foreign_keys", [[6, 99]]),
+        ("foreign_keys", [[[6, 7], 1]]),
+        ("foreign_keys", [[6, 1, 9]]),
+    ],
+)
+def test_tables_of_another_shape_are_told(folder, field, value):
+    write(folder, tables=[{**TABLES, "foreign_keys": [], field: value}])
+    with pytest.raises(UserError, match=f"database 'library': wanted tables as texts.*; not so is {field}: "):
+        load(folder)
+
+
+@pytest.mark.parametrize(
     ("file", "text", "told"),
     [
         ("dev.json", None, "has no questions: dev.json"),

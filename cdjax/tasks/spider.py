@@ -12,6 +12,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cdjax.config import Demonstration, UserError
 from cdjax.tasks.files import read_json
@@ -43,6 +44,7 @@ def read(folder: Path, part: str) -> Rows:
     tables = next((row for row in _records(path, TABLES) if row["db_id"] == name), None)
     if tables is None:
         raise UserError(f"{path} says nothing of the database {name!r}")
+    _check_tables(tables, f"{path}, database {name!r}")
     files = (folder / one / name / f"{name}.sqlite" for one in DATABASES)
     database = next((str(file.resolve()) for file in files if file.is_file()), "")
     said = json.dumps({field: tables[field] for field in TABLES})
@@ -148,6 +150,24 @@ def _questions(folder: Path) -> list[Row]:
     if not paths:
         raise UserError(f"{str(folder)!r} has no questions: {', '.join(QUESTIONS)}, as Spider ships them")
     return [row | {"split": QUESTIONS[path.name]} for path in paths for row in _records(path, QUESTION)]
+
+
+def _check_tables(tables: Row, where: str) -> None:
+    titles, columns, keys = (tables[field] for field in TABLES if field != "db_id")
+    wanted = {
+        "table_names_original": all(isinstance(title, str) for title in titles),
+        "column_names_original": all(_are(one, int, str) and -1 <= one[0] < len(titles) for one in columns),
+        "foreign_keys": all(_are(one, int, int) and 0 <= min(one) <= max(one) < len(columns) for one in keys),
+    }
+    if wrong := [field for field, right in wanted.items() if not right]:
+        raise UserError(
+            f"{where}: wanted tables as texts, columns as [number of the table or -1, text], and foreign keys as "
+            f"[number of a column, number of a column]; not so is {wrong[0]}: {str(tables[wrong[0]])[:80]}"
+        )
+
+
+def _are(values: Any, *kinds: type) -> bool:
+    return isinstance(values, list) and [type(value) for value in values] == list(kinds)
 
 
 def _records(path: Path, fields: Mapping[str, type]) -> list[Row]:
