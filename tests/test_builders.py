@@ -71,6 +71,27 @@ def test_what_cannot_be_prepared_or_read_is_told(source, tmp_path):
         tasks.load("tfds:plural", data_dir=str(tmp_path))
 
 
+@pytest.mark.parametrize("damage", ["no info", "broken info", "cut off"])
+def test_a_damaged_dataset_is_told(source, tmp_path, damage):
+    (made,) = builders.prepare(NAME, source, tmp_path)
+    info = made / "dataset_info.json"
+    if damage == "no info":
+        info.unlink()
+    elif damage == "broken info":
+        info.write_text("{}")
+    else:
+        for path in made.glob("*array_record*"):
+            path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="cannot read the prepared 'natural_instructions' in .*; prepare it again"):
+        tasks.load(f"tfds:{NAME}", data_dir=str(tmp_path))
+
+
+def test_a_target_that_is_no_folder_is_told(source, tmp_path):
+    (tmp_path / "made").write_text("")
+    with pytest.raises(UserError, match="cannot prepare .* in .*made': File exists; give a folder"):
+        builders.prepare(NAME, source, tmp_path / "made")
+
+
 def test_a_file_that_cannot_be_read_says_so_while_preparing(source, tmp_path):
     write(source / "task007_colour" / "test.json", [{"input": 3}])
     with pytest.raises(UserError, match="Instances 0: wanted an object"):

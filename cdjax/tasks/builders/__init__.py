@@ -31,6 +31,10 @@ def prepare(name: str, source: str | Path, data_dir: str | Path) -> list[Path]:
     source = Path(source)
     if not source.is_dir() or not any(source.iterdir()):
         raise UserError(f"cannot prepare {name!r} from {str(source)!r}: it is not a folder with files in it")
+    try:
+        Path(data_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot prepare {name!r} in {str(data_dir)!r}: {error.strerror}; give a folder") from None
     download = tfds.download.DownloadConfig(manual_dir=source, download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS)
     tfds.disable_progress_bar()
     made = []
@@ -45,10 +49,14 @@ def prepare(name: str, source: str | Path, data_dir: str | Path) -> list[Path]:
 def read(kind: str, part: str, data_dir: str | Path) -> Rows:
     """The rows of a prepared dataset by split, in the order they were prepared in, every value plain.
 
-    Raises UserError if it is not there.
+    Raises UserError if it is not there or cannot be read.
     """
-    builder = tfds.builder_from_directory(_directory(kind, part, Path(data_dir)))
-    return {split: [_plain(row) for row in builder.as_data_source(split=split)] for split in builder.info.splits}
+    directory = _directory(kind, part, Path(data_dir))
+    try:
+        builder = tfds.builder_from_directory(directory)
+        return {split: [_plain(row) for row in builder.as_data_source(split=split)] for split in builder.info.splits}
+    except Exception as error:  # of many kinds, by which of the files is damaged
+        raise UserError(f"cannot read the prepared {kind!r} in {str(directory)!r}: {error}; prepare it again") from None
 
 
 def _builder(kind: str) -> type[Builder]:
