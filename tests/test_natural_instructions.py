@@ -190,6 +190,11 @@ def test_an_explanation_may_be_null(tmp_path):
     assert load(tmp_path).demonstrations == (Demonstration("snow", "white", ""),)
 
 
+def test_a_folder_without_task_files_is_told(tmp_path):
+    with pytest.raises(UserError, match="has no task: wanted NAME.json, or a folder NAME with train.json"):
+        load(tmp_path)
+
+
 def test_a_task_of_two_places_is_not_chosen_between(tmp_path):
     write(tmp_path / "one" / "task007_colour.json", instances(20))
     write(tmp_path / "two" / "task007_colour.json", instances(20))

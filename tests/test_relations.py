@@ -51,6 +51,11 @@ def test_any_of_several_right_objects_counts(tmp_path):
     assert [task.grade(example, said) for said in ("YES", " true\n", "no", "")] == [1, 1, 0, 0]
 
 
+def test_a_folder_without_relations_is_told(tmp_path):
+    with pytest.raises(config.UserError, match="has no pairs: wanted NAME.json or NAME.jsonl"):
+        tasks.load("relation:a", data_dir=str(tmp_path))
+
+
 def test_a_suffix_may_be_in_capitals(tmp_path):
     write(tmp_path, "A.JSON", lre([(f"s{i}", "o") for i in range(8)]))
     (tmp_path / "B.JSONL").write_text("".join(f'{{"input": "s{i}", "output": "o"}}\n' for i in range(8)))

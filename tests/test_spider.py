@@ -185,6 +185,7 @@ def test_tables_of_another_shape_are_told(folder, field, value):
     [
         ("dev.json", None, "has no questions: dev.json"),
         ("tables.json", None, "cannot read .*tables.json"),
+        ("dev.json", "[]", "dev.json has no question"),
         ("dev.json", "[{", "cannot read .*dev.json' as JSON"),
         ("dev.json", "[" * 100_000, "cannot read .*dev.json' as JSON: .*too many"),
         ("tables.json", '["\\udfff"]', "cannot read .*tables.json' as JSON: .*surrogates not allowed"),

@@ -22,8 +22,11 @@ TEST, VALIDATION, HELD_OUT = 100, 64, 64  # at most; the benchmark tests 100 ins
 
 
 def names(folder: Path) -> list[str]:
-    """Every task with files in the folder."""
-    return [place.name.removesuffix(".json") for place in _places(folder)]
+    """Every task with files in the folder; raises UserError if there is none."""
+    places = _places(folder)
+    if not places:
+        raise UserError(f"{str(folder)!r} has no task: wanted NAME.json, or a folder NAME with train.json")
+    return [place.name.removesuffix(".json") for place in places]
 
 
 def read(folder: Path, part: str) -> Rows:

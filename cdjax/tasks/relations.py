@@ -24,6 +24,8 @@ def read(folder: Path, part: str) -> Rows:
     Raises UserError for a name that is not one file's, and for a file in another form.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in files.JSON_LINES)
+    if not paths:
+        raise UserError(f"{str(folder)!r} has no pairs: wanted NAME.json or NAME.jsonl, in it or in a folder of it")
     name = named(part, [path.stem for path in paths], str(folder))
     (path,) = (path for path in paths if path.stem == name)
     examples, definition = (files.read(path), "") if path.suffix.lower() != ".json" else _read_json(path)

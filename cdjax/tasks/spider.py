@@ -149,7 +149,10 @@ def _questions(folder: Path) -> list[Row]:
     paths = [folder / name for name in QUESTIONS if (folder / name).is_file()]
     if not paths:
         raise UserError(f"{str(folder)!r} has no questions: {', '.join(QUESTIONS)}, as Spider ships them")
-    return [row | {"split": QUESTIONS[path.name]} for path in paths for row in _records(path, QUESTION)]
+    rows = [row | {"split": QUESTIONS[path.name]} for path in paths for row in _records(path, QUESTION)]
+    if not rows:
+        raise UserError(f"{', '.join(map(str, paths))} has no question: wanted them as Spider ships them")
+    return rows
 
 
 def _check_tables(tables: Row, where: str) -> None:
