@@ -4,7 +4,8 @@ In: text, Schema. Out: Query (sql_grade.py). Components and grammar are those of
 and its evaluator, evaluation.py of github.com/taoyds/spider: and/or without parentheses, plain joins, five aggregates,
 arithmetic between columns. What is outside of it counts as wrong there, and as NotComparable here. Here that is a
 little more: also what SQLite cannot read, as text after a semicolon, a comma or condition that is missing and a SELECT
-in parentheses; and OFFSET, sums as values, and values and tables in parentheses.
+in parentheses; and OFFSET, sums as values, and values and tables in parentheses. An alias means its own SELECT here,
+and there whatever the text calls so last.
 """
 
 import contextlib
