@@ -7,15 +7,16 @@ and completes it. One student for each fact.
 
     python -m experiments.paper.facts --data-dir DIR --seeds 0,1
 
-with DIR/counterfact*.json, as ROME or EasyEdit has them. SmolLM2-135M-Instruct, about three minutes a fact for two
-seeds on a busy machine of two CPU cores. Started again it goes on, and seeds can be added. Expected: paraphrases near
-the teacher's and above the model before; neighbours worse than before, as in the paper (80 -> 48), since the teacher's
-are. Found: all but the last; the student's neighbours become worse although the teacher's do not.
+with DIR/counterfact*.json, as ROME or EasyEdit has them; the page is of EasyEdit's form, in which a fact has one
+paraphrase and one neighbour. SmolLM2-135M-Instruct, about three minutes a fact for two seeds on a busy machine of two
+CPU cores. Started again it goes on, and seeds can be added. Expected: paraphrases near the teacher's and above the
+model before; neighbours worse than before, as in the paper (80 -> 48), since the teacher's are. Found: all of it but
+that reason; the student's neighbours become worse although the teacher's do not.
 
 Decided before the run: facts are the unit, those of `cases` with seed 0, of different wordings; the settings below are
 from facts of seed 100, which are not among them: two students (to keep finished answers alone would leave half of the
 pairs), and four teacher prompts on eight facts (explanations helped five paraphrases). The checkpoint that counts
-is the last one. A claim of a difference holds if its 95 % interval over facts, of the mean over seeds, leaves 0 out;
+is the last one. A claim of a difference holds if its 95 % interval, by bootstrap over seeds and facts, leaves 0 out;
 "at most 5 points under the teacher" holds if the mean difference is not lower, which with so few facts says little: its
 interval is told.
 """
