@@ -94,7 +94,7 @@ def difference(ours: Sequence[Sequence[float]], other: Sequence[Sequence[float]]
     """The mean of ours - other and its 95 % interval, by bootstrap over seeds and over examples, both at once.
 
     Both are [seeds][examples], of the same seeds and examples in the same order; a side that is the same for every seed
-    may have one row. The pigeonhole bootstrap (Owen 2007, arXiv 0712.1111): rows and columns are each drawn with
+    may have one row. The pigeonhole bootstrap (Owen 2007, doi 10.1214/07-AOAS122): rows and columns are each drawn with
     replacement. With two or three seeds it still tells too little of what another seed would have brought.
     """
     each = np.subtract(ours, other)
