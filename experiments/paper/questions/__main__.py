@@ -177,7 +177,7 @@ def plot(question: Question, found: Found) -> str:
         figure = Figure(figsize=(10, 3.2), layout="constrained")
         for axes, (measure, title) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
             (_lines if question.rounds else _dots)(axes, found, measure)
-            axes.set_title(title, loc="left", fontsize=9)
+            axes.set_title(title.replace(" on ", "\non "), loc="left", fontsize=9)
             axes.grid(axis="y")
         return plots.svg(figure, question.title)
 
