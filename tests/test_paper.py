@@ -67,11 +67,13 @@ def test_a_command_measured_again_leaves_none_of_its_old_claims(tmp_path):
     assert "- facts: small" in (tmp_path / "new" / "README.md").read_text()
 
 
-def test_a_mistake_is_told_in_one_line():
+def test_a_mistake_is_told_in_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit, match="^error: .*counterfact"):
-        claims.command(lambda: facts.main(["--seeds", "0"]))
-    with pytest.raises(SystemExit):
-        facts.main(["--seeds", "a"])
+        claims.command(lambda: facts.main(["--data-dir", str(tmp_path)]))
+    for wrong in (["--seeds", "a", "--tiny"], ["--seeds", "0"]):
+        with pytest.raises(SystemExit):
+            generation.main([*wrong, "--workdir", str(tmp_path)])
+    assert "argument --seeds" in (said := capsys.readouterr().err) and "--data-dir is needed" in said
 
 
 def test_association(tmp_path):

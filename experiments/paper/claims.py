@@ -40,15 +40,20 @@ class Claim:
     reason: str = ""  # why it does not hold here, or what is different
 
 
-def arguments(experiment: str, question: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """What every experiment's command takes: `data_dir`, `workdir`, `seeds`, `tiny`, `claims`."""
+def arguments(
+    experiment: str, question: str, argv: Sequence[str] | None = None, *, files: bool = True
+) -> argparse.Namespace:
+    """What an experiment's command takes: `workdir`, `seeds`, `tiny`, `claims`, and `data_dir` if it reads `files`."""
     parser = argparse.ArgumentParser(prog=f"python -m experiments.paper.{experiment}", description=question)
-    parser.add_argument("--data-dir", default="", help="the task's files, where it needs some")
+    if files:
+        parser.add_argument("--data-dir", default="", help="the folder with the tasks' files, of which DATA.md tells")
     parser.add_argument("--workdir", type=Path, default=Path("runs/paper") / experiment, help="goes on where it was")
     parser.add_argument("--seeds", type=numbers, default=(0, 1, 2), help="separated by commas")
     parser.add_argument("--tiny", action="store_true", help="a random model: does it run? Records nothing here")
     parser.add_argument("--claims", type=Path, help="the folder of claims.json; by default the paper's own")
     found = parser.parse_args(argv)
+    if files and not (found.tiny or found.data_dir):
+        parser.error("--data-dir is needed, the folder with the tasks' files: experiments/paper/DATA.md tells of them")
     journal.commit()  # before the pages that this writes change the checkout
     found.claims = found.claims or (found.workdir if found.tiny else HERE)
     return found

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Found]:
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--only", type=lambda text: tuple(text.split(",")), default=tuple(QUESTIONS))
     options, rest = own.parse_known_args(argv)
-    args = claims.arguments("questions", "What the paper left open", rest)
+    args = claims.arguments("questions", "What the paper left open", rest, files=False)
     if unknown := set(options.only) - set(QUESTIONS):
         raise SystemExit(f"--only: no question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
     out, text = args.workdir if args.tiny else HERE, ""

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> Grades:
         "--digits", type=int, choices=range(1, 9), help="the longest numbers; 3 if not said, the paper has 8"
     )
     options, rest = own.parse_known_args(argv)
-    args = claims.arguments("scratchpad", "Can a model add without the scratch-pad it was taught?", rest)
+    args = claims.arguments("scratchpad", "Can a model add without the scratch-pad it was taught?", rest, files=False)
     digits = options.digits or (1 if args.tiny else 3)
     told, journals = [], []
     for seed in args.seeds:
