@@ -59,9 +59,9 @@ def task(name: str, rows: Rows) -> Task:
     if metric not in GRADES:
         raise UserError(f"task {name!r}: the metric after the colon must be {' or '.join(GRADES)}, got {metric!r}")
     shown = {kind: tuple(map(_demonstration, rows.get(kind, []))) for kind in EXAMPLES}
-    scored = (lambda one: scorable(one.output)) if metric == "rougeL" else (lambda one: bool(one.output))
+    scored = scorable if metric == "rougeL" else bool
     parts = _parts(rows, {normalized(one.input) for many in shown.values() for one in many}, scored)
-    if not parts["test"] and any(one.output and not scored(one) for one in parts["pool"]):
+    if not parts["test"] and any(one.output and not scored(one.output) for one in parts["pool"]):
         raise UserError(
             f"task {name!r}: Rouge-L reads only the letters a to z and digits, of which too few outputs have one; "
             f"ask for {':'.join(name.split(':')[:2])}:exact_match"
@@ -110,15 +110,15 @@ def _bare(text: str) -> str:
     return normalized(text.translate(str.maketrans("", "", string.punctuation)))
 
 
-def _parts(rows: Rows, taken: set[str], scored: Callable[[Example], bool]) -> dict[str, list[Example]]:
+def _parts(rows: Rows, taken: set[str], scored: Callable[[str], bool]) -> dict[str, list[Example]]:
     """Test, validation, held-out and pool, disjoint and without `taken`; what no file sets aside comes from train.
 
-    Examples that are not scored are in the pool.
+    Examples whose output is not scored are in the pool.
     """
     test, validation, train = (_fresh(rows.get(split, []), taken) for split in ("test", "validation", "train"))
     labelled = any(one.output for one in (*test, *validation, *train))
-    unknown = [one for one in (*test, *train) if labelled and not scored(one)]
-    unknown += [one for one in validation if not scored(one)]
+    unknown = {one: None for one in (*test, *train) if labelled and not scored(one.output)}
+    unknown |= {one: None for one in validation if not scored(one.output)}
     test, validation, train = ([one for one in many if one not in unknown] for many in (test, validation, train))
     train.sort(key=lambda one: hashlib.sha256(one.input.encode()).digest())  # whatever the order of the file
     sizes = {
@@ -131,7 +131,7 @@ def _parts(rows: Rows, taken: set[str], scored: Callable[[Example], bool]) -> di
         "test": test + cut["test"],
         "validation": validation + cut["validation"],
         "held_out": cut["held_out"],
-        "pool": train + unknown,
+        "pool": [*train, *unknown],
     }
 
 

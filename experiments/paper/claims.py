@@ -75,8 +75,8 @@ def command(main: Callable[[], Any]) -> None:
 def made_by(
     experiment: str, seeds: Sequence[int], runs: Sequence[Mapping[str, Any]], options: str = "--data-dir DIR"
 ) -> dict[str, Any]:
-    """The fields of a `Claim` that say what made it: `runs` are the contents of their `results.json`."""
-    commits = dict.fromkeys(one for run in runs for one in run["commit"].split(", "))
+    """The fields of a `Claim` that say what made it: `commit` and `seconds` of `runs` are as in `results.json`."""
+    commits = dict.fromkeys(one for run in runs for one in run["commit"].split(", ") if one)
     return {
         "experiment": experiment,
         "seeds": tuple(seeds),

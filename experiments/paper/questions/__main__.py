@@ -33,26 +33,26 @@ Found: TypeAlias = dict[str, list[list[Scored]]]  # variant -> [rounds][seeds]
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Found]:
-    """The command; the page is of the questions so far, after each of them. Returns what it is made of."""
+    """The command; the page is of all questions whose runs are in the directory. Returns what it is made of."""
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--only", type=lambda text: tuple(text.split(",")), default=tuple(QUESTIONS))
     options, rest = own.parse_known_args(argv)
     args = claims.arguments("questions", "What the paper left open", rest, files=False)
     if unknown := set(options.only) - set(QUESTIONS):
         raise SystemExit(f"--only: no question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
-    out, text = args.workdir if args.tiny else HERE, ""
     for name in options.only:
         for cfg, workdir in runs(name, args).values():
             cdjax.run(cfg, workdir)
             shutil.rmtree(workdir / "checkpoints", ignore_errors=True)  # what is scored; of all runs they are 50 GB
             jax.clear_caches()  # and what is compiled for one run is of no use to the next
-        answers = {one: found for one in QUESTIONS if (found := answer(one, args))}
-        made = {one: claims.made_by("questions", args.seeds, told(one, args), f"--only {one}") for one in answers}
-        (out / f"{name}.svg").write_text(plot(QUESTIONS[name], answers[name]), encoding="utf-8")
-        claims.record([judged(QUESTIONS[name], answers[name], made[name])], args.claims)
-        text = page(answers, made)
-        (out / "results.md").write_text(text, encoding="utf-8")
+    answers = {name: found for name in QUESTIONS if (found := answer(name, args))}
+    made = {name: claims.made_by("questions", args.seeds, told(name, args), f"--only {name}") for name in answers}
+    out, text = args.workdir if args.tiny else HERE, page(answers, made)
     print(text)
+    (out / "results.md").write_text(text, encoding="utf-8")
+    for name, found in answers.items():
+        (out / f"{name}.svg").write_text(plot(QUESTIONS[name], found), encoding="utf-8")
+        claims.record([judged(QUESTIONS[name], found, made[name])], args.claims)
     return answers
 
 

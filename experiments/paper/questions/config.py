@@ -4,8 +4,7 @@
 
 SmolLM2-135M-Instruct reads ten solved verbs and completes the past tense of others, as in configs/demo.py; its student
 is shown the verb alone. No files are needed. On two CPU cores that were shared with another run three seeds took two
-hours and a half; the page is written again after every question, and a command that was stopped goes on where it was.
-`--only targets,students` asks some of the questions.
+hours and a half; a command that was stopped goes on where it was. `--only targets,students` asks some of the questions.
 
 Unless a question changes it: 128 inputs of the pool, one answer to each at temperature 1, forward KL to the 32 most
 likely tokens and the mass of the rest, all weights trained, AdamW at 1e-4, 16 updates of 16 answers. Where the number

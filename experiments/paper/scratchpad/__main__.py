@@ -74,8 +74,6 @@ def page(grades: Grades, lengths: Sequence[int], told: Sequence[Mapping[str, Any
         f"Accuracy in percent on {len(lengths)} problems that nobody learned from ({each} digits), seeds "
         f"{', '.join(map(str, made['seeds']))}, with 95 % intervals over seeds and problems.",
         f"What differs from the paper: {config.different(most)}.",
-        "There are but 100 problems of one digit: 36 are labelled, 12 tested, and 32 left to distil on. Of two digits",
-        "the student has learned more than half of the tested sums with their numbers exchanged, of three hardly any.",
         "",
         f"| | paper | ours | seeds |{''.join(f' digits: {length} |' for length in sorted(set(lengths)))}",
         "|---" * (4 + len(set(lengths))) + "|",

@@ -11,6 +11,9 @@ Sc->Dir, the teacher goes on with the direct answers, and Sc+Dir, the model lear
 The model is a random decoder of 280,000 weights (model.py) that knows nothing before. About twenty minutes a seed.
 Expected: the student within a few points of the teacher, both baselines behind it, before: 0.
 
+Of the 100 problems of one digit 36 are labelled, 12 tested, and 32 left to distil on. With three digits the student has
+learned more than half of the tested sums of two digits with their numbers exchanged, and of three digits 3 of 256.
+
 How the settings were found, on seeds 0 and 1 and by test scores, so that those seeds are spent: with the paper's 500
 labels this model learns the scratch-pad's form but not the digits' sums (teacher 57 %, about 80 % with a weight decay
 of 0.5). With 2000 the teacher was at 99 % and the student at 98, but so was Sc->Dir, read 72 times: three digits leave

@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> Grades:
         after = [said.once(f"{side}, seed {one}", partial(skills, asked, student, workdir, one)) for one in args.seeds]
         for whose, each in (("before", [before]), (side, after)):
             grades |= {(skill, whose): [one[skill] for one in each] for skill in asked}
+    runs.append({"commit": ", ".join(said.commits()), "seconds": said.seconds()})
     made = claims.made_by("transfer", args.seeds, runs)
     text = page(grades, forgetting, made)
     print(text)
