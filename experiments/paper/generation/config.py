@@ -13,7 +13,7 @@ sentences of reviews, labelled. SmolLM2-135M-Instruct on two CPU cores.
 
 Decided before the run: the last checkpoint counts; learning rate, batch and epochs are those of configs/demo.py; all
 test openings count. A claim holds if the 95 % interval of the difference, by bootstrap over seeds and openings, is on
-the claimed side. The page was made when that was over test inputs alone.
+the claimed side.
 """
 
 import json
