@@ -44,8 +44,9 @@ def test_an_interval_has_the_spread_of_seeds_and_that_of_examples():
     one_seed = claims.difference(of_examples[:1], [[0.25] * 50])[1]
     assert widths[0] == pytest.approx(one_seed[1] - one_seed[0], rel=0.05)
     assert widths[0] == pytest.approx(2 * 1.96 * examples.std() / np.sqrt(50), rel=0.05)
-    assert widths[1] == pytest.approx(2 * 1.96 * seeds.std() / np.sqrt(12), rel=0.05)
-    assert widths[2] == pytest.approx(np.hypot(*widths[:2]), rel=0.05)
+    assert widths[1] == pytest.approx(2 * 2.201 * seeds.std(ddof=1) / np.sqrt(12), rel=0.01)  # Student's t, of 11
+    drawn = np.hypot(examples.std() / np.sqrt(50), seeds.std() / np.sqrt(12))
+    assert widths[2] == pytest.approx(2 * 1.96 * drawn, rel=0.05)
 
 
 def test_a_share_of_all_has_an_interval_all_the_same():
@@ -252,7 +253,7 @@ def test_noise_that_both_margins_share_makes_no_correlation_between_halves():
     rng, names = np.random.default_rng(3), list(instructions.config.TASKS)
     noise = [graded(name, **{side: rng.uniform(0, 100, 80) for side in instructions.SIDES}) for name in names]
     found = explanations.correlation(noise)
-    assert found.r - found.halves > 0.3
+    assert found.r - found.halves > 0.3 and found.shuffled > 0.05
     effect = [
         graded(name, before=(base := rng.uniform(0, 50, 80)), teacher=base + 4 * at, after=base + 2 * at + 1)
         for at, name in enumerate(names)
@@ -260,7 +261,7 @@ def test_noise_that_both_margins_share_makes_no_correlation_between_halves():
     found = explanations.correlation(effect)
     made = claims.made_by("explanations", (0, 1), RUNS)
     assert found.r > 0.99 and found.halves > 0.99 and explanations.claimed(found, 10, made).holds
-    assert not explanations.claimed(dataclasses.replace(found, p=0.06), 10, made).holds
+    assert not explanations.claimed(dataclasses.replace(found, shuffled=0.06), 10, made).holds
     assert explanations.margin(effect[3], "teacher").mean == pytest.approx(12)
 
 
@@ -327,8 +328,8 @@ def test_every_question_can_be_asked_and_its_claim_compares_two_of_its_variants(
 @pytest.mark.parametrize("measure, holds", [("accuracy", True), ("held_out_kl", False)])
 def test_an_open_question_is_decided_by_its_interval(measure, holds):
     """Accuracy over seeds and examples, a divergence over seeds, of which two that disagree decide nothing."""
-    one = [{"grades": [1.0, 1.0, 1.0, 0.0], "held_out_kl": kl} for kl in (0.3, 0.9)]
-    other = [{"grades": [0.0, 0.0, 0.0, 0.0], "held_out_kl": kl} for kl in (0.2, 0.1)]
+    one = [{"grades": [1.0, 1.0, 1.0, 0.0] * 3, "held_out_kl": kl} for kl in (0.3, 0.9)]
+    other = [{"grades": [0.0] * 12, "held_out_kl": kl} for kl in (0.2, 0.1)]
     question = questions.Question("", {}, Claim("", measure, "one", "other"), found="this was found")
     made = claims.made_by("questions", (0, 1), RUNS)
     found = questions.judged(question, {"one": [one], "other": [other]}, made)
@@ -351,6 +352,25 @@ def test_transfer(tmp_path):
     for skill in transfer.config.TRANSFER:
         assert [np.shape(grades[skill, side]) for side in ("before", *transfer.SIDES.values())] == [(1, 2)] * 3
     assert len(json.loads((tmp_path / "claims.json").read_text())) == 2
+
+
+def test_instructions_are_kept_if_those_of_tasks_unlike_the_replayed_ones_are():
+    """What replay brings to a task like a replayed one does not count."""
+    alone, mixed = transfer.SIDES.values()
+    grades = {("addition", "teacher, with the scratch-pad"): [[1.0] * 4]}
+    for name in ("addition", "word_problem", *(one for many in transfer.config.INSTRUCTIONS.values() for one in many)):
+        likened = name not in transfer.config.INSTRUCTIONS["unlike"]
+        for side, grade in (("before", 0.25), (alone, 0.1), (mixed, 1.0 if likened else 0.22)):
+            grades[name, side] = [[grade] * 4] * (1 if side == "before" else 2)
+    made = claims.made_by("transfer", (0, 1), RUNS)
+    adds, solves, keeps, helps = transfer.judge(grades, made)
+    assert adds.holds and solves.holds and keeps.holds and helps.holds
+    assert keeps.ours.startswith("22.0 and 25.0") and helps.ours.startswith("22.0 and 10.0")
+    assert np.shape(transfer.together(grades, "unlike", mixed)) == (2, 28)
+    page = transfer.page(grades, dict.fromkeys((alone, mixed), 0.1), made)
+    assert "| task1687, sentiment of a tweet | 25.0 [25.0, 25.0] | 10.0 [10.0, 10.0] | 100.0 [100.0, 100.0] |" in page
+    grades |= {(name, mixed): [[0.19] * 4] * 2 for name in transfer.config.INSTRUCTIONS["unlike"]}
+    assert [one.holds for one in transfer.judge(grades, made)] == [True, True, False, True]
 
 
 def test_generation(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ In: `Claim`s. Out: `claims.json` and `README.md` in one folder. A claim measured
 import argparse
 import dataclasses
 import json
+import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy import stats
 
 from cdjax import evaluate, journal
 from cdjax.errors import UserError
@@ -41,21 +43,32 @@ class Claim:
 
 
 def arguments(
-    experiment: str, question: str, argv: Sequence[str] | None = None, *, files: bool = True
+    experiment: str,
+    question: str,
+    argv: Sequence[str] | None = None,
+    *,
+    seeds: Sequence[int] = (0, 1),
+    files: bool = True,
 ) -> argparse.Namespace:
-    """What an experiment's command takes: `workdir`, `seeds`, `tiny`, `claims`, and `data_dir` if it reads `files`."""
+    """What an experiment's command takes: `workdir`, `seeds`, `tiny`, `claims`, and `data_dir` if it reads `files`.
+
+    `seeds` are those of its page. `out` is the folder of the page, which lies beside `claims.json`.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.paper.{experiment}", description=question)
     if files:
         parser.add_argument("--data-dir", default="", help="the folder with the tasks' files, of which DATA.md tells")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/paper") / experiment, help="goes on where it was")
-    parser.add_argument("--seeds", type=numbers, default=(0, 1, 2), help="separated by commas")
+    parser.add_argument("--workdir", type=Path, help=f"goes on where it was; runs/paper/{experiment} if not said")
+    parser.add_argument("--seeds", type=numbers, default=tuple(seeds), help="separated by commas")
     parser.add_argument("--tiny", action="store_true", help="a random model: does it run? Records nothing here")
-    parser.add_argument("--claims", type=Path, help="the folder of claims.json; by default the paper's own")
+    parser.add_argument("--claims", type=Path, help="where claims.json and the page go; experiments/paper if not said")
     found = parser.parse_args(argv)
     if files and not (found.tiny or found.data_dir):
         parser.error("--data-dir is needed, the folder with the tasks' files: experiments/paper/DATA.md tells of them")
     journal.commit()  # before the pages that this writes change the checkout
+    found.workdir = found.workdir or Path("runs/paper/tiny" if found.tiny else "runs/paper") / experiment
     found.claims = found.claims or (found.workdir if found.tiny else HERE)
+    found.out = found.workdir if found.tiny else found.claims / experiment
+    found.out.mkdir(parents=True, exist_ok=True)
     return found
 
 
@@ -100,15 +113,26 @@ def difference(ours: Sequence[Sequence[float]], other: Sequence[Sequence[float]]
 
     Both are [seeds][examples], of the same seeds and examples in the same order; a side that is the same for every seed
     may have one row. The pigeonhole bootstrap (Owen 2007, doi 10.1214/07-AOAS122): rows and columns are each drawn with
-    replacement. With two or three seeds it still tells too little of what another seed would have brought.
+    replacement. It is too narrow where there are few of them, so that the interval is no narrower than `students_t`
+    over examples, nor than that over seeds from three seeds on. Two tell little of what another would have brought.
     """
     each = np.subtract(ours, other)
     rng, size = np.random.default_rng(0), len(each)
     seeds = rng.integers(size, size=(RESAMPLES, size))
     examples = rng.integers(each.shape[1], size=(RESAMPLES, each.shape[1]))
     means = [each[rows][:, columns].mean() for rows, columns in zip(seeds, examples, strict=True)]
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(each.mean()), (float(low), float(high))
+    ends = [tuple(np.percentile(means, (2.5, 97.5)))]
+    ends += [students_t(units)[1] for units in (each.mean(0), each.mean(1)) if len(units) > 2]
+    lows, highs = zip(*ends, strict=True)
+    return float(each.mean()), (float(min(lows)), float(max(highs)))
+
+
+def students_t(values: Sequence[float] | np.ndarray) -> tuple[float, tuple[float, float]]:
+    """The mean and its 95 % interval by Student's t; one value alone has none that ends."""
+    mean, half = float(np.mean(values)), math.inf
+    if len(values) > 1:
+        half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return mean, (mean - half, mean + half)
 
 
 def level(rows: Sequence[Sequence[float]], scale: float = 100) -> str:
@@ -119,11 +143,12 @@ def level(rows: Sequence[Sequence[float]], scale: float = 100) -> str:
 def share(rows: Sequence[Sequence[float]]) -> tuple[float, tuple[float, float]]:
     """The share that is right of [seeds][examples], and its 95 % interval.
 
-    That of `difference`, or Wilson's over examples where this is wider: near 0 and 1 a bootstrap sees no spread.
+    That of `difference` within 0 and 1, or Wilson's over examples where this is wider: near 0 and 1 grades that were
+    seen have no spread.
     """
     mean, drawn = difference(rows, np.zeros_like(rows).tolist())
     lows, highs = zip(drawn, evaluate.wilson(mean, len(rows[0])), strict=True)
-    return mean, (min(lows), max(highs))
+    return mean, (max(0.0, min(lows)), min(1.0, max(highs)))
 
 
 def percent(rows: Sequence[Sequence[float]]) -> str:
@@ -171,7 +196,9 @@ def record(claims: Sequence[Claim], folder: Path) -> None:
     rows = sorted(
         [one for one in known if _asked(one) not in again] + found, key=lambda one: (one["experiment"], one["claim"])
     )
-    path.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
     (folder / "README.md").write_text(page(rows), encoding="utf-8")
 
 
@@ -185,8 +212,9 @@ HEAD = """# The paper's claims
 *Learning by Distilling Context* (Snell, Klein and Zhong, arXiv 2209.15189), claim by claim, measured again with a small
 model. Made from `claims.json`, which the commands write; each folder has the experiment and its own page, and
 [DATA.md](DATA.md) says what DIR holds. "95 %" is the interval of the number that decides, in points of 100 where that
-is a share: by bootstrap over seeds and over test examples, or over tasks or facts where these are the unit. It is about
-the tasks that were measured and no others.
+is a share: by bootstrap over seeds and over test examples, or over tasks or facts where these are the unit, and no
+narrower than Student's t over any of these of which there are three or more (this was added after the runs). It is
+about the tasks that were measured and no others. "At most 5 points under the teacher" is decided by the mean.
 
 """
 COLUMNS = ("experiment", "claim", "paper", "ours", "95 %", "seeds", "holds", "command", "commit", "hardware", "minutes")

@@ -57,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> Cells:
     made = claims.made_by("association", args.seeds, runs)
     text = page(cells, made)
     print(text)
-    if not args.tiny:
-        (Path(__file__).parent / "results.md").write_text(text, encoding="utf-8")
+    (args.out / "results.md").write_text(text, encoding="utf-8")
     claims.record(judge(cells, made), args.claims)
     return cells
 

@@ -19,7 +19,7 @@ asked as "Input: ... Output: ...", of five whose inputs differ in kind: past ten
 Expected: mixed inputs bring wrong association at least 20 points below naive ones, and correct association stays within
 10 points. The last checkpoint counts. Learning rate, batch and epochs are those of configs/demo.py; the table's seeds
 are for nothing else, and what has to be tuned is tuned on seed 7. A claim of a difference holds if its 95 % interval,
-by bootstrap over seeds and test inputs, is on the claimed side. The page was made when that was over test inputs alone.
+by bootstrap over seeds and test inputs, is on the claimed side.
 """
 
 import dataclasses

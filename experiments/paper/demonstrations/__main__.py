@@ -16,7 +16,6 @@ from experiments.paper import claims
 from experiments.paper.demonstrations import config
 
 QUESTION = "Is it better to distil a few demonstrations than to fine-tune on them?"
-HERE = Path(__file__).parent
 STAGES = {
     "teacher": "teacher",
     "before": "before",
@@ -66,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> Grades:
     made = claims.made_by("demonstrations", args.seeds, runs, *how)
     text = page(grades, chosen, made)
     print(text)
-    if not args.tiny:
-        (HERE / f"results{'_spider' if options.databases else ''}.md").write_text(text, encoding="utf-8")
+    (args.out / f"results{'_spider' if options.databases else ''}.md").write_text(text, encoding="utf-8")
     claims.record(judge(grades, made, "SPIDER: " if options.databases else ""), args.claims)
     return grades
 

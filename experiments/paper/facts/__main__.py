@@ -13,7 +13,6 @@ from experiments.paper import claims
 from experiments.paper.facts import config
 
 QUESTION = "Can a model be taught one edited fact by distilling the prompt that states it?"
-HERE = Path(__file__).parent
 SIDES = ("teacher", "before", "after")
 PARTS = ("paraphrase", "neighbourhood", "attribute")
 PAPER = {  # score / magnitude; the paper's own table has no attribute prompts
@@ -42,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> Measured:
     made = claims.made_by("facts", args.seeds, runs)
     text = page(found, cases, made)
     print(text)
-    if not args.tiny:
-        (HERE / "results.md").write_text(text, encoding="utf-8")
+    (args.out / "results.md").write_text(text, encoding="utf-8")
     claims.record(claimed(found, made), args.claims)
     return found
 

@@ -17,7 +17,6 @@ from experiments.paper import claims
 from experiments.paper.generation import config
 
 QUESTION = "Can a model be taught the tone that a prompt asks for?"
-HERE = Path(__file__).parent
 SHOWN, CHECKED = 8, 64  # labelled reviews in the judge's prompt, and to see how often it is right
 PAPER = {  # Table 4: positive in percent, Rouge-L, entropy in nats
     ("positive", "teacher"): (94.0, 4.8, 13.0),
@@ -76,8 +75,7 @@ def main(argv: Sequence[str] | None = None) -> Cells:
     made = claims.made_by("generation", args.seeds, runs)
     text = page(cells, called, forgetting, made)
     print(text)
-    if not args.tiny:
-        (HERE / "results.md").write_text(text, encoding="utf-8")
+    (args.out / "results.md").write_text(text, encoding="utf-8")
     claims.record(decide(cells, made), args.claims)
     return cells
 

@@ -1,7 +1,6 @@
 """Runs one student for each task, and makes the paper's numbers of section 4.1 of them: see config.py."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from experiments.paper.instructions import config
 from experiments.paper.instructions.measured import SIDES, Measured, run
 
 QUESTION = "Can a model follow a task's instructions after they are gone from its prompt?"
-HERE = Path(__file__).parent
 PAPER = {"teacher": 43.4, "before": 9.0, "after": 34.7}
 PAPER_SHARE = (PAPER["after"] - PAPER["before"]) / (PAPER["teacher"] - PAPER["before"])
 SHARE, FEWER = 0.5, 5  # of the gap that the student must close, and times fewer tokens that it must read
@@ -24,8 +22,7 @@ def main(argv: Sequence[str] | None = None) -> list[Measured]:
     found, made = run("instructions", args, config.get_config)
     text = page(found, made)
     print(text)
-    if not args.tiny:
-        (HERE / "results.md").write_text(text, encoding="utf-8")
+    (args.out / "results.md").write_text(text, encoding="utf-8")
     claims.record(claimed(found, made), args.claims)
     return found
 

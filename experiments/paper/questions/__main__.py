@@ -13,7 +13,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 import cdjax
 from cdjax import plots
@@ -22,7 +21,6 @@ from cdjax.journal import Journal
 from experiments.paper import claims
 from experiments.paper.questions.config import QUESTIONS, Question, get_config
 
-HERE = Path(__file__).parent
 MEASURES = {
     "accuracy": "accuracy, %",
     "held_out_kl": "KL to the teacher on held-out inputs",
@@ -33,13 +31,18 @@ Found: TypeAlias = dict[str, list[list[Scored]]]  # variant -> [rounds][seeds]
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Found]:
-    """The command; the page is of all questions whose runs are in the directory. Returns what it is made of."""
+    """The command. Returns what the page is made of, all questions whose runs are in the directory.
+
+    Unless these are all questions the page stays in the directory, where it replaces none that has more.
+    """
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--only", type=lambda text: tuple(text.split(",")), default=tuple(QUESTIONS))
     options, rest = own.parse_known_args(argv)
-    args = claims.arguments("questions", "What the paper left open", rest, files=False)
+    args = claims.arguments("questions", "What the paper left open", rest, seeds=(0, 1, 2), files=False)
     if unknown := set(options.only) - set(QUESTIONS):
         raise SystemExit(f"--only: no question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
+    if len(args.seeds) < 2 and not args.tiny:
+        raise SystemExit("--seeds: a divergence has its interval over seeds, so give two or more")
     for name in options.only:
         for cfg, workdir in runs(name, args).values():
             cdjax.run(cfg, workdir)
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Found]:
             jax.clear_caches()  # and what is compiled for one run is of no use to the next
     answers = {name: found for name in QUESTIONS if (found := answer(name, args))}
     made = {name: claims.made_by("questions", args.seeds, told(name, args), f"--only {name}") for name in answers}
-    out, text = args.workdir if args.tiny else HERE, page(answers, made)
+    out, text = args.out if len(answers) == len(QUESTIONS) else args.workdir, page(answers, made)
     print(text)
     (out / "results.md").write_text(text, encoding="utf-8")
     for name, found in answers.items():
@@ -103,11 +106,7 @@ def difference(one: Sequence[Scored], other: Sequence[Scored], measure: str) -> 
     """One minus other and its 95 % interval: over seeds and test examples for accuracy, over seeds for a divergence."""
     if measure == "accuracy":
         return claims.difference(*(100 * np.array([scored["grades"] for scored in many]) for many in (one, other)))
-    each = np.subtract(values(one, measure), values(other, measure))
-    mean, half = float(each.mean()), float("inf")
-    if len(each) > 1:
-        half = float(stats.t.ppf(0.975, len(each) - 1) * stats.sem(each))
-    return mean, (mean - half, mean + half)
+    return claims.students_t(np.subtract(values(one, measure), values(other, measure)))
 
 
 def judged(question: Question, found: Found, made: Mapping[str, Any]) -> claims.Claim:

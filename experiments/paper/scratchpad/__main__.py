@@ -3,7 +3,6 @@
 import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import matplotlib
@@ -17,10 +16,11 @@ from cdjax.tasks import addition
 from experiments.paper import claims
 from experiments.paper.scratchpad import config, model
 
-HERE = Path(__file__).parent
+QUESTION = "Can a model add without the scratch-pad it was taught?"
 PAPER = {"teacher": 93, "before": 0, "after": 95, "Sc->Dir": 72, "Sc+Dir": 61}
 NAMES = {"teacher": "teacher, with the scratch-pad", "before": "student before", "after": "student after"}
 COLOURS = plots.COLOURS | {"Sc->Dir": "#d9932f", "Sc+Dir": "#a2476f"}
+SEEDS = (3, 4, 5, 6, 7)  # on 0 and 1 the settings were found
 MARGIN = 0.05  # that the student may be behind the teacher
 Grades: TypeAlias = dict[str, list[list[float]]]  # a column of the table -> [seeds][examples]
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> Grades:
         "--digits", type=int, choices=range(1, 9), help="the longest numbers; 3 if not said, the paper has 8"
     )
     options, rest = own.parse_known_args(argv)
-    args = claims.arguments("scratchpad", "Can a model add without the scratch-pad it was taught?", rest, files=False)
+    args = claims.arguments("scratchpad", QUESTION, rest, seeds=SEEDS, files=False)
     digits = options.digits or (1 if args.tiny else 3)
     told, journals = [], []
     for seed in args.seeds:
@@ -45,10 +45,9 @@ def main(argv: Sequence[str] | None = None) -> Grades:
     made = claims.made_by("scratchpad", args.seeds, told, f"--digits {digits}")
     text = page(grades, lengths, told, made)
     print(text)
-    out = args.workdir if args.tiny else HERE
     suffix = "" if digits == 3 else f"_{digits}"
-    (out / f"digits{suffix}.svg").write_text(curves(grades, lengths), encoding="utf-8")
-    (out / f"results{suffix}.md").write_text(text.replace("digits.svg", f"digits{suffix}.svg"), encoding="utf-8")
+    (args.out / f"digits{suffix}.svg").write_text(curves(grades, lengths), encoding="utf-8")
+    (args.out / f"results{suffix}.md").write_text(text.replace("digits.svg", f"digits{suffix}.svg"), encoding="utf-8")
     claims.record(claimed(grades, told, digits, made), args.claims)
     return grades
 

@@ -14,9 +14,11 @@ given a copy of the first one's teacher and of its answers, which are the same.
 
 Decided before the run, with settings that were never tried: the last checkpoint counts; all test examples below; a
 claim of a difference holds if its 95 % interval, by bootstrap over seeds and test examples, is on the claimed side.
-Decided after it: that instructions count as kept by the tasks that were not replayed, as in the paper; of the replayed
-ones a student with replay has learned solved examples, and is far above the model before. Not told apart: what a word
-problem gains by the sums, and by the form in which digits and answers are written.
+Decided after it: that instructions count as kept by tasks that were not replayed, as in the paper; of the replayed ones
+a student with replay has learned solved examples, and is far above the model before. And of those only by tasks that
+are unlike the replayed ones, all the other tasks of `instructions`, where first there were task1687, the sentiment of a
+tweet, and task591: sentiments that are replayed teach that of a tweet. Not told apart: what a word problem gains by the
+sums, and by the form in which digits and answers are written.
 """
 
 from typing import Any
@@ -29,8 +31,13 @@ STEPS = Context(instruction="{definition}", request="Let's think step by step.\n
 FOLLOWED = Context(instruction="{definition}")
 TEMPLATE = config.Template(question="Input: {input}\nOutput:\n", answer="{output}\n")
 TRANSFER = ("things", "word_problem")
-REPLAYED = ("task363", "task875")  # of Natural-Instructions: polarity of a review, emotion of a text
-OTHERS = ("task1687", "task591")  # polarity of a tweet, answers to questions about science
+REPLAYED = ("task363", "task875")  # of Natural-Instructions: sentiment of a review, emotion of a text
+INSTRUCTIONS = {
+    "replayed": REPLAYED,
+    "alike": ("task1687",),  # sentiment of a tweet, which that of a review teaches
+    "unlike": ("task073", "task1510", "task181", "task591", "task639", "task748", "task1155"),
+}
+TITLES = {"replayed": "replayed tasks", "alike": "a task like a replayed one", "unlike": "tasks unlike these"}
 LABELLED, REPLAY, TESTED = 400, 48, 60
 DIGITS = 2
 DIFFERENT = (

@@ -21,7 +21,7 @@ Scored: TypeAlias = dict[tuple[str, str], list[list[float]]]  # student, side ->
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What the table is made of. Examples stand in the same order under every student and side, seeds too."""
+    """What the table is made of. Examples stand in the same order under every student, side and seed."""
 
     scored: Scored
     inputs: list[tuple[str, str]]  # each example's task and input
@@ -29,8 +29,8 @@ class Found:
     window: int
 
     def side(self, side: str) -> list[list[float]]:
-        """One side's grades under both students."""
-        return [row for (_, of), rows in self.scored.items() if of == side for row in rows]
+        """One side's grades as [students][examples], means over seeds: a student's seeds are not students."""
+        return [np.mean(rows, 0).tolist() for (_, of), rows in self.scored.items() if of == side]
 
     def cell(self, student: str, side: str, task: str) -> str:
         of = [task in (one, "all") for one, _ in self.inputs]
@@ -52,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> Found:
     made = claims.made_by("window", args.seeds, runs)
     text = page(found, made)
     print(text)
-    if not args.tiny:
-        (Path(__file__).parent / "results.md").write_text(text, encoding="utf-8")
+    (args.out / "results.md").write_text(text, encoding="utf-8")
     claims.record(judge(found, made), args.claims)
     return found
 
@@ -64,7 +63,7 @@ def read(cfg: config.Experiment, workdir: Path) -> tuple[dict[str, list[list[flo
     if found["teacher"]["over_budget"]:
         raise config.UserError(f"{found['teacher']['over_budget']} test inputs do not fit the window; widen it")
     after = [found[f"seed {seed}/round 0/score"]["grades"] for seed in cfg.seeds]
-    sides = {name: [found[name]["grades"]] * len(cfg.seeds) for name in ("teacher", "before")} | {"after": after}
+    sides = {name: [found[name]["grades"]] for name in ("teacher", "before")} | {"after": after}
     tasks = [cfg.operations()[number].name for number in found["teacher"]["operations"]]
     return sides, list(zip(tasks, found["teacher"]["inputs"], strict=True))
 

@@ -18,8 +18,8 @@ more than 5 points above four demonstrations, the mean of the first and the last
 (none of them a test input): instrument 62 over 38, position 41 over 23, occupation 44 over 30, native language 88 over
 80. Left out: continent of a landmark 78 over 77, its country 31 over 31, company of a product 12 over 16, sport 25 over
 31, last letter 10 over 20. Nothing else was tried: learning rate, batch and epochs are those of configs/demo.py. The
-last checkpoint counts. A claim of a difference holds if its 95 % interval, by bootstrap over students and seeds and
-over test inputs, is above 0. The page was made when that was over test inputs alone.
+last checkpoint counts. A claim of a difference holds if its 95 % interval, over students, each the mean of its seeds,
+and over test inputs, is above 0.
 """
 
 import dataclasses
