@@ -128,13 +128,13 @@ def test_demonstrations_are_worth_more_only_if_the_interval_says_so():
         for name, gain in (("past tense", 1.0), ("plural", 0.0)):
             found[name, 4, seed] = dict.fromkeys(demonstrations.NAMES, [0.0] * 6) | {"after": [gain] * 6}
     made = claims.made_by("demonstrations", (0, 1), RUNS)
-    alike, paper = demonstrations.judge(found, made)
+    alike, paper = demonstrations.judge(found, made, "another model")
     assert alike.holds and paper.holds and alike.ours.startswith("50.0 and 0.0")
     for one in found.values():
         one |= {"gradient descent": [0.5] * 6, "teacher": [0.25] * 6}
-    alike, paper = demonstrations.judge(found, made)
-    assert not alike.holds and alike.reason.endswith("teacher's 25.0")
-    assert paper.holds and paper.reason == demonstrations.config.DIFFERENT
+    alike, paper = demonstrations.judge(found, made, "another model")
+    assert not alike.holds and "at 50.0 it is no worse than the teacher, 25.0" in alike.reason
+    assert alike.reason.endswith("another model") and paper.holds and paper.reason == "another model"
 
 
 def test_facts(tmp_path, capsys):

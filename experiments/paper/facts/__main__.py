@@ -99,9 +99,9 @@ def claimed(found: Measured, made: Mapping[str, Any]) -> list[claims.Claim]:
         one, other = (np.mean(found[part, side, what]) for side in sides)
         mean, interval = between(part, what, *sides)
         ours = f"{sides[1]} {other:.1f}, {sides[0]} {one:.1f}: {mean:+.1f}"
-        return claims.Claim(
-            claim=text, paper=paper, ours=ours, ci95=interval, holds=holds, reason=config.DIFFERENT, **made
-        )
+        few = "" if holds else f"{len(found[part, 'after', what])} facts do not tell; "
+        reason = few + config.DIFFERENT
+        return claims.Claim(claim=text, paper=paper, ours=ours, ci95=interval, holds=holds, reason=reason, **made)
 
     after, kept = ("after", "teacher"), ("after", "before")
     near = between("paraphrase", "score", *after)[0] >= -MARGIN

@@ -30,7 +30,8 @@ CASES_SEED = 0
 FACTS, TINY_FACTS = 12, 1
 DIFFERENT = (
     "135M instead of 11B parameters; a low-rank adapter; inputs written by rule instead of by the model, 96 a fact "
-    "instead of 2048; one paraphrase and one neighbour a fact; the student reads no instruction"
+    "instead of 2048, and demonstrations by rule, too; 12 facts instead of 34; one paraphrase and one neighbour a "
+    "fact; the student reads no instruction"
 )
 EDIT = (
     "A fact is edited: {definition}. A sentence about this fact, in whatever words, is completed with the new fact. "

@@ -149,6 +149,8 @@ def _section(name: str, found: Found, claim: claims.Claim) -> list[str]:
         cells = [f"{np.mean([[one['steps'] for one in scored] for scored in rounds], 1).sum():g}"]
         cells += [cell for measure in MEASURES for cell in _cells(rounds[-1], first, measure)]
         lines.append(f"| {variant} | {' | '.join(cells)} |")
+    if question.rounds:
+        lines += ["", *_by_round(found)]
     verdict, (low, high) = "holds" if claim.holds else "does not hold", claim.ci95
     return [
         *lines,
@@ -159,6 +161,22 @@ def _section(name: str, found: Found, claim: claims.Claim) -> list[str]:
         "",
         claims.source(dataclasses.asdict(claim)),
     ]
+
+
+def _by_round(found: Found) -> list[str]:
+    most = max(map(len, found.values()))
+    lines = [f"| after round | {' | '.join(map(str, range(1, most + 1)))} |", "|---" * (1 + most) + "|"]
+    for measure, title in MEASURES.items():
+        for variant, rounds in found.items():
+            ended = {_at(number, rounds, most): scored for number, scored in enumerate(rounds)}
+            cells = [_cells(ended[at], ended[at], measure)[0] if at in ended else "" for at in range(1, most + 1)]
+            lines.append(f"| {variant}: {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def _at(number: int, rounds: Sequence[Any], most: int) -> int:
+    """Where a round stands on the scale of the variant that has most of them: one of both tasks counts for two."""
+    return (number + 1) * most // len(rounds)
 
 
 def _cells(scored: Sequence[Scored], first: Sequence[Scored], measure: str) -> tuple[str, str]:
@@ -184,7 +202,7 @@ def plot(question: Question, found: Found) -> str:
 def _lines(axes: Axes, found: Found, measure: str) -> None:
     most = max(len(rounds) for rounds in found.values())
     for number, (variant, rounds) in enumerate(found.items()):
-        at = np.arange(1, len(rounds) + 1) * most / len(rounds)  # a round of both tasks counts for two
+        at = [_at(number, rounds, most) for number in range(len(rounds))]
         every = np.array([values(scored, measure) for scored in rounds])
         colour = plots.SEEDS[number % len(plots.SEEDS)]
         axes.plot(at, every.mean(1), color=colour, lw=1.8, label=variant)

@@ -73,6 +73,8 @@ def page(grades: Grades, lengths: Sequence[int], told: Sequence[Mapping[str, Any
         f"Accuracy in percent on {len(lengths)} problems that nobody learned from ({each} digits), seeds "
         f"{', '.join(map(str, made['seeds']))}, with 95 % intervals over seeds and problems.",
         f"What differs from the paper: {config.different(most)}.",
+        "How many of these are learned with their two numbers exchanged, and which seeds were added: "
+        "[config.py](config.py).",
         "",
         f"| | paper | ours | seeds |{''.join(f' digits: {length} |' for length in sorted(set(lengths)))}",
         "|---" * (4 + len(set(lengths))) + "|",

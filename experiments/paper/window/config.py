@@ -8,7 +8,7 @@ of the eight and one with the last four; each learns all four tasks at once.
     python -m experiments.paper.window --data-dir DIR --seeds 0,1
 
 DIR holds the relations of LRE (Hernandez et al., arXiv 2308.09124; MIT), NAME.json in any folder.
-SmolLM2-135M-Instruct, 81 minutes of two cores that four workers shared; started again it goes on.
+SmolLM2-135M-Instruct, 40 minutes of two CPU cores that two more runs shared; started again it goes on.
 
 Expected: the student is better after than before, both with the same four demonstrations. The teacher, the ensemble's
 most likely answer token by token, is about what a student can reach.
