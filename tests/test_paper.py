@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,22 @@ def test_a_command_measured_again_leaves_none_of_its_old_claims(tmp_path):
     assert [one["claim"] for one in rows] == ["new", "other"]
     assert rows[0]["ci95"] == [50, 50] and rows[0]["holds"] and rows[0]["commit"] == "one, two, three"
     assert "- facts: small" in (tmp_path / "new" / "README.md").read_text()
+
+
+def test_the_table_is_of_the_claims():
+    rows = json.loads((claims.HERE / "claims.json").read_text(encoding="utf-8"))
+    assert (claims.HERE / "README.md").read_text(encoding="utf-8") == claims.page(rows)
+
+
+def test_a_page_lies_beside_its_claims(tmp_path, monkeypatch):
+    """A trial on a random model goes elsewhere, where the command itself does not find it."""
+    monkeypatch.chdir(tmp_path)
+    whole, tiny = (
+        claims.arguments("facts", "?", ["--data-dir", "x", "--claims", "c", *more]) for more in ([], ["--tiny"])
+    )
+    assert whole.out == Path("c/facts") and whole.out.is_dir() and whole.seeds == (0, 1)
+    assert tiny.out == tiny.workdir != whole.workdir
+    assert claims.arguments("facts", "?", ["--data-dir", "x"]).out == claims.HERE / "facts"
 
 
 def test_a_mistake_is_told_in_one_line(tmp_path, capsys):
@@ -299,23 +316,34 @@ def test_accuracy_by_digits_adds_up_to_the_whole():
 
 def test_questions(tmp_path, monkeypatch):
     """Rounds are read in their order, a shared variant is run once, and the page has what the runs scored."""
-    few = {"teacher": ("frozen", "live"), "targets": ("top_k", "hard")}
+    few = {
+        "order": ("sequential", "simultaneous"),
+        "targets": ("top_k", "hard"),
+        "teacher": ("frozen", "live"),
+    }
     for name, variants in few.items():
         question = questions.QUESTIONS[name]
         changed = {variant: dict(question.variants[variant]) for variant in variants}
         for changes in changed.values():
             if "plan" in changes:
-                changes["plan"] = dataclasses.replace(changes["plan"], repeat=2)
+                plan = changes["plan"]
+                changes["plan"] = dataclasses.replace(plan, repeat=plan.repeat // 2)
         monkeypatch.setitem(questions.QUESTIONS, name, dataclasses.replace(question, variants=changed))
     answers = questions.main(["--tiny", "--seeds", "0", "--only", ",".join(few), "--workdir", str(tmp_path)])
     runs = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    assert runs == {"base", "targets_hard", "teacher_frozen", "teacher_live"}
+    assert runs == {"base", "targets_hard"} | {f"{name}_{one}" for name in ("order", "teacher") for one in few[name]}
     found = answers["teacher"]
     kl = {variant: [scored[0]["held_out_kl"] for scored in rounds] for variant, rounds in found.items()}
     assert kl["frozen"][0] == kl["live"][0] and kl["frozen"][1] != kl["live"][1]
     last = json.loads((tmp_path / "teacher_live" / "results.json").read_text())["held_out_kl"]["after"]
     assert kl["live"][1] == last and f"{last:.3f}" in (tmp_path / "results.md").read_text()
-    assert len(json.loads((tmp_path / "claims.json").read_text())) == 2
+    assert [len(rounds) for rounds in answers["order"].values()] == [2, 1]  # both tasks in one
+    last = answers["order"]["simultaneous"][0][0]["held_out_kl"]
+    assert (
+        f"| simultaneous: KL to the teacher on held-out inputs |  | {last:.3f} |"
+        in (tmp_path / "results.md").read_text()
+    )
+    assert len(json.loads((tmp_path / "claims.json").read_text())) == 3
 
 
 def test_every_question_can_be_asked_and_its_claim_compares_two_of_its_variants():

