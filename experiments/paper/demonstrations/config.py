@@ -14,7 +14,8 @@ it goes on where it was. Found: the student is as good as its teacher, and that 
 is tuned alike; number in words makes most of the difference.
 
 The paper's own tasks are databases of SPIDER, for a larger model and a GPU; DIR then has SPIDER's files. Teacher and
-student are shown the schema, and the model writes the questions itself. This has not been run:
+student are shown the schema, and the model writes the questions itself. A database has 8 solved questions to show, so
+that seeds draw other ones only if 4 are shown, and fewer validation examples. This has not been run:
 
     python -m experiments.paper.demonstrations --data-dir DIR --model MODEL --databases concert_singer,pets_1
 
