@@ -1,5 +1,6 @@
 """Distils with replay and without, asks every student for what it was not taught, and writes a table: see config.py."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -138,7 +139,9 @@ def judge(grades: Grades, made: Mapping[str, Any]) -> list[claims.Claim]:
     def claim(text: str, kind: str, one: str, other: str, least: float = 0.0) -> claims.Claim:
         paper = " -> ".join(PAPER[kind]) if other == "before" and kind in PAPER else "none"
         ours, against = (together(grades, kind, side) for side in (one, other))
-        return claims.compared(text, paper, ours, against, made, least=least, reason=config.DIFFERENT)
+        found = claims.compared(text, paper, ours, against, made, least=least, reason=config.DIFFERENT)
+        why = f"{config.NOTHING_LOST}; {found.reason}"
+        return found if found.holds or kind != "unlike" else dataclasses.replace(found, reason=why)
 
     found = [
         claim("the internalised scratch-pad: direct addition rises", "addition", mixed, "before"),
