@@ -8,9 +8,9 @@ forgotten, following instructions, by Rouge-L on tasks that were replayed and on
 
     python -m experiments.paper.transfer --data-dir DIR --seeds 0,1
 
-with DIR holding task files of Natural-Instructions v2. SmolLM2-135M-Instruct, numbers of one and two digits; three hours
-for two seeds on two busy CPU cores, and half an hour less with what the results were made with: the second side was
-given a copy of the first one's teacher and of its answers, which are the same.
+with DIR holding task files of Natural-Instructions v2. SmolLM2-135M-Instruct, numbers of one and two digits; three
+hours for two seeds on two busy CPU cores, and half an hour less with what the results were made with: the second side
+was given a copy of the first one's teacher and of its answers, which are the same.
 
 Decided before the run, with settings that were never tried: the last checkpoint counts; all test examples below; a
 claim of a difference holds if its 95 % interval, by bootstrap over seeds and test examples, is on the claimed side.
