@@ -20,7 +20,7 @@ QUESTION = "Can a model add without the scratch-pad it was taught?"
 PAPER = {"teacher": 93, "before": 0, "after": 95, "Sc->Dir": 72, "Sc+Dir": 61}
 NAMES = {"teacher": "teacher, with the scratch-pad", "before": "student before", "after": "student after"}
 COLOURS = plots.COLOURS | {"Sc->Dir": "#d9932f", "Sc+Dir": "#a2476f"}
-SEEDS = (3, 4, 5, 6, 7)  # on 0 and 1 the settings were found
+SEEDS = tuple(range(3, 13))  # on 0 and 1 the settings were found
 MARGIN = 0.05  # that the student may be behind the teacher
 Grades: TypeAlias = dict[str, list[list[float]]]  # a column of the table -> [seeds][examples]
 

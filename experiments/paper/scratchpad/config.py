@@ -5,8 +5,8 @@ answers thousands of problems that nobody solved; f takes the sum out of each an
 teacher's weights, learns to give that sum at once. Beside it stand two ways to fine-tune on the same solved problems:
 Sc->Dir, the teacher goes on with the direct answers, and Sc+Dir, the model learns both at once.
 
-    python -m experiments.paper.scratchpad --seeds 3,4,5,6,7             numbers of up to 3 digits, on two CPU cores
-    python -m experiments.paper.scratchpad --seeds 3,4,5 --digits 8      the paper's, for a GPU: this has not been run
+    python -m experiments.paper.scratchpad                        numbers of up to 3 digits, on two CPU cores
+    python -m experiments.paper.scratchpad --seeds 3,4,5 --digits 8   the paper's, for a GPU: this has not been run
 
 The model is a random decoder of 280,000 weights (model.py) that knows nothing before. About twenty minutes a seed.
 Expected: the student within a few points of the teacher, both baselines behind it, before: 0.
