@@ -9,9 +9,9 @@ seed draws demonstrations of its own.
 
 with DIR holding landmark_in_country.json of LRE (Hernandez et al., arXiv 2308.09124; MIT) and num_to_verbal.json of
 instruction induction (Honovich et al., arXiv 2205.10782); the past tense and the plural come with cdjax.
-SmolLM2-135M-Instruct on two CPU cores that it shares, 13 minutes for a task, a number of demonstrations and a seed. Started again
-it goes on where it was. Found: the student is as good as its teacher, and that is not better than gradient descent that
-is tuned alike; number in words makes most of the difference.
+SmolLM2-135M-Instruct on two CPU cores that it shares, 13 minutes for a task, a number of demonstrations and a seed.
+Started again it goes on where it was. Found: the student is as good as its teacher, and that is not better than
+gradient descent that is tuned alike; number in words makes most of the difference.
 
 The paper's own tasks are databases of SPIDER, for a larger model and a GPU; DIR then has SPIDER's files. Teacher and
 student are shown the schema, and the model writes the questions itself. A database has 8 solved questions to show, so
