@@ -427,6 +427,26 @@ def test_entropy_is_that_of_words():
     assert generation.entropy(["a a a"]) == 0
 
 
+def test_a_students_seeds_are_not_students():
+    """Two that agree are as sure however often each is run, where nothing is drawn: four demonstrations, or eight."""
+    rng, first = np.random.default_rng(0), window.STUDENTS
+    teacher, before = rng.integers(2, size=(2, 40)).astype(float).tolist()
+    found = [
+        window.Found(
+            {(one, side): rows for one in first for side, rows in (("teacher", [teacher]), ("before", [before]))}
+            | {(one, "after"): [teacher] * seeds for one in first},
+            [("relation", str(at)) for at in range(40)],
+            {},
+            56,
+        )
+        for seeds in (1, 5)
+    ]
+    made = claims.made_by("window", (0,), RUNS)
+    once, often = (window.judge(one, made) for one in found)
+    assert [one.ci95 for one in once] == [one.ci95 for one in often]
+    assert np.shape(found[1].side("after")) == (2, 40)
+
+
 def test_window(tmp_path, capsys):
     """Four demonstrations fit and eight do not; both students learn from the same ensemble, with their own four."""
     found = window.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])

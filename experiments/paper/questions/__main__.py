@@ -168,9 +168,9 @@ def _by_round(found: Found) -> list[str]:
     lines = [f"| after round | {' | '.join(map(str, range(1, most + 1)))} |", "|---" * (1 + most) + "|"]
     for measure, title in MEASURES.items():
         for variant, rounds in found.items():
-            ended = {_at(number, rounds, most): scored for number, scored in enumerate(rounds)}
-            cells = [_cells(ended[at], ended[at], measure)[0] if at in ended else "" for at in range(1, most + 1)]
-            lines.append(f"| {variant}: {title} | {' | '.join(cells)} |")
+            cells = dict.fromkeys(range(1, most + 1), "")
+            cells |= {_at(number, rounds, most): _mean(scored, measure) for number, scored in enumerate(rounds)}
+            lines.append(f"| {variant}: {title} | {' | '.join(cells.values())} |")
     return lines
 
 
@@ -179,9 +179,16 @@ def _at(number: int, rounds: Sequence[Any], most: int) -> int:
     return (number + 1) * most // len(rounds)
 
 
+def _mean(scored: Sequence[Scored], measure: str) -> str:
+    return f"{np.mean(values(scored, measure)):.{_digits(measure)}f}"
+
+
+def _digits(measure: str) -> int:
+    return 1 if measure == "accuracy" else 3
+
+
 def _cells(scored: Sequence[Scored], first: Sequence[Scored], measure: str) -> tuple[str, str]:
-    digits = 1 if measure == "accuracy" else 3
-    mean = f"{np.mean(values(scored, measure)):.{digits}f}"
+    mean, digits = _mean(scored, measure), _digits(measure)
     if scored is first:
         return mean, "-"
     apart, (low, high) = difference(scored, first, measure)
