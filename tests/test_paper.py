@@ -75,7 +75,7 @@ def test_the_table_is_of_the_claims():
 
 
 def test_a_page_lies_beside_its_claims(tmp_path, monkeypatch):
-    """A trial on a random model goes elsewhere, where the command itself does not find it."""
+    """A trial on a random model goes elsewhere, where the command itself does not find it, and says what it is."""
     monkeypatch.chdir(tmp_path)
     whole, tiny = (
         claims.arguments("facts", "?", ["--data-dir", "x", "--claims", "c", *more]) for more in ([], ["--tiny"])
@@ -83,6 +83,10 @@ def test_a_page_lies_beside_its_claims(tmp_path, monkeypatch):
     assert whole.out == Path("c/facts") and whole.out.is_dir() and whole.seeds == (0, 1)
     assert tiny.out == tiny.workdir != whole.workdir
     assert claims.arguments("facts", "?", ["--data-dir", "x"]).out == claims.HERE / "facts"
+    for args, said in ((whole, "page\n"), (tiny, f"{claims.TRIAL}page\n")):
+        claims.publish(args, "page\n", [], plots={"plot.svg": "<svg/>"})
+        assert (args.out / "results.md").read_text() == said and (args.out / "plot.svg").read_text() == "<svg/>"
+        assert (args.claims / "README.md").is_file()
 
 
 def test_a_mistake_is_told_in_one_line(tmp_path, capsys):

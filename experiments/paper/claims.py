@@ -22,6 +22,7 @@ from cdjax.errors import UserError
 
 HERE = Path(__file__).parent
 RESAMPLES = 5000
+TRIAL = "*A trial of a random model (`--tiny`): its numbers mean nothing; what is said of them is of other runs.*\n\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +185,24 @@ def compared(
 def source(made: Mapping[str, Any]) -> str:
     """The last line of a page: what made it."""
     return f"`{made['command']}`, commit {made['commit']}, {made['hardware']}, {made['minutes']:g} minutes."
+
+
+def publish(
+    args: argparse.Namespace,
+    text: str,
+    claims: Sequence[Claim],
+    name: str = "results.md",
+    plots: Mapping[str, str] | None = None,
+) -> None:
+    """Prints an experiment's page and leaves it in `out` with its plots, name -> SVG; records its claims.
+
+    The page of `tiny` says that it means nothing: its experiment has words about what others measured.
+    """
+    text = TRIAL + text if args.tiny else text
+    print(text)
+    for file, content in {name: text, **(plots or {})}.items():
+        (args.out / file).write_text(content, encoding="utf-8")
+    record(claims, args.claims)
 
 
 def record(claims: Sequence[Claim], folder: Path) -> None:

@@ -55,10 +55,7 @@ def main(argv: Sequence[str] | None = None) -> Cells:
         runs.append(cdjax.run(dataclasses.replace(cfg, seeds=args.seeds), args.workdir / kind))
         cells |= read(kind, args.workdir / kind, args.seeds)
     made = claims.made_by("association", args.seeds, runs)
-    text = page(cells, made)
-    print(text)
-    (args.out / "results.md").write_text(text, encoding="utf-8")
-    claims.record(judge(cells, made), args.claims)
+    claims.publish(args, page(cells, made), judge(cells, made))
     return cells
 
 

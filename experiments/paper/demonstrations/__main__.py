@@ -64,10 +64,9 @@ def main(argv: Sequence[str] | None = None) -> Grades:
     how = [spider] if options.databases else []
     made = claims.made_by("demonstrations", args.seeds, runs, *how)
     differs = config.SPIDER_DIFFERENT if options.databases else config.DIFFERENT
-    text = page(grades, chosen, made, differs)
-    print(text)
-    (args.out / f"results{'_spider' if options.databases else ''}.md").write_text(text, encoding="utf-8")
-    claims.record(judge(grades, made, differs, "SPIDER: " if options.databases else ""), args.claims)
+    judged = judge(grades, made, differs, "SPIDER: " if options.databases else "")
+    name = f"results{'_spider' if options.databases else ''}.md"
+    claims.publish(args, page(grades, chosen, made, differs), judged, name)
     return grades
 
 

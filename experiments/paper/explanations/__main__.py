@@ -54,12 +54,8 @@ def main(argv: Sequence[str] | None = None) -> list[Measured]:
     args = claims.arguments("explanations", QUESTION, argv)
     found, made = run("explanations", args, config.get_config)
     of = correlation(found) if len(found) >= LEAST_TASKS else None
-    text = page(found, of, made)
-    print(text)
-    (args.out / "results.md").write_text(text, encoding="utf-8")
-    (args.out / PICTURE).write_text(scatter(found), encoding="utf-8")
-    if of:
-        claims.record([claimed(of, len(found), made)], args.claims)
+    judged = [claimed(of, len(found), made)] if of else []
+    claims.publish(args, page(found, of, made), judged, plots={PICTURE: scatter(found)})
     return found
 
 

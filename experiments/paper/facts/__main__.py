@@ -39,10 +39,7 @@ def main(argv: Sequence[str] | None = None) -> Measured:
         facts.append(measure(workdir, counterfact.parts(rows, case), args.seeds))
     found = {key: [fact[key] for fact in facts] for key in facts[0] if all(key in fact for fact in facts)}
     made = claims.made_by("facts", args.seeds, runs)
-    text = page(found, cases, made)
-    print(text)
-    (args.out / "results.md").write_text(text, encoding="utf-8")
-    claims.record(claimed(found, made), args.claims)
+    claims.publish(args, page(found, cases, made), claimed(found, made))
     return found
 
 

@@ -73,10 +73,7 @@ def main(argv: Sequence[str] | None = None) -> Cells:
         stages["after"] = [f"seed {seed}/round 0/score" for seed in args.seeds]
         cells |= {(tone, side): measure([found[name] for name in names], judge) for side, names in stages.items()}
     made = claims.made_by("generation", args.seeds, runs)
-    text = page(cells, called, forgetting, made)
-    print(text)
-    (args.out / "results.md").write_text(text, encoding="utf-8")
-    claims.record(decide(cells, made), args.claims)
+    claims.publish(args, page(cells, called, forgetting, made), decide(cells, made))
     return cells
 
 

@@ -20,10 +20,7 @@ def main(argv: Sequence[str] | None = None) -> list[Measured]:
     """The command. Returns what the table is made of."""
     args = claims.arguments("instructions", QUESTION, argv)
     found, made = run("instructions", args, config.get_config)
-    text = page(found, made)
-    print(text)
-    (args.out / "results.md").write_text(text, encoding="utf-8")
-    claims.record(claimed(found, made), args.claims)
+    claims.publish(args, page(found, made), claimed(found, made))
     return found
 
 

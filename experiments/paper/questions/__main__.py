@@ -50,12 +50,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Found]:
             jax.clear_caches()  # and what is compiled for one run is of no use to the next
     answers = {name: found for name in QUESTIONS if (found := answer(name, args))}
     made = {name: claims.made_by("questions", args.seeds, told(name, args), f"--only {name}") for name in answers}
-    out, text = args.out if len(answers) == len(QUESTIONS) else args.workdir, page(answers, made)
-    print(text)
-    (out / "results.md").write_text(text, encoding="utf-8")
-    for name, found in answers.items():
-        (out / f"{name}.svg").write_text(plot(QUESTIONS[name], found), encoding="utf-8")
-        claims.record([judged(QUESTIONS[name], found, made[name])], args.claims)
+    if len(answers) < len(QUESTIONS):
+        args.out = args.workdir
+    plots = {f"{name}.svg": plot(QUESTIONS[name], found) for name, found in answers.items()}
+    decided = [judged(QUESTIONS[name], found, made[name]) for name, found in answers.items()]
+    claims.publish(args, page(answers, made), decided, plots=plots)
     return answers
 
 

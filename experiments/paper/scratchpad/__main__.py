@@ -43,12 +43,10 @@ def main(argv: Sequence[str] | None = None) -> Grades:
     lengths = [addition.digits(text) for text in journals[0]["teacher"]["inputs"]]
     grades = graded(journals, args.seeds)
     made = claims.made_by("scratchpad", args.seeds, told, f"--digits {digits}")
-    text = page(grades, lengths, told, made)
-    print(text)
     suffix = "" if digits == 3 else f"_{digits}"
-    (args.out / f"digits{suffix}.svg").write_text(curves(grades, lengths), encoding="utf-8")
-    (args.out / f"results{suffix}.md").write_text(text.replace("digits.svg", f"digits{suffix}.svg"), encoding="utf-8")
-    claims.record(claimed(grades, told, digits, made), args.claims)
+    plots = {f"digits{suffix}.svg": curves(grades, lengths)}
+    text = page(grades, lengths, told, made).replace("digits.svg", f"digits{suffix}.svg")
+    claims.publish(args, text, claimed(grades, told, digits, made), f"results{suffix}.md", plots)
     return grades
 
 

@@ -54,10 +54,7 @@ def main(argv: Sequence[str] | None = None) -> Grades:
         grades |= {(name, side): [one[name] for one in after] for name in asked}
         runs += [told, {"commit": ", ".join(said.commits()), "seconds": said.seconds()}]
     made = claims.made_by("transfer", args.seeds, runs)
-    text = page(grades, forgetting, made)
-    print(text)
-    (args.out / "results.md").write_text(text, encoding="utf-8")
-    claims.record(judge(grades, made), args.claims)
+    claims.publish(args, page(grades, forgetting, made), judge(grades, made))
     return grades
 
 

@@ -50,10 +50,7 @@ def main(argv: Sequence[str] | None = None) -> Found:
         scored |= {(student, side): grades for side, grades in sides.items()}
     found = Found(scored, inputs, prompt_tokens(cfg, workdir), cfg.limits.teacher_prompt)
     made = claims.made_by("window", args.seeds, runs)
-    text = page(found, made)
-    print(text)
-    (args.out / "results.md").write_text(text, encoding="utf-8")
-    claims.record(judge(found, made), args.claims)
+    claims.publish(args, page(found, made), judge(found, made))
     return found
 
 
