@@ -222,8 +222,8 @@ def _check_task(cfg: config.Experiment, operation: config.Operation, task: Task,
 
 
 def _check_same(cfg: config.Experiment, workdir: Path) -> None:
-    if workdir.exists() and not workdir.is_dir():
-        raise config.UserError(f"--workdir {workdir} is a file; give a directory")
+    if files := [one for one in (workdir, *workdir.parents) if one.exists() and not one.is_dir()]:
+        raise config.UserError(f"--workdir {workdir}: {files[0]} is a file; give a directory")
     path = workdir / "config.json"
     if not path.exists():
         return

@@ -372,6 +372,13 @@ def test_a_file_that_was_edited_since_is_told(name, tmp_path):
     assert setting.reopen(tmp_path / "run").cfg == cfg
 
 
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_file_is_no_run_directory(name, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(config.UserError, match="file is a file; give a directory"):
+        setting.open(experiment(), tmp_path / name)
+
+
 def test_exported_students_answer_the_same(whole, tmp_path):
     import cdjax
 
