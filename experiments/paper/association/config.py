@@ -36,9 +36,10 @@ TASKS = {
 }
 KINDS = ("naive", "mixed")
 DIFFERENT = (
-    "SmolLM2-135M-Instruct instead of 11B parameters; four tasks of a word or a name instead of four of sentences; "
-    "greedy answers, the 32 likeliest tokens as targets instead of 100 drawn ones; inputs of the tasks' own instead "
-    "of written by the model; a third round"
+    "SmolLM2-135M-Instruct instead of 11B parameters; a teacher that reads ten solved examples instead of a task's "
+    "instructions; four tasks of a word or a name instead of four of sentences; 96 inputs of each task's own instead "
+    "of 4096 written by the model; greedy answers, the 32 likeliest tokens as targets instead of 100 drawn ones; a "
+    "third round"
 )
 
 

@@ -137,8 +137,8 @@ def judge(grades: Grades, made: Mapping[str, Any]) -> list[claims.Claim]:
         paper = " -> ".join(PAPER[kind]) if other == "before" and kind in PAPER else "none"
         ours, against = (together(grades, kind, side) for side in (one, other))
         found = claims.compared(text, paper, ours, against, made, least=least, reason=config.DIFFERENT)
-        why = f"{config.NOTHING_LOST}; {found.reason}"
-        return found if found.holds or kind != "unlike" else dataclasses.replace(found, reason=why)
+        why = f"{config.LITTLE_TO_KEEP}; {found.reason}"
+        return dataclasses.replace(found, reason=why) if kind == "unlike" else found
 
     found = [
         claim("the internalised scratch-pad: direct addition rises", "addition", mixed, "before"),

@@ -99,6 +99,10 @@ def page(found: Found, made: Mapping[str, Any]) -> str:
     lines += ["", "| | paper, exact set match | ours, both students |", "|---|---|---|"]
     for side, paper in PAPER.items():
         lines.append(f"| {side} | {paper} | {100 * np.mean(found.side(side)):.1f} |")
+    lines += ["", "Over students, each the mean of its seeds, and over inputs:", ""]
+    for one in judge(found, made):
+        verdict, (low, high) = "holds" if one.holds else "does not hold", one.ci95
+        lines.append(f"- {one.claim}: **{verdict}** ({one.ours} [{low:.1f}, {high:.1f}])")
     lines += ["", f"What differs from the paper: {DIFFERENT}."]
     lines += ["", claims.source(made)]
     return "\n".join(lines) + "\n"

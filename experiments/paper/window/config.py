@@ -38,8 +38,8 @@ ALL = config.Context(shots=8)  # what does not fit
 WINDOW = 56
 DIFFERENT = (
     "relations between words instead of text-to-SQL, 135M parameters; the window is a limit that was set; one student "
-    "learns four tasks at once; an answer is the ensemble's most likely one instead of a sample from one prompt, and "
-    "targets have 32 ids instead of 100 draws"
+    "learns four tasks at once, each from 64 inputs of its pool instead of 4096; an answer is the ensemble's most "
+    "likely one instead of a sample from one prompt, and targets have 32 ids instead of 100 draws"
 )
 
 
