@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cdjax import report, setting, tasks
+from cdjax.errors import UserError
 from cdjax.journal import Journal
 from cdjax.language_model import load_model
 from cdjax.problems import validate
@@ -67,6 +68,8 @@ def test_a_command_measured_again_leaves_none_of_its_old_claims(tmp_path):
     assert [one["claim"] for one in rows] == ["new", "other"]
     assert rows[0]["ci95"] == [50, 50] and rows[0]["holds"] and rows[0]["commit"] == "one, two, three"
     assert "- facts: small" in (tmp_path / "new" / "README.md").read_text()
+    told = claims.page([rows[0], rows[1] | {"reason": "few"}])
+    assert "- facts: " not in told and "- new: small" in told and "- other: few" in told
 
 
 def test_the_table_is_of_the_claims():
@@ -96,6 +99,25 @@ def test_a_mistake_is_told_in_one_line(tmp_path, capsys):
         with pytest.raises(SystemExit):
             generation.main([*wrong, "--workdir", str(tmp_path)])
     assert "argument --seeds" in (said := capsys.readouterr().err) and "--data-dir is needed" in said
+    with pytest.raises(SystemExit):
+        scratchpad.main(["--tiny", "--seeds", "0,0"])
+    assert "0,0: every number once" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="^error: --model"):
+        claims.command(lambda: demonstrations.main(["--data-dir", str(tmp_path), "--model", "other"]))
+
+
+def test_where_a_page_cannot_be_left_nothing_is_measured(tmp_path):
+    (tmp_path / "claims.json").write_text("[{")
+    for folder, said in ((tmp_path / "claims.json" / "x", "give a folder"), (tmp_path, "is damaged")):
+        with pytest.raises(UserError, match=said):
+            claims.arguments("facts", "?", ["--data-dir", "x", "--claims", str(folder)])
+
+
+@pytest.mark.parametrize("main, option", [(scratchpad.main, "--digits"), (questions.main, "--only")])
+def test_help_tells_of_what_only_this_command_takes(main, option, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert option in (said := capsys.readouterr().out) and "--seeds" in said
 
 
 def test_association(tmp_path):
@@ -134,13 +156,26 @@ def test_demonstrations(tmp_path, monkeypatch):
 
 
 def test_demonstrations_of_a_database_stand_beside_its_schema(tmp_path):
-    """Which the student and the baselines see, too."""
+    """Which the student and the baselines see, too. On a random model its command leaves a page of its own."""
     test_spider.write(tmp_path)
+    asked = ["--tiny", "--seeds", "0", "--data-dir", str(tmp_path), "--databases", "library"]
+    demonstrations.main([*asked, "--workdir", str(tmp_path / "run")])
+    (told,) = json.loads((tmp_path / "run" / "claims.json").read_text())[:1]
+    assert told["claim"].startswith("SPIDER: 2 demonstrations") and "--databases library" in told["command"]
+    assert "(paper, 4.2, Table 2)" in (tmp_path / "run" / "results_spider.md").read_text()
     cfg = demonstrations.config.get_config("library", 4, 0, str(tmp_path))
     validate(cfg)
     (solved,) = cfg.score.supervised[0].examples
     assert cfg.student.instruction == solved.view.instruction == cfg.context.instruction == "{definition}"
     assert solved.demonstrations == cfg.context.demonstrations and len(solved.demonstrations) == 4
+
+
+def test_a_grid_whose_end_is_best_is_told():
+    """Whether a rate beyond it would have been better is not known."""
+    middle, end = ({"lr": lr, "epochs": 3} for lr in demonstrations.config.LRS[1:])
+    chosen = [{"round 0": end, "gradient_descent": middle}] * 2 + [{"round 0": middle, "gradient_descent": end}]
+    (told,) = demonstrations.ends(dict(enumerate(chosen)))
+    assert told.startswith("student after chose a learning rate at an end of the grid, 0.0001, 2 of 3 times")
 
 
 def test_demonstrations_are_worth_more_only_if_the_interval_says_so():
@@ -155,6 +190,8 @@ def test_demonstrations_are_worth_more_only_if_the_interval_says_so():
         one |= {"gradient descent": [0.5] * 6, "teacher": [0.25] * 6}
     alike, paper = demonstrations.judge(found, made, "another model")
     assert not alike.holds and "at 50.0 it is no worse than the teacher, 25.0" in alike.reason
+    other = {key: one | {"gradient descent": [0.4] * 6} for key, one in found.items()}
+    assert demonstrations.judge(other, made, "")[0].reason.startswith("the interval has both signs")
     assert alike.reason.endswith("another model") and paper.holds and paper.reason == "another model"
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,15 @@ def arguments(
     *,
     seeds: Sequence[int] = (0, 1),
     files: bool = True,
+    own: Sequence[argparse.ArgumentParser] = (),
 ) -> argparse.Namespace:
     """What an experiment's command takes: `workdir`, `seeds`, `tiny`, `claims`, and `data_dir` if it reads `files`.
 
-    `seeds` are those of its page. `out` is the folder of the page, which lies beside `claims.json`.
+    `seeds` are those of its page, `own` has what only this command takes. `out` is the folder of the page, which lies
+    beside `claims.json`. Raises UserError where the page could not be left at the end.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m experiments.paper.{experiment}", description=question)
+    name = f"python -m experiments.paper.{experiment}"
+    parser = argparse.ArgumentParser(prog=name, description=question, parents=own)
     if files:
         parser.add_argument("--data-dir", default="", help="the folder with the tasks' files, of which DATA.md tells")
     parser.add_argument("--workdir", type=Path, help=f"goes on where it was; runs/paper/{experiment} if not said")
@@ -69,13 +72,20 @@ def arguments(
     found.workdir = found.workdir or Path("runs/paper/tiny" if found.tiny else "runs/paper") / experiment
     found.claims = found.claims or (found.workdir if found.tiny else HERE)
     found.out = found.workdir if found.tiny else found.claims / experiment
-    found.out.mkdir(parents=True, exist_ok=True)
+    try:
+        found.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot leave the page in {error.filename}: {error.strerror}; give a folder") from None
+    _known(found.claims)
     return found
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Whole numbers that are separated by commas."""
-    return tuple(map(int, text.split(",")))
+    """Whole numbers that are separated by commas, no two of them the same."""
+    found = tuple(map(int, text.split(",")))
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text}: every number once")
+    return found
 
 
 def command(main: Callable[[], Any]) -> None:
@@ -208,8 +218,7 @@ def publish(
 def record(claims: Sequence[Claim], folder: Path) -> None:
     """Puts the claims in the place of those that the same command left in `claims.json`; makes `README.md` again."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "claims.json"
-    known = json.loads(path.read_text("utf-8")) if path.is_file() else []
+    path, known = folder / "claims.json", _known(folder)
     found = [dataclasses.asdict(one) for one in claims]
     again = {_asked(one) for one in found}
     rows = sorted(
@@ -219,6 +228,15 @@ def record(claims: Sequence[Claim], folder: Path) -> None:
     part.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(part, path)
     (folder / "README.md").write_text(page(rows), encoding="utf-8")
+
+
+def _known(folder: Path) -> list[dict[str, Any]]:
+    """The claims that `claims.json` has."""
+    path = folder / "claims.json"
+    try:
+        return json.loads(path.read_text("utf-8")) if path.is_file() else []
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); mend it, or move it away") from None
 
 
 def _asked(claim: Mapping[str, Any]) -> str:
@@ -231,9 +249,11 @@ HEAD = """# The paper's claims
 *Learning by Distilling Context* (Snell, Klein and Zhong, arXiv 2209.15189), claim by claim, measured again with a small
 model. Made from `claims.json`, which the commands write; each folder has the experiment and its own page, and
 [DATA.md](DATA.md) says what DIR holds. "95 %" is the interval of the number that decides, in points of 100 where that
-is a share: by bootstrap over seeds and over test examples, or over tasks or facts where these are the unit, and no
-narrower than Student's t over any of these of which there are three or more (this was added after the runs). It is
-about the tasks that were measured and no others. "At most 5 points under the teacher" is decided by the mean.
+is a share: by bootstrap over seeds and over test examples, or over tasks, facts or students where these are the unit.
+That of a difference is no narrower than Student's t over any of these of which there are three or more (this was added
+after the runs); that of a ratio or a correlation is the bootstrap's, and tokens that are counted have none. It is about
+the tasks that were measured and no others. "At most 5 points under the teacher" is decided by the mean. Minutes are
+those of teaching, answering and scoring, without a judge's; runs that questions share count for each.
 
 """
 COLUMNS = ("experiment", "claim", "paper", "ours", "95 %", "seeds", "holds", "command", "commit", "hardware", "minutes")
@@ -248,10 +268,17 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         cells += [f"[{low:.3g}, {high:.3g}]", ", ".join(map(str, one["seeds"])), "yes" if one["holds"] else "**no**"]
         cells += [f"`{one['command']}`", one["commit"], one["hardware"], f"{one['minutes']:g}"]
         lines.append(_line(cells))
-    told = ((one["experiment"] if one["holds"] else one["claim"], one["reason"]) for one in rows if one["reason"])
-    reasons = [f"- {what}: {reason}" for what, reason in dict.fromkeys(told)]
+    reasons = [f"- {what}: {reason}" for what, reason in dict.fromkeys(_reasons(rows))]
     notes = ["", "What is different, and why a claim does not hold:", "", *reasons] if reasons else []
     return HEAD + "\n".join([*lines, *notes]) + "\n"
+
+
+def _reasons(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Every reason and whose it is: a claim's, or the experiment's if all its claims that hold have this one."""
+    for one in rows:
+        shared = {other["reason"] for other in rows if other["experiment"] == one["experiment"] and other["holds"]}
+        if one["reason"]:
+            yield one["experiment"] if one["holds"] and len(shared) == 1 else one["claim"], one["reason"]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -36,14 +36,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Found]:
     Unless these are all questions the page stays in the directory, where it replaces none that has more.
     """
     own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--only", type=lambda text: tuple(text.split(",")), default=tuple(QUESTIONS))
-    options, rest = own.parse_known_args(argv)
-    args = claims.arguments("questions", "What the paper left open", rest, seeds=(0, 1, 2), files=False)
-    if unknown := set(options.only) - set(QUESTIONS):
+    several = f"separated by commas: {', '.join(QUESTIONS)}; all if not said"
+    own.add_argument("--only", type=lambda text: tuple(text.split(",")), default=tuple(QUESTIONS), help=several)
+    args = claims.arguments("questions", "What the paper left open", argv, seeds=(0, 1, 2), files=False, own=[own])
+    if unknown := set(args.only) - set(QUESTIONS):
         raise SystemExit(f"--only: no question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
     if len(args.seeds) < 2 and not args.tiny:
         raise SystemExit("--seeds: a divergence has its interval over seeds, so give two or more")
-    for name in options.only:
+    for name in args.only:
         for cfg, workdir in runs(name, args).values():
             cdjax.run(cfg, workdir)
             shutil.rmtree(workdir / "checkpoints", ignore_errors=True)  # what is scored; of all runs they are 50 GB
@@ -113,11 +113,11 @@ def judged(question: Question, found: Found, made: Mapping[str, Any]) -> claims.
     claim = question.claim
     one, other = (found[variant][-1] for variant in (claim.one, claim.other))
     mean, interval = difference(one, other, claim.measure)
-    means = [(variant, np.mean(values(found[variant][-1], claim.measure))) for variant in (claim.one, claim.other)]
+    means = [f"{name}: {np.mean(values(found[name][-1], claim.measure)):.3g}" for name in (claim.one, claim.other)]
     return claims.Claim(
         claim=f"left open: {claim.text}",
         paper="none",
-        ours=f"{', '.join(f'{variant} {value:.3g}' for variant, value in means)}: {mean:+.3g}",
+        ours=f"{'; '.join(means)}; a difference of {mean:+.3g}",
         ci95=interval,
         holds=interval[0] > claim.least,
         reason=question.found,

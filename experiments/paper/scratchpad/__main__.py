@@ -31,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> Grades:
     own.add_argument(
         "--digits", type=int, choices=range(1, 9), help="the longest numbers; 3 if not said, the paper has 8"
     )
-    options, rest = own.parse_known_args(argv)
-    args = claims.arguments("scratchpad", QUESTION, rest, seeds=SEEDS, files=False)
-    digits = options.digits or (1 if args.tiny else 3)
+    args = claims.arguments("scratchpad", QUESTION, argv, seeds=SEEDS, files=False, own=[own])
+    digits = args.digits or (1 if args.tiny else 3)
     told, journals = [], []
     for seed in args.seeds:
         folder = args.workdir / f"digits_{digits}" / f"seed_{seed}"
