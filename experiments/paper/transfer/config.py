@@ -47,8 +47,8 @@ DIFFERENT = (
 )
 LITTLE_TO_KEEP = (  # what is behind the means of tasks unlike the replayed; written after the run
     "there is little to keep: before, the model hardly does these tasks, and after the sums, which have nothing to do "
-    "with them, it does six of seven better, presumably since it answers briefly; the seventh, task073, is lost, and "
-    "more so with replay; what replay keeps are the tasks that it replays and one that is like them"
+    "with them, its means on six of seven are higher, presumably since it answers briefly; the seventh, task073, is "
+    "lost, and more so with replay; what replay keeps are the tasks that it replays and one that is like them"
 )
 
 
