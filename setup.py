@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["cdjax", "cdjax.*"]),
-    package_data={"cdjax": ["report.jinja", "tasks/data/*", "model/data/*/*"]},
+    package_data={"cdjax": ["report/report.jinja", "tasks/data/*", "model/files/data/*/*"]},
     entry_points={"console_scripts": ["cdjax = cdjax.cli:main"]},
     install_requires=[
         "jax==0.10.2; python_version < '3.12'",

@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from cdjax import config, problems
+from cdjax import config
+from cdjax.config import check
 from cdjax.errors import UserError
 
 
@@ -89,7 +90,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> None:
     cfg, workdir = _experiment(arguments)
-    from cdjax.distill import rounds, update
+    from cdjax.distill import rounds
+    from cdjax.learn import update
 
     try:
         rounds.run(cfg, workdir, profile=arguments.profile)
@@ -133,10 +135,10 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from cdjax import report
+    from cdjax.report import page
 
     for workdir in arguments.workdirs:
-        report.write(workdir)
+        page.write(workdir)
     _tell(arguments.workdirs)
 
 
@@ -163,15 +165,15 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 def _tell(workdirs: list[Path]) -> None:
     """One table of all runs, and where the page of each is."""
-    from cdjax import report
+    from cdjax.report import page
 
-    _say(report.table(workdirs))
-    _say("\n".join(str(workdir / report.PAGE) for workdir in workdirs))
+    _say(page.table(workdirs))
+    _say("\n".join(str(workdir / page.PAGE) for workdir in workdirs))
 
 
 def _experiment(arguments: argparse.Namespace) -> tuple[config.Experiment, Path]:
     cfg = config.override(config.load_config(arguments.config), dict(arguments.set))
-    problems.validate(cfg)
+    check.validate(cfg)
     return cfg, arguments.workdir or Path("runs") / cfg.name
 
 

@@ -1,6 +1,6 @@
 """A model and its tokenizer as one object, for notebooks and the command line: text in, text out.
 
-In: a source of weights (model/source.py). Out: `LanguageModel`.
+In: a source of weights (model/files/source.py). Out: `LanguageModel`.
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from cdjax import compiled, config, parallel
 from cdjax.model import decoder, precision
-from cdjax.model import source as origin
+from cdjax.model.files import source as origin
 from cdjax.model.spec import DecoderSpec
-from cdjax.sampling import teacher
+from cdjax.sampling import answers
 from cdjax.sampling.generate import Record
 from cdjax.tasks.task import Task
 from cdjax.views import encode
@@ -100,7 +100,7 @@ class LanguageModel:
         if not texts:
             return []
         view = self._view(texts, context or "")
-        rollouts = teacher.sample(
+        rollouts = answers.sample(
             self.decoder,
             self.mesh,
             view,
@@ -110,8 +110,8 @@ class LanguageModel:
             steps=max_new_tokens,
             seed=seed,
         )
-        answers = [one.ids[: len(one.ids) - one.stopped] for one in rollouts]
-        return [self._continuation(prompt, answer) for prompt, answer in zip(view.whole, answers, strict=True)]
+        written = [one.ids[: len(one.ids) - one.stopped] for one in rollouts]
+        return [self._continuation(prompt, answer) for prompt, answer in zip(view.whole, written, strict=True)]
 
     def _view(self, texts: list[str], context: str) -> Prompts:
         """The prompts as ids. What is shared is the context and no more, so that other prompts find it compiled."""

@@ -3,8 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cdjax import batches, config
-from cdjax.distill.pairs import Pair, hard
+from cdjax import config
+from cdjax.lessons import batches
+from cdjax.lessons.pairs import Pair, hard
 
 VOCAB, TOP, DRAWS = 64, 4, 3
 

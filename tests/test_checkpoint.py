@@ -9,9 +9,9 @@ import optax
 import pytest
 from flax import nnx
 
-from cdjax import config, optim, parallel
-from cdjax.checkpoint import Checkpoints
-from cdjax.distill import update
+from cdjax import config, parallel
+from cdjax.learn import optim, update
+from cdjax.learn.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 AXES = {"w": ("embed", "mlp"), "bias": ("mlp",)}

@@ -42,7 +42,7 @@ def calls(monkeypatch):
     module("rounds", distill, run=record("run"), evaluate=record("evaluate"), export=record("export"))
     module("update", distill, Diverged=type("Diverged", (RuntimeError,), {}))
     module("language_model", cdjax, load_model=record("load_model", model))
-    module("report", cdjax, PAGE="page.html", write=record("write"), table=record("table", "| a table |"))
+    module("report", cdjax, PAGE="report.html", write=record("write"), table=record("table", "| a table |"))
     return made
 
 
@@ -50,7 +50,7 @@ def test_run_hands_over_the_changed_config(path, calls, tmp_path, capsys):
     code = cli.main(["run", str(path), "--set", "optim.lr=3e-5", "--set", "name=a=b", "--workdir", str(tmp_path)])
     wanted = config.override(config.load_config(path), {"optim.lr": 3e-5, "name": "a=b"})
     assert code == 0 and calls == [("run", wanted, tmp_path, {"profile": False}), ("table", [tmp_path])]
-    assert capsys.readouterr().out == f"| a table |\n{tmp_path}/page.html\n"
+    assert capsys.readouterr().out == f"| a table |\n{tmp_path}/report.html\n"
 
 
 def test_a_profile_is_asked_for_and_named(path, calls, tmp_path, capsys):
@@ -60,7 +60,7 @@ def test_a_profile_is_asked_for_and_named(path, calls, tmp_path, capsys):
     (tmp_path / "profile").mkdir()
     (tmp_path / "profile" / "update.json.gz").touch()
     assert cli.main(command) == 0
-    assert capsys.readouterr().out.endswith(f"page.html\n{tmp_path}/profile/update.json.gz\n")
+    assert capsys.readouterr().out.endswith(f"report.html\n{tmp_path}/profile/update.json.gz\n")
 
 
 def test_a_run_goes_to_a_directory_of_its_name(path, calls):
@@ -92,7 +92,7 @@ def test_export_names_the_seed(calls, tmp_path, capsys):
 def test_report_takes_several_runs(calls, tmp_path, capsys):
     assert cli.main(["report", str(tmp_path), "other"]) == 0
     assert [call[0] for call in calls] == ["write", "write", "table"]
-    assert capsys.readouterr().out == f"| a table |\n{tmp_path}/page.html\nother/page.html\n"
+    assert capsys.readouterr().out == f"| a table |\n{tmp_path}/report.html\nother/report.html\n"
 
 
 def test_bench_hands_over_cases_interpreters_and_rules(monkeypatch, capsys):

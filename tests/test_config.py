@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from cdjax import config, overrides, problems
-from cdjax.config import Experiment, UserError
+from cdjax import config
+from cdjax.config import Experiment, UserError, check, read
 
 CFG = Experiment(name="one", model="tiny:0", task="plural", inputs=config.Inputs(pool=True))
 GROUPED = {"plan.operations": [{"name": "a"}, {"name": "b"}], "plan.order": "sequential", "plan.rounds": [["a", "b"]]}
@@ -84,11 +84,11 @@ def test_a_bad_override_says_what_is_wanted(path, value, message):
 
 
 def test_optional_fields_take_none():
-    assert overrides.convert(int | None, "none", "limit") is None
-    assert overrides.convert(int | None, None, "limit") is None
-    assert overrides.convert(int | None, "3", "limit") == 3
+    assert read.convert(int | None, "none", "limit") is None
+    assert read.convert(int | None, None, "limit") is None
+    assert read.convert(int | None, "3", "limit") == 3
     with pytest.raises(UserError, match="limit must be an integer, got 'x'"):
-        overrides.convert(int | None, "x", "limit")
+        read.convert(int | None, "x", "limit")
 
 
 def test_json_round_trip_is_exact():
@@ -221,9 +221,9 @@ WRONG = [
 
 @pytest.mark.parametrize("changes, message", WRONG)
 def test_what_cannot_work_is_refused_before_anything_is_compiled(changes, message):
-    problems.validate(CFG)
+    check.validate(CFG)
     with pytest.raises(UserError) as error:
-        problems.validate(config.override(CFG, changes))
+        check.validate(config.override(CFG, changes))
     assert message in str(error.value)
 
 
@@ -231,11 +231,11 @@ def test_an_empty_inputs_file_is_refused(tmp_path):
     path = tmp_path / "inputs.txt"
     path.write_text("\n \n")
     with pytest.raises(UserError, match="inputs.file is .*, which is empty"):
-        problems.validate(config.override(CFG, {"inputs.file": str(path)}))
+        check.validate(config.override(CFG, {"inputs.file": str(path)}))
     path.write_text("\nfox\n")
-    problems.validate(config.override(CFG, {"inputs.file": str(path)}))
+    check.validate(config.override(CFG, {"inputs.file": str(path)}))
 
 
 def test_all_problems_are_told_at_once():
     with pytest.raises(UserError, match="adapter.rank.*optim.lr.*seeds"):
-        problems.validate(config.override(CFG, {"adapter.rank": -1, "optim.lr": 0, "seeds": []}))
+        check.validate(config.override(CFG, {"adapter.rank": -1, "optim.lr": 0, "seeds": []}))

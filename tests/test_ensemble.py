@@ -9,9 +9,9 @@ import pytest
 
 from cdjax import config, parallel
 from cdjax.model import decoder
-from cdjax.rollouts import Store
-from cdjax.sampling import choose, generate, teacher
+from cdjax.sampling import answers, choose, generate
 from cdjax.sampling.generate import Record
+from cdjax.sampling.store import Store
 from cdjax.views import encode, render
 from tests import small_tokenizer, test_views
 from tests.conftest import TINY
@@ -27,7 +27,7 @@ SHOWN = tuple(config.Demonstration(word, word.upper()) for word in ("one", "two"
 
 def sample(model, mesh, prompts=SEVERAL, **changes):
     wanted = dict(stops=np.array(STOPS, np.int32), sampling=config.Sampling(batch=3), record=RECORD, steps=6, seed=1)
-    return teacher.sample(model, mesh, prompts, **{**wanted, **changes})
+    return answers.sample(model, mesh, prompts, **{**wanted, **changes})
 
 
 def test_equal_prompts_are_one_prompt(tiny, mesh):

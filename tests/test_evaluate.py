@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdjax import config, evaluate, setting
-from cdjax.distill import pairs
+from cdjax import config
+from cdjax.lessons import pairs
 from cdjax.model import decoder
+from cdjax.score import evaluate
+from cdjax.workdir import setting
 from tests.test_rounds import experiment
 
 

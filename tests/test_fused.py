@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax
 
 from cdjax import config, parallel
-from cdjax.distill import fused, losses, terms
+from cdjax.losses import divergence, fused
 from cdjax.model import decoder
 from tests.conftest import TINY
 
@@ -52,7 +52,7 @@ def positions(top_k=0, draws=None, temperature=1.0, hidden=HIDDEN, wanted=WANTED
         logprobs, top = jax.lax.top_k(full, top_k)
     draws = np.zeros((B, C, 0), np.int32) if draws is None else draws
     parts = (hidden, wanted, IDS, MASK, top, logprobs, draws)
-    return losses.Positions(*(jnp.asarray(part) for part in parts))
+    return divergence.Positions(*(jnp.asarray(part) for part in parts))
 
 
 def value_and_grad(model, at, objective, tile):
@@ -76,10 +76,10 @@ def dense(student, hidden, teacher, at, objective):
     if objective.targets == "sampled":
         soft = -jnp.take_along_axis(logp, at.draws, -1).mean(-1)
     elif objective.targets == "top_k":
-        soft = losses.bucket_divergence(at.top_logprobs, jnp.take_along_axis(logp, at.top_ids, -1), **shape)
+        soft = divergence.bucket_divergence(at.top_logprobs, jnp.take_along_axis(logp, at.top_ids, -1), **shape)
     else:
         wanted = jax.nn.log_softmax(teacher.logits(at.teacher) / objective.temperature)
-        soft = losses.token_divergence(wanted, logp, **shape)
+        soft = divergence.token_divergence(wanted, logp, **shape)
     mixed = objective.alpha * hard + (1 - objective.alpha) * objective.temperature**2 * soft
     return jnp.mean(mixed, where=MASK)
 
@@ -126,7 +126,7 @@ def test_top_k_is_the_dense_divergence_of_buckets(kind, tiny, mesh):
 
     def dense(model, hidden):
         teacher = buckets(jax.lax.stop_gradient(model.logits(at.teacher)))
-        return losses.divergence(teacher, buckets(model.logits(hidden)), MASK, kind=kind, beta=0.3, temperature=2.0)
+        return divergence.divergence(teacher, buckets(model.logits(hidden)), MASK, kind=kind, beta=0.3, temperature=2.0)
 
     with jax.set_mesh(mesh):
         wanted = jax.jit(jax.value_and_grad(dense, argnums=(0, 1)))(tiny, at.hidden)
@@ -150,7 +150,7 @@ def test_sampled_targets_in_proportion_give_the_gradient_of_full_ones(tiny, mesh
 
     def dense(model, hidden):
         teacher = jnp.log(jnp.asarray(p, jnp.float32))
-        return losses.divergence(teacher, model.logits(hidden), MASK, kind="forward_kl")
+        return divergence.divergence(teacher, model.logits(hidden), MASK, kind="forward_kl")
 
     with jax.set_mesh(mesh):
         full = jax.jit(jax.value_and_grad(dense, argnums=(0, 1)))(tiny, at.hidden)
@@ -258,7 +258,7 @@ def test_one_device_equals_eight_and_gathers_no_logits(mesh, mesh8):
             @jax.jit
             def gradients(student, teacher, at):
                 def loss(student, hidden, objective):
-                    now = losses.Positions(**(at | {"hidden": hidden}))
+                    now = divergence.Positions(**(at | {"hidden": hidden}))
                     return fused.loss(student, teacher, now, objective=objective, over=COUNT, tile=2)[0]
 
                 return [jax.value_and_grad(loss, (0, 1))(student, at["hidden"], it) for it in (FULL, MIXED, SAMPLED)]
@@ -280,7 +280,7 @@ def test_logits_of_all_positions_never_exist_together(mesh):
 
     def loss(model, hidden):
         ids, top = jnp.zeros(shape, jnp.int32), jnp.zeros((*shape, 2))
-        at = losses.Positions(hidden, hidden, ids, ids == 0, top.astype(int), top, top.astype(int))
+        at = divergence.Positions(hidden, hidden, ids, ids == 0, top.astype(int), top, top.astype(int))
         return fused.loss(model, model, at, objective=config.Objective(targets="full"), tile=4)[0]
 
     with jax.set_mesh(mesh):
@@ -296,6 +296,6 @@ def test_an_objective_that_cannot_be_computed_is_refused(tiny, mesh):
         (config.Objective(alpha=1.5), "alpha"),
     ):
         with pytest.raises(config.UserError, match=said):
-            losses.check(wrong)
+            divergence.check(wrong)
     with jax.set_mesh(mesh), pytest.raises(config.UserError, match="recorded without"):
         fused.loss(tiny, None, positions(), objective=config.Objective(), tile=4)

@@ -12,7 +12,8 @@ import pytest
 from fixtures import gguf_file
 
 from cdjax import config
-from cdjax.model import decoder, gguf, huggingface, source, weights
+from cdjax.model import decoder
+from cdjax.model.files import gguf, huggingface, source, weights
 from cdjax.model.layers import frequencies
 from cdjax.model.spec import RopeScaling
 

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from cdjax import config
-from cdjax.model import decoder, huggingface, source, tokenizer, weights
+from cdjax.model import decoder
+from cdjax.model.files import huggingface, source, tokenizer, weights
 from cdjax.model.spec import DecoderSpec
 
 FIXTURES = Path(__file__).parent / "fixtures"

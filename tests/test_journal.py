@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from cdjax import journal
-from cdjax.journal import Journal
+from cdjax.workdir import journal
+from cdjax.workdir.journal import Journal
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cdjax import config
-from cdjax.distill.keep import answer_text, extract, keep
-from cdjax.rollouts import Rollout
+from cdjax.lessons.keep import answer_text, extract, keep
+from cdjax.sampling.store import Rollout
 from cdjax.views import encode
 from tests import small_tokenizer
 

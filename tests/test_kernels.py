@@ -10,7 +10,7 @@ import pytest
 
 from cdjax.model import attention, cache, decoder, kernels
 from cdjax.model.layers import product
-from cdjax.sampling import score
+from cdjax.sampling import read
 from tests.conftest import TINY
 
 RNG = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def test_model_on_a_tpu_equals_the_model_elsewhere(rows, window, mesh, request):
         with jax.set_mesh(mesh):
             prefix = decoder.read_prefix(model, np.arange(1, 20))
             texts = prompt, real(prompt, bool), completion, real(completion, bool)
-            return np.asarray(score.logprobs(model, *texts, prefix))
+            return np.asarray(read.logprobs(model, *texts, prefix))
 
     wanted = run()
     request.getfixturevalue("on_tpu")

@@ -4,7 +4,8 @@ import optax
 import pytest
 from flax import nnx
 
-from cdjax import config, optim
+from cdjax import config
+from cdjax.learn import optim
 from cdjax.model import decoder
 from cdjax.model.spec import DecoderSpec
 from tests.conftest import TINY

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cdjax import packing
+from cdjax.lessons import packing
 
 RNG = np.random.default_rng(0)
 

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdjax.distill import losses
-from cdjax.distill.keep import Kept
-from cdjax.distill.pairs import certain, pair
-from cdjax.rollouts import Rollout
+from cdjax.lessons.keep import Kept
+from cdjax.lessons.pairs import certain, pair
+from cdjax.losses import divergence
+from cdjax.sampling.store import Rollout
 from cdjax.views.prompts import Prompts
 
 IDS = np.array([11, 12, 13, 14], np.int32)
@@ -54,7 +54,7 @@ def test_a_written_answer_beside_recorded_ones_is_cross_entropy():
 
     def soft(logits):
         top = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.asarray(one.top_ids), 1)
-        return losses.bucket_divergence(jnp.asarray(one.top_logprobs), top, kind="forward_kl", beta=0.5).sum()
+        return divergence.bucket_divergence(jnp.asarray(one.top_logprobs), top, kind="forward_kl", beta=0.5).sum()
 
     def hard(logits):
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), answer[:, None], 1).sum()

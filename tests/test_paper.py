@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cdjax import report, setting, tasks
+from cdjax import tasks
+from cdjax.config.check import validate
 from cdjax.errors import UserError
-from cdjax.journal import Journal
 from cdjax.language_model import load_model
-from cdjax.problems import validate
+from cdjax.report import page
 from cdjax.views import encode
+from cdjax.workdir import setting
+from cdjax.workdir.journal import Journal
 from experiments.paper import claims
 from experiments.paper.association import __main__ as association
 from experiments.paper.demonstrations import __main__ as demonstrations
@@ -206,7 +208,7 @@ def test_facts(tmp_path, capsys):
             assert sum(parts) / 5 == pytest.approx(scale * told[side][field])
     assert found["paraphrase", "after", "magnitude"] != found["paraphrase", "before", "magnitude"]
     shown = f"magnitude {told['after']['magnitude']:+.1f}"
-    assert shown in (run / report.PAGE).read_text() and shown in report.table([run])
+    assert shown in (run / page.PAGE).read_text() and shown in page.table([run])
     score = claims.percent((np.transpose(found["paraphrase", "after", "score"]) / 100).tolist())
     assert f"| paraphrase | after | {score} |" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "claims.json").read_text())) == 4

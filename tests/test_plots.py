@@ -2,7 +2,7 @@
 
 import re
 
-from cdjax import plots
+from cdjax.report import plots
 
 
 def words(svg):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import cdjax
-from cdjax import setting
 from cdjax.model import precision
 from cdjax.model.layers import product
+from cdjax.workdir import setting
 from tests.conftest import TINY
 from tests.test_rounds import experiment
 

@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from cdjax import config, evaluate, preference, setting
+from cdjax import config
 from cdjax.model import decoder
+from cdjax.score import evaluate, preference
 from cdjax.tasks import Example
+from cdjax.workdir import setting
 from tests.test_rounds import experiment
 
 EXAMPLES = [  # prompts and answers of several lengths, and one that rejects nothing

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cdjax.profile import STEPS, WARM, Profile
+from cdjax.workdir.profile import STEPS, WARM, Profile
 
 
 def run(profile, total, stage="update"):

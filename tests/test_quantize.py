@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cdjax import config, parallel, results, setting
+from cdjax import config, parallel
 from cdjax.distill import stages
 from cdjax.model import decoder, quantize
 from cdjax.model.layers import Projection
-from cdjax.sampling import score, teacher
+from cdjax.report import results
+from cdjax.sampling import answers, read
 from cdjax.students import trainable
+from cdjax.workdir import setting
 from tests.conftest import TINY
 from tests.test_rounds import experiment
 from tests.test_sampling import PROMPTS, ask, assert_same
@@ -107,7 +109,7 @@ def test_scoring_reproduces_what_the_int8_sampler_recorded(tiny, mesh):
         for rollout in rollouts:
             prompt, completion = (jnp.asarray(x)[None] for x in (own[rollout.input], rollout.ids))
             real = [jnp.ones(x.shape, bool) for x in (prompt, completion)]
-            scored = score.logprobs(int8, prompt, real[0], completion, real[1], prefix)
+            scored = read.logprobs(int8, prompt, real[0], completion, real[1], prefix)
             np.testing.assert_allclose(scored[0], rollout.logprobs, atol=2e-5)
 
 
@@ -119,7 +121,7 @@ def test_one_device_equals_eight(tiny, mesh, mesh8):
 
 
 def test_an_int8_model_has_an_identity_of_its_own(tiny, mesh):
-    assert teacher.identity(rounded(tiny, mesh)) != teacher.identity(tiny)
+    assert answers.identity(rounded(tiny, mesh)) != answers.identity(tiny)
 
 
 def test_an_adapter_stays_as_it_is(tiny, mesh):

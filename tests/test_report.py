@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cdjax import config, report
+from cdjax import config
 from cdjax.errors import UserError
+from cdjax.report import page
 
 CFG = config.Experiment("ten <shots>", "tiny:0", "plural", inputs=config.Inputs(pool=True), seeds=(0, 1))
 
@@ -95,7 +96,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_says_what_the_run_found(workdir):
-    text = Page(report.write(workdir)).text
+    text = Page(page.write(workdir)).text
     for said in (
         "With the context in its prompt the model scores 0.900, without it 0.100.",
         "scores 0.750 without it. Gradient descent on the demonstrations themselves reaches 0.500;",
@@ -121,27 +122,27 @@ def test_the_page_says_what_the_run_found(workdir):
 def test_intervals_that_overlap_are_said_to(workdir):
     results = RESULTS | {"scores": RESULTS["scores"] | {"gradient_descent": score(0.65, 0.58, 0.72)}}
     (workdir / "results.json").write_text(json.dumps(results))
-    assert "the two intervals overlap." in Page(report.write(workdir)).text
+    assert "the two intervals overlap." in Page(page.write(workdir)).text
 
 
 def test_examples_stand_side_by_side_and_are_only_text(workdir):
-    page = Page(report.write(workdir))
-    assert "script" not in page.tags and "shots" not in page.tags
-    assert "cat & dog cats cats ✗ <script>x()</script> ✓ cats" in page.text
-    assert "bus buses buses ✗ bus ✗ busses" in page.text
+    shown = Page(page.write(workdir))
+    assert "script" not in shown.tags and "shots" not in shown.tags
+    assert "cat & dog cats cats ✗ <script>x()</script> ✓ cats" in shown.text
+    assert "bus buses buses ✗ bus ✗ busses" in shown.text
 
 
 def test_twenty_examples_are_shown(workdir):
     many = [{"input": f"input-{number}.", "teacher": "a", "before": "b", "after": "a"} for number in range(25)]
     (workdir / "examples.json").write_text(json.dumps(many))
-    text = Page(report.write(workdir)).text
+    text = Page(page.write(workdir)).text
     assert "input-19." in text and "input-20." not in text
     assert "expected" not in text
 
 
 def test_the_page_needs_no_other_file(workdir):
-    page = Page(report.write(workdir))
-    assert [link for link in page.links if not link.startswith("#")] == []
+    shown = Page(page.write(workdir))
+    assert [link for link in shown.links if not link.startswith("#")] == []
     assert (
         "@import" not in (workdir / "report.html").read_text()
         and "url(http" not in (workdir / "report.html").read_text()
@@ -149,7 +150,7 @@ def test_the_page_needs_no_other_file(workdir):
 
 
 def test_scores_and_curves_are_drawn(workdir):
-    html = report.write(workdir).read_text()
+    html = page.write(workdir).read_text()
     bars, curves = (re.sub(r"<[^>]*>", " ", one) for one in re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert [bars.find(name) for name in ("teacher", "before", "after", "gradient descent")] == sorted(
         bars.find(name) for name in ("teacher", "before", "after", "gradient descent")
@@ -159,56 +160,56 @@ def test_scores_and_curves_are_drawn(workdir):
 
 
 def test_only_what_differs_from_the_defaults_leads_the_config(workdir):
-    text = Page(report.write(workdir)).text
+    text = Page(page.write(workdir)).text
     changed, whole = text.split("the whole resolved config")
     assert "inputs.pool true" in changed and "seeds [0, 1]" in changed and "optim.lr" not in changed
     assert '"lr": 0.0001' in whole
 
 
 def test_the_same_run_gives_the_same_page(workdir):
-    assert report.write(workdir).read_bytes() == report.write(workdir).read_bytes()
+    assert page.write(workdir).read_bytes() == page.write(workdir).read_bytes()
 
 
 def test_a_run_that_has_not_ended_shows_what_there_is(tmp_path):
     (tmp_path / "config.json").write_text(config.to_json(CFG))
-    text = Page(report.write(tmp_path)).text
+    text = Page(page.write(tmp_path)).text
     assert "has not ended yet" in text and "Scores" not in text and "Learning" not in text
     (tmp_path / "metrics.jsonl").write_text('{"stage": "update", "step": 1, "loss": 2.0}\n{"stage": "upd')
-    assert "Learning" in Page(report.write(tmp_path)).text
+    assert "Learning" in Page(page.write(tmp_path)).text
 
 
 def test_a_run_that_was_only_scored_says_so(workdir):
     scores = {name: RESULTS["scores"][name] for name in ("teacher", "before")}
     none = {"scores": scores, "rollouts": {"sampled": 0, "kept": 0, "dropped": {}}, "held_out_kl": {"after": None}}
     (workdir / "results.json").write_text(json.dumps(RESULTS | none))
-    text = Page(report.write(workdir)).text
+    text = Page(page.write(workdir)).text
     assert "without it 0.100. This run has not ended yet" in text
     assert "The teacher's answers" not in text and "None" not in text and "Held-out" not in text
-    assert report.table([workdir]).count("gap closed") == 0
+    assert page.table([workdir]).count("gap closed") == 0
 
 
 def test_rounds_are_shown_where_there_are_several(workdir):
     rounds = [score(0.25, 0.2, 0.3), score(0.625, 0.6, 0.65)]
     (workdir / "results.json").write_text(json.dumps(RESULTS | {"rounds": rounds[:1]}))
-    assert "Rounds" not in Page(report.write(workdir)).text
+    assert "Rounds" not in Page(page.write(workdir)).text
     (workdir / "results.json").write_text(json.dumps(RESULTS | {"rounds": rounds}))
-    text = Page(report.write(workdir)).text
+    text = Page(page.write(workdir)).text
     assert "Rounds" in text and re.search(r"round 0.*round 1.*0\.250.*0\.625", text)
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not a run directory"):
-        report.write(tmp_path)
+        page.write(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json is not JSON"):
-        report.table([tmp_path])
+        page.table([tmp_path])
 
 
 def test_the_table_has_a_row_for_every_run(workdir, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text(config.to_json(config.override(CFG, {"name": "second"})))
-    header, rule, one, two = report.table([workdir, other]).splitlines()
+    header, rule, one, two = page.table([workdir, other]).splitlines()
     assert len(header) == len(rule) == len(one) == len(two)
     cells = [cell.strip() for cell in one.strip("|").split("|")]
     assert [cell.strip() for cell in header.strip("|").split("|")] == [
@@ -224,6 +225,6 @@ def test_the_table_has_a_row_for_every_run(workdir, tmp_path):
 
 def test_the_gap_is_closed_from_before_to_teacher():
     scores = {name: score(mean, 0, 1) for name, mean in (("teacher", 0.75), ("before", 0.25), ("after", 0.5))}
-    assert report.gap_closed(scores) == 0.5
-    assert report.gap_closed(scores | {"teacher": score(0.25, 0, 1)}) is None
-    assert report.gap_closed({}) is None
+    assert page.gap_closed(scores) == 0.5
+    assert page.gap_closed(scores | {"teacher": score(0.25, 0, 1)}) is None
+    assert page.gap_closed({}) is None

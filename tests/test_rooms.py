@@ -18,68 +18,64 @@ PLAIN = {
     "bench.figures",
     "config",
     "errors",
-    "journal",
-    "metrics",
-    "overrides",
-    "packing",
-    "plots",
-    "report",
-    "rollouts",
-    "problems",
+    "lessons.keep",
+    "lessons.packing",
+    "progress",
+    "report.page",
+    "report.plots",
+    "workdir.journal",
+    "workdir.metrics",
+    "sampling.store",
     "tasks",
     "views",
-    "distill.keep",
 }
 
+# The rooms along the data path: each may import itself, and those named here.
 TEXT = {"config", "errors", "tasks", "views"}
-CORE = {"config", "errors", "parallel"}
-FLOW = {"rollouts", "views", "metrics"}
-LEARN = CORE | FLOW | {"batches", "checkpoint", "distill", "model", "optim", "sampling", "students"}
+CORE = {"config", "errors", "parallel", "progress"}
+MODEL = CORE | {"compiled", "model", "students"}
+LESSONS = MODEL | TEXT | {"sampling", "lessons"}
+LEARN = LESSONS | {"losses", "learn"}
 
 MAY_IMPORT = {
     "errors": set(),
-    "overrides": {"errors"},
-    "config": {"errors", "overrides"},
-    "problems": {"config", "errors"},
-    "metrics": {"config", "errors"},
-    "tasks": TEXT - {"views"},
-    "views": TEXT,
-    "rollouts": {"config", "errors"},
-    "parallel": CORE,
+    "config": {"errors"},
     "compiled": set(),
-    "profile": set(),
-    "model": CORE | {"compiled", "model"},
-    "students": CORE | {"model", "students"},
-    "sampling": CORE | FLOW | {"model", "sampling"},
-    "optim": CORE,
-    "checkpoint": CORE,
-    "batches": CORE | {"distill", "packing"},
-    "packing": set(),
-    "distill": LEARN,
-    "language_model": CORE | {"compiled", "model", "sampling", "tasks", "views"},
-    "journal": {"config", "errors"},
-    "plots": set(),
-    "report": {"config", "errors", "metrics", "plots"},
-    "bench": LEARN | {"bench"},
+    "progress": set(),
+    "parallel": CORE,
+    "tasks": {"config", "errors"},
+    "views": TEXT,
+    "model": CORE | {"compiled"},
+    "students": CORE | {"model"},
+    "sampling": MODEL | {"views"},
+    "lessons": LESSONS,
+    "losses": MODEL,
+    "learn": LEARN,
+    "score": LEARN,
+    "workdir": LEARN,
+    "report": {"config", "errors", "workdir"},
+    "distill": set(),
+    "language_model": MODEL | TEXT | {"sampling"},
+    "bench": LEARN,
 }
 # These see every room, and no room sees them.
 WHOLE = {
     "__init__",
-    "baseline",
     "cli",
+    "distill.baseline",
     "distill.rounds",
     "distill.stages",
-    "evaluate",
-    "preference",
-    "results",
-    "setting",
-    "supervised",
-    "tune",
+    "distill.supervised",
+    "distill.tune",
+    "report.results",
+    "workdir.setting",
+    "score.evaluate",
+    "score.preference",
 }
 
 
 def name_of(path: Path) -> str:
-    """`distill/keep.py` -> "distill.keep", `distill/__init__.py` -> "distill"."""
+    """`lessons/keep.py` -> "lessons.keep", `distill/__init__.py` -> "distill"."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
@@ -118,9 +114,9 @@ def closure(name: str) -> set[str]:
 
 def test_the_walker_sees_every_kind_of_import():
     source = (
-        "import jax.numpy as jnp\nfrom cdjax import batches as b\ndef f():\n    from cdjax.model.spec import Spec\n"
+        "import jax.numpy\nfrom cdjax.lessons import batches as b\ndef f():\n    from cdjax.model.spec import Spec\n"
     )
-    found = {"jax.numpy", "cdjax", "cdjax.batches", "cdjax.model.spec", "cdjax.model.spec.Spec"}
+    found = {"jax.numpy", "cdjax.lessons", "cdjax.lessons.batches", "cdjax.model.spec", "cdjax.model.spec.Spec"}
     assert imports(source) == found
 
 
@@ -128,7 +124,7 @@ def test_the_walker_sees_every_kind_of_import():
 def test_a_room_imports_only_what_it_may(name):
     room = name.split(".")[0]
     assert room in MAY_IMPORT, f"{room} is new: say above which rooms it may import"
-    assert {one for one in inside(name) if one.split(".")[0] not in MAY_IMPORT[room]} == set()
+    assert {one for one in inside(name) if one.split(".")[0] not in MAY_IMPORT[room] | {room}} == set()
 
 
 def test_no_room_imports_what_sees_the_whole():

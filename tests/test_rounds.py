@@ -8,11 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from cdjax import config, evaluate, metrics, optim, report, results, setting, tasks
-from cdjax.checkpoint import Checkpoints
-from cdjax.distill import rounds, stages, update
-from cdjax.journal import Journal
+from cdjax import config, tasks
+from cdjax.distill import rounds, stages
+from cdjax.learn import optim, update
+from cdjax.learn.checkpoint import Checkpoints
+from cdjax.report import page, results
+from cdjax.score import evaluate
 from cdjax.students import trainable
+from cdjax.workdir import metrics, setting
+from cdjax.workdir.journal import Journal
 
 
 def experiment(**changes) -> config.Experiment:
@@ -355,7 +359,7 @@ def test_student_and_baseline_are_tuned_alike_on_validation_alone(tmp_path, monk
         assert (weights_of[last] != weights_of[f"{tuned}, lr 0.01, epoch 4"]).any()
     lines = [line["stage"] for line in metrics.read(tmp_path / "metrics.jsonl")]
     assert lines == ["update, lr 0.001"] * 12 + ["update, lr 0.01"] * 12
-    assert "Chosen on validation examples" in (tmp_path / report.PAGE).read_text()
+    assert "Chosen on validation examples" in (tmp_path / page.PAGE).read_text()
 
 
 @pytest.mark.parametrize("name", ["context.file", "inputs.file"])

@@ -7,10 +7,10 @@ import pytest
 
 from cdjax import config, parallel
 from cdjax.model import decoder
-from cdjax.rollouts import Store
-from cdjax.sampling import choose, generate, score, slots, teacher
+from cdjax.sampling import answers, choose, generate, read, slots
 from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Record
+from cdjax.sampling.store import Store
 from cdjax.views.prompts import Prompts
 from tests.conftest import TINY
 
@@ -52,7 +52,7 @@ def run(model, mesh, *, rows=slice(None), real=REAL, context=CONTEXT, choice=Cho
 
 def ask(model, mesh, **changes):
     wanted = dict(stops=np.array(STOPS, np.int32), sampling=config.Sampling(batch=3), record=RECORD, steps=6, seed=1)
-    return teacher.sample(model, mesh, PROMPTS, **{**wanted, **changes})
+    return answers.sample(model, mesh, PROMPTS, **{**wanted, **changes})
 
 
 def assert_same(one, two, atol=0.0):
@@ -89,8 +89,8 @@ def test_scoring_reproduces_what_the_sampler_recorded(tiny, mesh, view):
     samples, prefix = run(tiny, mesh, **view)
     with jax.set_mesh(mesh):
         rows = [jnp.asarray(x) for x in (TOKENS, REAL, samples.ids, samples.real)]
-        scored = score.logprobs(tiny, *rows, prefix)
-        hidden = jax.jit(score.completion_hidden)(tiny, *rows, prefix)
+        scored = read.logprobs(tiny, *rows, prefix)
+        hidden = jax.jit(read.completion_hidden)(tiny, *rows, prefix)
         soft = np.asarray(jax.nn.log_softmax(tiny.logits(hidden) / RECORD.temperature))
     assert samples.real.sum() > 20
     np.testing.assert_allclose(scored, samples.logprobs, atol=2e-5)
@@ -278,10 +278,10 @@ def test_a_store_of_another_request_is_refused(tiny, mesh, tmp_path, change):
 
 
 def test_identity_is_that_of_the_weights(tiny, tiny8):
-    assert teacher.identity(tiny) == teacher.identity(tiny8)
+    assert answers.identity(tiny) == answers.identity(tiny8)
     moved = jax.tree.map(lambda x: x, tiny)
     moved.embedding[...] = moved.embedding[...].at[3, 4].multiply(1.0001)
-    assert teacher.identity(moved) != teacher.identity(tiny)
+    assert answers.identity(moved) != answers.identity(tiny)
 
 
 def test_greedy_answers_come_in_input_order_whatever_the_seed(tiny, mesh):
@@ -297,7 +297,7 @@ def test_a_prompt_that_does_not_fit_is_named(tiny, mesh):
     with pytest.raises(config.UserError, match=r"'input 4' has 15 tokens, with 2034 more"):
         ask(tiny, mesh, steps=2034)
     with pytest.raises(config.UserError, match="token 64, the model's vocabulary ends at 63"):
-        teacher.check(tiny, Prompts(("x",), CONTEXT, (np.array([64], np.int32),)), 1)
+        answers.check(tiny, Prompts(("x",), CONTEXT, (np.array([64], np.int32),)), 1)
 
 
 def test_widths_are_few():

@@ -10,7 +10,7 @@ import pytest
 from fixtures import gguf_file
 
 from cdjax import config
-from cdjax.model import huggingface, source, weights
+from cdjax.model.files import huggingface, source, weights
 
 
 def same(one, two):

@@ -11,10 +11,10 @@ import pytest
 
 from cdjax import config, parallel
 from cdjax.model import decoder
-from cdjax.rollouts import Store
-from cdjax.sampling import choose, score, speculate, teacher
+from cdjax.sampling import answers, choose, speculate
 from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Record
+from cdjax.sampling.store import Store
 from cdjax.views.prompts import Prompts
 from tests.conftest import TINY
 from tests.test_sampling import assert_same
@@ -59,8 +59,8 @@ def ask(models, mesh, *, draft=3, sampling=config.Sampling(batch=3), students=ST
     """The stage's answers; without a draft the teacher writes them alone."""
     wanted = dict(stops=STOPS, record=RECORD, steps=9, seed=1) | changes
     sampling = dataclasses.replace(sampling, draft=draft)
-    return teacher.sample(
-        models[0], mesh, TEACHERS, sampling=sampling, student=teacher.Student(models[1], students), **wanted
+    return answers.sample(
+        models[0], mesh, TEACHERS, sampling=sampling, student=answers.Student(models[1], students), **wanted
     )
 
 
@@ -124,7 +124,7 @@ def excess(seen, expected):
 def test_answers_are_distributed_as_the_teachers_own(mesh, draft, choice):
     first, second = (sharper(decoder.create(FIVE, mesh, seed=seed), 3.0) for seed in (2, 3))
     views = [Prompts(("x",), np.zeros(0, np.int32), (np.array(ids, np.int32),)) for ids in ([1, 2, 0, 3], [2, 2])]
-    rollouts = teacher.sample(
+    rollouts = answers.sample(
         first,
         mesh,
         views[0],
@@ -135,7 +135,7 @@ def test_answers_are_distributed_as_the_teachers_own(mesh, draft, choice):
         record=Record(),
         steps=3,
         seed=0,
-        student=teacher.Student(second, views[1]),
+        student=answers.Student(second, views[1]),
     )
     seen = Counter(tuple(one.ids.tolist()) for one in rollouts)
     assert abs(excess(seen, all_answers(first, mesh, views[0].own[0], choice))) < 4
@@ -214,8 +214,8 @@ def test_greedy_answers_are_the_same(sides, mesh, draft):
 def test_scoring_reproduces_what_was_recorded(sides, mesh):
     @jax.jit
     def read(model, *rows):
-        hidden = score.completion_hidden(model, *rows)
-        return score.logprobs(model, *rows), jax.nn.log_softmax(model.logits(hidden) / RECORD.temperature)
+        hidden = read.completion_hidden(model, *rows)
+        return read.logprobs(model, *rows), jax.nn.log_softmax(model.logits(hidden) / RECORD.temperature)
 
     for row, one in enumerate(ask(sides, mesh)[:4]):
         prompt = TEACHERS.whole[row]
@@ -286,6 +286,6 @@ def test_a_store_of_another_student_is_refused(sides, mesh, tmp_path):
 def test_drafts_need_a_student(sides, mesh):
     with pytest.raises(config.UserError, match="sampling.draft=2 needs a student"):
         sampling = config.Sampling(draft=2)
-        teacher.sample(
+        answers.sample(
             sides[0], mesh, TEACHERS, stops=STOPS, sampling=sampling, record=RECORD, steps=4, seed=0, student=None
         )

@@ -9,9 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from cdjax import batches, config, metrics, problems, setting, supervised, tasks
-from cdjax.config import Labelled, Optim, Supervised, Update
-from cdjax.distill import rounds, stages, update
+from cdjax import config, tasks
+from cdjax.config import Labelled, Optim, Supervised, Update, check
+from cdjax.distill import rounds, stages, supervised
+from cdjax.learn import update
+from cdjax.lessons import batches
+from cdjax.workdir import metrics, setting
 from tests.test_rounds import Killed, assert_same_end, die, experiment, outcome
 
 OPTIM = Optim(lr=3e-3)
@@ -161,7 +164,7 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
 )
 def test_a_written_answer_has_no_distribution_to_be_compared_with(changes):
     with pytest.raises(config.UserError, match="replay has written answers"):
-        problems.validate(experiment(replay=(DIRECT,), objective=config.Objective(**changes)))
+        check.validate(experiment(replay=(DIRECT,), objective=config.Objective(**changes)))
 
 
 def test_one_input_may_have_two_written_answers_and_a_views_file_is_watched(tmp_path):

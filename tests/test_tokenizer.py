@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models
 from transformers import AddedToken, GPT2Tokenizer, Qwen2Tokenizer
 
 from cdjax import config
-from cdjax.model import gguf, source, tokenizer
+from cdjax.model.files import gguf, source, tokenizer
 
 TEXTS = (
     "The capital of France is Paris.",

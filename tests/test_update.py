@@ -8,11 +8,12 @@ import optax
 import pytest
 from flax import nnx
 
-from cdjax import batches, config
-from cdjax.distill import update
+from cdjax import config
+from cdjax.learn import update
+from cdjax.lessons import batches
 from cdjax.model import decoder
 from cdjax.model.spec import DecoderSpec
-from cdjax.sampling import score
+from cdjax.sampling import read
 from cdjax.students import trainable
 from tests.test_batches import make_pairs
 
@@ -99,7 +100,7 @@ def test_a_pair_is_read_as_prompt_and_completion(mesh):
     with jax.set_mesh(mesh):
         packed = jax.jit(update.hidden_at)(model_on(mesh), batch_of(mesh, [pair]).student, None)
         real = jnp.ones(prompt.shape, bool), jnp.ones(ids.shape, bool)
-        wanted = score.completion_hidden(model_on(mesh), prompt, real[0], ids, real[1])
+        wanted = read.completion_hidden(model_on(mesh), prompt, real[0], ids, real[1])
     np.testing.assert_allclose(packed[:, : ids.shape[1]], wanted, atol=1e-5)
 
 

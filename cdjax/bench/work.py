@@ -13,17 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cdjax import batches, config, optim, parallel
+from cdjax import config, parallel
 from cdjax.bench.peers import serve
-from cdjax.distill import fused, losses, pairs, update
-from cdjax.distill.keep import Kept
+from cdjax.learn import optim, update
+from cdjax.lessons import batches, pairs
+from cdjax.lessons.keep import Kept
+from cdjax.losses import divergence, fused
 from cdjax.model import decoder
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
 from cdjax.model.spec import DecoderSpec
-from cdjax.rollouts import Rollout
-from cdjax.sampling import score, teacher
+from cdjax.sampling import answers, read
 from cdjax.sampling.generate import Record
+from cdjax.sampling.store import Rollout
 from cdjax.students import trainable
 from cdjax.views.prompts import Prompts
 
@@ -71,7 +73,7 @@ def score_answers(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> 
 
     def work() -> Done:
         prefix = decoder.read_prefix(model, context) if kept is None else kept
-        return Done(score.logprobs(model, *rows, prefix))
+        return Done(read.logprobs(model, *rows, prefix))
 
     return work
 
@@ -82,7 +84,7 @@ def score_concatenated(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh
     starts = range(0, shapes["batch"], PIECE)
     pieces = [_scored(shapes, mesh, slice(start, start + PIECE), with_context=True) for start in starts]
     # Each is waited for, so that only one is in memory.
-    return lambda: Done([score.logprobs(model, *piece).block_until_ready() for piece in pieces])
+    return lambda: Done([read.logprobs(model, *piece).block_until_ready() for piece in pieces])
 
 
 def learn(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
@@ -136,7 +138,7 @@ def fused_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Wor
 
     def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
         none = ids[..., None][..., :0]
-        positions = losses.Positions(hidden, wanted, ids, ids >= 0, none, none.astype(jnp.float32), none)
+        positions = divergence.Positions(hidden, wanted, ids, ids >= 0, none, none.astype(jnp.float32), none)
         over = jnp.maximum(positions.real.sum(), 1)
         return fused.loss(student, other, positions, objective=objective, over=over)[0]
 
@@ -147,7 +149,7 @@ def dense_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Wor
     """The same by the dense reference."""
 
     def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
-        return losses.divergence(other.logits(wanted), student.logits(hidden), ids >= 0, kind="forward_kl")
+        return divergence.divergence(other.logits(wanted), student.logits(hidden), ids >= 0, kind="forward_kl")
 
     return _gradient(loss, shapes, options, mesh)
 
@@ -214,7 +216,7 @@ def _sampler(
     shapes: Shapes, options: Options, mesh: jax.sharding.Mesh, record: Record
 ) -> Callable[[Decoder], list[Rollout]]:
     return functools.partial(
-        teacher.sample,
+        answers.sample,
         mesh=mesh,
         prompts=_prompts(shapes, _context(shapes) if options.get("context", True) else NEVER),
         stops=NEVER,

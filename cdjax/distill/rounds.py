@@ -11,13 +11,15 @@ from typing import Any
 import jax
 from flax import nnx
 
-from cdjax import baseline, config, report, results, setting, supervised
-from cdjax.distill import stages
+from cdjax import config
+from cdjax.distill import baseline, stages, supervised
 from cdjax.distill.stages import Round
-from cdjax.evaluate import score_original, score_student
-from cdjax.model import huggingface
-from cdjax.setting import Setting
+from cdjax.model.files import huggingface
+from cdjax.report import page, results
+from cdjax.score.evaluate import score_original, score_student
 from cdjax.students import trainable
+from cdjax.workdir import setting
+from cdjax.workdir.setting import Setting
 
 
 def run(cfg: config.Experiment, workdir: str | Path, *, profile: bool = False) -> dict[str, Any]:
@@ -97,5 +99,5 @@ def _finish(here: Setting) -> dict[str, Any]:
     found = results.write(
         here.cfg, " / ".join(dict.fromkeys(task.metric for task in here.tasks)), here.journal, here.workdir
     )
-    report.write(here.workdir)
+    page.write(here.workdir)
     return found

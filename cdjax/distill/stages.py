@@ -17,18 +17,22 @@ import optax
 from flax import nnx
 from jaxtyping import Int32
 
-from cdjax import batches, config, evaluate, metrics, optim, tune
-from cdjax.checkpoint import Checkpoints
-from cdjax.distill import keep, pairs, update
+from cdjax import config
+from cdjax.distill import tune
+from cdjax.learn import optim, update
+from cdjax.learn.checkpoint import Checkpoints
+from cdjax.lessons import batches, keep, pairs
 from cdjax.model import quantize
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder, read_prefix
-from cdjax.rollouts import Rollout, Store
-from cdjax.sampling import slots, teacher
+from cdjax.progress import progress, tell_compilations
+from cdjax.sampling import answers, slots
 from cdjax.sampling.generate import Record
-from cdjax.setting import Setting, Views
+from cdjax.sampling.store import Rollout, Store
+from cdjax.score import evaluate
 from cdjax.tasks import inputs
 from cdjax.views import encode, writer
+from cdjax.workdir.setting import Setting, Views
 
 FullTeacher: TypeAlias = tuple[Decoder | None, Prefix | None]
 Step: TypeAlias = Callable[..., Any]  # the compiled update with what does not change in a round filled in
@@ -97,8 +101,8 @@ def write_inputs(here: Setting, at: Round, op: int) -> list[str]:
     def write() -> list[str]:
         seed = at.fold("write", op)
         prompts = encode.input_writer(here.tokenizer, here.cfg.template, here.tasks[op], cfg, seed)
-        with metrics.progress("inputs by the model", cfg.written) as advance:
-            rollouts = teacher.sample(
+        with progress("inputs by the model", cfg.written) as advance:
+            rollouts = answers.sample(
                 here.model(here.original),
                 here.mesh,
                 prompts,
@@ -125,7 +129,7 @@ def sample_teacher(
     store = Store(at.directory(here.workdir / "rollouts", op))
 
     def sample(progress: Callable[[int], object] = lambda done: None) -> list[Rollout]:
-        return teacher.sample(
+        return answers.sample(
             here.model(params),
             here.mesh,
             views.teacher,
@@ -134,7 +138,7 @@ def sample_teacher(
             record=record(cfg.objective),
             steps=cfg.limits.completion,
             seed=at.fold("sample", op),
-            student=teacher.Student(here.model(student), views.student),
+            student=answers.Student(here.model(student), views.student),
             store=store,
             progress=progress,
         )
@@ -142,7 +146,7 @@ def sample_teacher(
     def once() -> dict[str, Any]:
         total = len(views.teacher.inputs) * cfg.sampling.per_input
         with (
-            metrics.progress("teacher's answers", total) as advance,
+            progress("teacher's answers", total) as advance,
             here.profile.steps("sample", -(-slots.SHARE * total // cfg.sampling.batch)) as tick,
         ):
             rollouts = sample(lambda done: (advance(done), tick()))
@@ -194,7 +198,7 @@ def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.Stat
     steps = batches.Batches(examples, here.cfg.update, at.fold("update"), here.mesh, teacher=full)
     tx = optim.make(here.cfg.optim, len(steps))
     checkpoints = _checkpoints(here, at)
-    taught_by = teacher.identity(here.model(teacher_params))
+    taught_by = answers.identity(here.model(teacher_params))
     about = {"seed": at.seed, "round": at.number, "teacher": taught_by}
     params = student
 
@@ -264,7 +268,7 @@ def _descend(
     """The steps that are left; `save` after `every` so many, but not the last."""
     rates = optim.rates(cfg, len(steps))
     with (
-        metrics.progress(f"student, seed {at.seed}", len(steps), done=int(state.step)) as advance,
+        progress(f"student, seed {at.seed}", len(steps), done=int(state.step)) as advance,
         here.profile.steps("update", len(steps) - int(state.step)) as tick,
     ):
 
@@ -345,7 +349,7 @@ def _step(here: Setting, tx: optax.GradientTransformation, reads: FullTeacher) -
     """For every learning rate: it is part of the state."""
     model, prefix = reads
     step = update.make_update(here.graph, tx, here.cfg.objective, here.mesh)
-    return metrics.tell_compilations(
+    return tell_compilations(
         lambda state, batch: step(state, here.frozen, model, prefix, batch),
         lambda _, batch: f"the update for {batch}",
     )

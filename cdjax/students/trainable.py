@@ -1,6 +1,6 @@
 """A decoder -> what is trained and what is frozen; adapters are added, left out and merged here.
 
-In: `model.Decoder`. Out: (graph, trainable state, frozen state) for `distill/update.py`, or another Decoder.
+In: `model.Decoder`. Out: (graph, trainable state, frozen state) for `learn/update.py`, or another Decoder.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """D and the grade: a name or a file -> a Task.
 
 In: a task's name, a user's file of inputs, or files of a known form in `data_dir`. Out: Task (views/, sampling/,
-evaluate.py).
+score/).
 """
 
 from pathlib import Path

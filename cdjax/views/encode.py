@@ -1,6 +1,6 @@
 """The only place that tokenises: views of task inputs -> token ids, and ids -> text.
 
-In: Task, Context, Template, inputs. Out: Prompts (sampling/, distill/pairs.py), stop ids, decoded text.
+In: Task, Context, Template, inputs. Out: Prompts (sampling/, lessons/pairs.py), stop ids, decoded text.
 """
 
 import itertools

@@ -30,12 +30,13 @@ from flax import nnx
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from cdjax import config, optim, parallel
-from cdjax.distill import fused, update
-from cdjax.distill.pairs import PairBatch, Rows
+from cdjax import config, parallel
+from cdjax.learn import optim, update
+from cdjax.lessons.pairs import PairBatch, Rows
+from cdjax.losses import fused
 from cdjax.model import cache, decoder
 from cdjax.model.spec import DecoderSpec, RopeScaling
-from cdjax.sampling import choose, generate, score
+from cdjax.sampling import choose, generate, read
 from cdjax.students import trainable
 
 MODELS = {
@@ -179,7 +180,7 @@ def _update(job: Job, objective: config.Objective, teacher: Any, prefix: Any) ->
 def score_step(job: Job) -> Any:
     """Log-probabilities of completions under the shared context."""
     texts = (*job.text(job.shapes.prompt), *job.text(job.shapes.completion))
-    return score.logprobs.lower(job.model(), *texts, job.prefix())
+    return read.logprobs.lower(job.model(), *texts, job.prefix())
 
 
 def context(job: Job) -> Any:

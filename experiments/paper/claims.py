@@ -17,8 +17,9 @@ import jax
 import numpy as np
 from scipy import stats
 
-from cdjax import evaluate, journal
 from cdjax.errors import UserError
+from cdjax.score import evaluate
+from cdjax.workdir import journal
 
 HERE = Path(__file__).parent
 RESAMPLES = 5000

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import cdjax
-from cdjax.journal import Journal
+from cdjax.workdir.journal import Journal
 from experiments.paper import claims
 from experiments.paper.association.config import DIFFERENT, KINDS, TASKS, get_config, tiny
 

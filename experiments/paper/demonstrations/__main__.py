@@ -12,7 +12,7 @@ import numpy as np
 
 import cdjax
 from cdjax.errors import UserError
-from cdjax.journal import Journal
+from cdjax.workdir.journal import Journal
 from experiments.paper import claims
 from experiments.paper.demonstrations import config
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from cdjax import plots
+from cdjax.report import plots
 from experiments.paper import claims
 from experiments.paper.explanations import config
 from experiments.paper.instructions import config as instructions

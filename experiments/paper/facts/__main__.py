@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import cdjax
-from cdjax.journal import Journal
 from cdjax.tasks import Example, counterfact
+from cdjax.workdir.journal import Journal
 from experiments.paper import claims
 from experiments.paper.facts import config
 

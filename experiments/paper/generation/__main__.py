@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import cdjax
-from cdjax.journal import Journal
 from cdjax.language_model import LanguageModel
 from cdjax.tasks import Example
+from cdjax.workdir.journal import Journal
 from experiments.paper import claims
 from experiments.paper.generation import config
 

@@ -14,7 +14,7 @@ import numpy as np
 
 import cdjax
 from cdjax.config import Experiment
-from cdjax.journal import Journal
+from cdjax.workdir.journal import Journal
 from experiments.paper import claims
 from experiments.paper.instructions import config
 

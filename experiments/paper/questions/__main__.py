@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import cdjax
-from cdjax import plots
 from cdjax.config import Experiment
-from cdjax.journal import Journal
+from cdjax.report import plots
+from cdjax.workdir.journal import Journal
 from experiments.paper import claims
 from experiments.paper.questions.config import QUESTIONS, Question, get_config
 

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import cdjax
-from cdjax import plots
-from cdjax.journal import Journal
+from cdjax.report import plots
 from cdjax.tasks import addition
+from cdjax.workdir.journal import Journal
 from experiments.paper import claims
 from experiments.paper.scratchpad import config, model
 

@@ -11,7 +11,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from cdjax import config, parallel
-from cdjax.model import decoder, huggingface
+from cdjax.model import decoder
+from cdjax.model.files import huggingface
 from cdjax.model.spec import DecoderSpec
 from cdjax.tasks import addition
 from experiments.paper.scratchpad.config import REQUEST

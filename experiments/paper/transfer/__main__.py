@@ -10,9 +10,9 @@ import numpy as np
 
 import cdjax
 from cdjax import tasks
-from cdjax.journal import Journal
 from cdjax.language_model import LanguageModel
 from cdjax.views import render
+from cdjax.workdir.journal import Journal
 from experiments.paper import claims
 from experiments.paper.instructions.config import TASKS as NAMES
 from experiments.paper.transfer import config

@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import cdjax
-from cdjax import config, setting
-from cdjax.journal import Journal
+from cdjax import config
 from cdjax.views import encode
+from cdjax.workdir import setting
+from cdjax.workdir.journal import Journal
 from experiments.paper import claims
 from experiments.paper.window.config import ALL, DIFFERENT, STUDENTS, get_config, tiny
 

@@ -1,0 +1,212 @@
+"""Batches of pairs -> a trained student: one compiled step, and the loop around it.
+
+In: `TrainState`, `PairBatch`. Out: the next `TrainState` and metrics as (sum, count).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from cdjax import config, parallel
+from cdjax.lessons.pairs import PairBatch, Rows
+from cdjax.losses import divergence, fused
+from cdjax.model.cache import Prefix
+from cdjax.model.decoder import Decoder
+
+Metrics: TypeAlias = dict[str, tuple[Array, Array]]
+
+
+@runtime_checkable
+class Steps(Protocol):
+    """Batches by step number, as `batches.Batches`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, step: int) -> PairBatch: ...
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient is not finite."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that an update changes. `update` donates it: the arrays of the state that went in are gone afterwards."""
+
+    params: Any  # nnx.State of the trainable leaves
+    opt_state: Any
+    step: Any  # updates done, an int32 scalar: also the data cursor
+
+
+def start(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+    """A fresh state on the mesh, with a copy of `params`: the model that they came from outlives the training."""
+    with jax.set_mesh(mesh):
+        return jax.jit(functools.partial(_fresh, tx), out_shardings=_shardings(params, tx, mesh))(params)
+
+
+def abstract(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+    """What `start` would return, as shapes and shardings: where a checkpoint is to be put."""
+    shapes = jax.eval_shape(functools.partial(_fresh, tx), params)
+
+    def one(leaf: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    return jax.tree.map(one, shapes, _shardings(params, tx, mesh))
+
+
+def make_update(
+    graph: Any,
+    tx: optax.GradientTransformation,
+    objective: config.Objective,
+    mesh: jax.sharding.Mesh,
+) -> Callable[[TrainState, nnx.State, Decoder | None, Prefix | None, PairBatch], tuple[TrainState, Metrics]]:
+    """The compiled step `update(state, frozen, teacher, prefix, batch) -> (state, metrics)`; `state` is donated.
+
+    `teacher` (with its shared context in `prefix`) is for full targets only, otherwise None. The gradient is that of
+    the sum over the global batch divided by its number of real tokens, however many parts that has: each device takes
+    one after the other (micro-batches), one at a time in memory.
+    Raises UserError for an objective that cannot be computed.
+    """
+    divergence.check(objective)
+
+    @functools.partial(jax.jit, donate_argnames="state")
+    def update(state, frozen, teacher, prefix, batch):
+        count = jnp.maximum(batch.real.sum(), 1)
+
+        def loss(params: nnx.State, part: PairBatch) -> tuple[Array, dict[str, Array]]:
+            student = nnx.merge(graph, params, frozen)
+            return batch_loss(student, teacher, prefix, part, objective=objective, over=count)
+
+        place = functools.partial(_place, mesh=mesh)
+        pieces = len(batch.real) // parallel.batch_parts(mesh)
+        grads, sums = _accumulate(jax.grad(loss, has_aux=True), state.params, batch, pieces, place)
+        changes, opt_state = tx.update(grads, state.opt_state, state.params)
+        metrics = {name: (total, count) for name, total in sums.items() if name != "count"}
+        metrics["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
+        return place(TrainState(optax.apply_updates(state.params, changes), opt_state, state.step + 1)), metrics
+
+    return update
+
+
+def batch_loss(
+    student: Decoder,
+    teacher: Decoder | None,
+    prefix: Prefix | None,
+    batch: PairBatch,
+    *,
+    objective: config.Objective,
+    over: Int[Array, ""] | int = 1,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """`fused.loss` of one batch: the student reads its own rows, the teacher (full targets) prefix and its own."""
+    hidden = hidden_at(student, batch.student, None)
+    wanted = None
+    if teacher is not None and objective.reads_teacher:
+        assert batch.teacher is not None
+        wanted = jax.lax.stop_gradient(hidden_at(teacher, batch.teacher, prefix))
+    soft = batch.top_ids, batch.top_logprobs, batch.draws
+    positions = divergence.Positions(hidden, wanted, batch.ids, batch.real, *soft)
+    return fused.loss(student, teacher, positions, objective=objective, over=over)
+
+
+def hidden_at(model: Decoder, rows: Rows, prefix: Prefix | None) -> Float[Array, "G C D"]:
+    """The hidden state that predicts each kept token. `prefix` has the contexts that stand before the texts."""
+    parts, contexts, count, width = rows.tokens.shape
+
+    def by_context(x: Array) -> Array:
+        return jnp.swapaxes(x, 0, 1).reshape(-1, width)
+
+    tokens, positions, texts = by_context(rows.tokens), by_context(rows.positions), by_context(rows.texts)
+    if prefix is not None:
+        positions = positions + prefix.starts(len(tokens))[:, None]
+    hidden, _ = model(tokens, positions, texts > 0, prefix=prefix, texts=texts)
+    by_part = jnp.swapaxes(hidden.reshape(contexts, parts, count * width, -1), 0, 1)
+    return jnp.take_along_axis(by_part.reshape(parts, contexts * count * width, -1), rows.at[..., None], 1)
+
+
+def train(
+    update: Callable[[TrainState, PairBatch], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Steps,
+    *,
+    on_step: Callable[[int, dict[str, float]], None],
+    save: Callable[[TrainState, int], None] | None = None,
+    every: int = 0,
+) -> TrainState:
+    """Runs the steps from `state.step` to the end of `batches`, counting from 1 in `on_step` and `save`.
+
+    One step is in flight: a step's metrics are read after the next one is dispatched. `save` is called every so many
+    steps (0: never, and not after the last), only for a state whose metrics have been seen to be finite: a copy of it,
+    while the next step runs. Raises Diverged otherwise.
+    """
+    waiting: list[tuple[int, Metrics]] = []
+    copied: tuple[TrainState, int] | None = None
+    for step in range(int(state.step) + 1, len(batches) + 1):
+        with jax.profiler.TraceAnnotation("prepare a batch"):
+            batch = batches[step - 1]
+        with jax.profiler.StepTraceAnnotation("update", step_num=step):
+            state, metrics = update(state, batch)
+        waiting.append((step, metrics))
+        while len(waiting) > 1:
+            _report(*waiting.pop(0), on_step)
+        if save is not None and copied is not None:
+            with jax.profiler.TraceAnnotation("save"):
+                save(*copied)
+        due = save is not None and every > 0 and step % every == 0 and step < len(batches)
+        copied = (jax.tree.map(jnp.copy, state), step) if due else None
+    for step, metrics in waiting:
+        _report(step, metrics, on_step)
+    return state
+
+
+def _report(step: int, metrics: Metrics, on_step: Callable[[int, dict[str, float]], None]) -> None:
+    with jax.profiler.TraceAnnotation("read the metrics"):
+        values = {name: float(total) / float(count) for name, (total, count) in jax.device_get(metrics).items()}
+    if not all(math.isfinite(values[name]) for name in ("loss", "grad_norm")):
+        raise Diverged(
+            f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; lower optim.lr, "
+            "raise optim.warmup, or set optim.clip, in another --workdir. Checkpoints of earlier steps are untouched."
+        )
+    on_step(step, values)
+
+
+def _accumulate(gradient: Callable, params: nnx.State, batch: PairBatch, count: int, place: Callable) -> Any:
+    """`gradient(params, batch)`, summed over so many micro-batches."""
+    if count == 1:
+        return gradient(params, batch)
+    leaves, structure = jax.tree.flatten(batch)
+    whole = functools.partial(jax.tree.unflatten, structure)
+    parts = [_pieces(leaf, count) for leaf in leaves]
+
+    def add(total: Any, part: list[Array]) -> tuple[Any, None]:
+        grads, sums = jax.tree.map(jnp.add, total, gradient(params, whole(part)))
+        return (place(grads), sums), None
+
+    shapes = jax.eval_shape(gradient, params, whole([part[0] for part in parts]))
+    return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
+
+
+def _pieces(x: Array, count: int) -> Array:
+    """[B, ...] -> [count, B / count, ...], every count-th row together, so that no row changes its device."""
+    apart = jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
+    return parallel.constrain(apart, "length", "batch", *("length",) * (x.ndim - 1))
+
+
+def _fresh(tx: optax.GradientTransformation, params: nnx.State) -> TrainState:
+    return TrainState(jax.tree.map(jnp.copy, params), tx.init(params), jnp.int32(0))
+
+
+def _shardings(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+    return parallel.shardings(jax.eval_shape(functools.partial(_fresh, tx), params), mesh)
+
+
+def _place(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Pins every leaf to where its axes ask for it, so that states of all steps lie alike."""
+    return jax.lax.with_sharding_constraint(tree, parallel.shardings(tree, mesh))

@@ -1,0 +1,101 @@
+"""Pairs -> shuffled, packed, device-placed global batches; the step number is the whole data cursor.
+
+In: `distill.pairs.Pair`s. Out: `PairBatch`es of at most `packing.SHAPES` shapes, the same wherever one starts.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypeAlias
+
+import jax
+import numpy as np
+
+from cdjax import config, parallel
+from cdjax.lessons import packing
+from cdjax.lessons.pairs import Pair, PairBatch, Rows
+
+Sides: TypeAlias = tuple[Literal["student", "teacher"], ...]
+Arrays: TypeAlias = dict[str, np.ndarray]
+
+
+class Batches:
+    """`len(batches)` steps; `batches[step]` is on the mesh. Every epoch is shuffled anew and holds each pair once.
+
+    A batch has `cfg.batch` pairs, or one less where they do not come out even. With `teacher`, its rows are there too.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pair], cfg: config.Update, seed: int, mesh: jax.sharding.Mesh, *, teacher: bool = False
+    ) -> None:
+        if not pairs:
+            raise config.UserError("there are no pairs to learn from; the drop counts of the keep stage say why")
+        check(cfg, mesh)
+        self._pairs, self._mesh = pairs, mesh
+        self._sides: Sides = ("student", "teacher") if teacher else ("student",)
+        self.plan = packing.plan(
+            [np.array([len(pair.read(side)[0]) for pair in pairs]) for side in self._sides],
+            np.array([pair.context for pair in pairs]),
+            np.array([len(pair.kept) for pair in pairs]),
+            batch=cfg.batch,
+            parts=parallel.batch_parts(mesh) * cfg.micro_batches,
+            rngs=(np.random.default_rng([seed, epoch]) for epoch in range(cfg.epochs)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.plan.index)
+
+    def __iter__(self) -> Iterator[PairBatch]:
+        return (self[step] for step in range(len(self)))
+
+    def __getitem__(self, step: int) -> PairBatch:
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step} of {len(self)}")
+        kept, rows = parallel.place_batch(pack(self._pairs, self._sides, self.plan, step), self._mesh)
+        student, *teacher = (Rows(**side) for side in rows)
+        return PairBatch(student=student, teacher=teacher[0] if teacher else None, **kept)
+
+
+def check(cfg: config.Update, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError for a batch that cannot be cut into its micro-batches on this mesh."""
+    parts = parallel.batch_parts(mesh)
+    if min(cfg.epochs, cfg.batch, cfg.micro_batches) < 1:
+        raise config.UserError(f"epochs, batch and micro_batches must be positive, got {cfg}")
+    if cfg.batch < cfg.micro_batches * parts:
+        raise config.UserError(
+            f"update.batch={cfg.batch} is less than one pair for each of update.micro_batches={cfg.micro_batches} on "
+            f"each of the {parts} devices that mesh.data and mesh.fsdp split a batch over"
+        )
+
+
+def pack(pairs: Sequence[Pair], sides: Sides, plan: packing.Plan, step: int) -> tuple[Arrays, list[Arrays]]:
+    """One step of the plan on the host: the fields of a `PairBatch`, and the `Rows` of each side."""
+
+    def zeros(like: np.ndarray) -> np.ndarray:
+        return np.zeros((plan.parts, plan.kept, *like.shape[1:]), like.dtype)
+
+    kept = {name: zeros(getattr(pairs[0], name)) for name in ("top_ids", "top_logprobs", "draws")}
+    kept |= {"ids": zeros(pairs[0].rollout), "real": zeros(np.zeros(0, bool))}
+    rows = [_rows(plan, layout, step) for layout in plan.sides]
+    filled = [0] * plan.parts
+    for place, number in enumerate(plan.index[step]):
+        if number < 0:
+            continue
+        pair, part = pairs[number], plan.part[step, place]
+        here = part, slice(filled[part], filled[part] + len(pair.kept))
+        filled[part] += len(pair.kept)
+        kept["ids"][here], kept["real"][here] = pair.rollout[pair.kept], True
+        for name in ("top_ids", "top_logprobs", "draws"):
+            kept[name][here] = getattr(pair, name)
+        for side, layout, into in zip(sides, plan.sides, rows, strict=True):
+            tokens, at = pair.read(side)
+            group, row, start = (x[step, place] for x in (layout.group, layout.row, layout.start))
+            cells = part, group, row, slice(start, start + len(tokens))
+            into["tokens"][cells], into["positions"][cells] = tokens, np.arange(len(tokens))
+            into["texts"][cells] = place + 1
+            into["at"][here] = (group * layout.rows + row) * layout.width[step] + start + at
+    return kept, rows
+
+
+def _rows(plan: packing.Plan, layout: packing.Layout, step: int) -> Arrays:
+    shape = plan.parts, layout.groups, layout.rows, layout.width[step]
+    rows: Arrays = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "texts")}
+    return rows | {"at": np.zeros((plan.parts, plan.kept), np.int32)}

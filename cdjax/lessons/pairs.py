@@ -1,0 +1,129 @@
+"""The same completion under the teacher's prompt and under the student's.
+
+In: `Kept` (keep.py) and the prompts of both views. Out: `Pair`, which `batches.py` packs into a `PairBatch`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+
+from cdjax.lessons.keep import Kept
+from cdjax.views.prompts import Prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One example to learn from, on the host. `completion` is `rollout[kept]`: ids are never decoded and re-encoded."""
+
+    teacher_prompt: Int32[np.ndarray, "Pt"]  # the row's own part, after the shared context
+    student_prompt: Int32[np.ndarray, "Ps"]
+    rollout: Int32[np.ndarray, "Ct"]  # everything the teacher wrote
+    kept: Int32[np.ndarray, "C"]  # f: which of its tokens the student must produce
+    top_ids: Int32[np.ndarray, "C k"]
+    top_logprobs: Float32[np.ndarray, "C k"]
+    draws: Int32[np.ndarray, "C n"]
+    context: int = 0  # which of the round's shared contexts the teacher reads first
+
+    def read(self, side: Literal["student", "teacher"]) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "C"]]:
+        """What that side reads, as far as the last kept token needs it, and where the token before each kept one is."""
+        if side == "student":
+            prompt, answer, kept = self.student_prompt, self.rollout[self.kept], np.arange(len(self.kept))
+        else:
+            prompt, answer, kept = self.teacher_prompt, self.rollout, self.kept
+        return np.concatenate([prompt, answer[: kept[-1]]]), (len(prompt) - 1 + kept).astype(np.int32)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Texts one after the other in rows; each sees itself and its context alone.
+
+    G parts of a batch, in each of them X contexts, for each of them R rows of T tokens.
+    """
+
+    tokens: Int[Array, "G X R T"]
+    positions: Int[Array, "G X R T"]  # from 0 in every text
+    texts: Int[Array, "G X R T"]  # which text a token belongs to, from 1; 0 is padding
+    at: Int[Array, "G C"]  # for each kept token, where in its part's X x R x T the token before it stands
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PairBatch:
+    """The kept tokens of all pairs of a batch, in G parts of C, and the rows that they are read in under both views."""
+
+    student: Rows
+    teacher: Rows | None  # for full targets
+    ids: Int[Array, "G C"]  # what the teacher wrote
+    real: Bool[Array, "G C"]  # the one loss mask
+    top_ids: Int[Array, "G C k"]
+    top_logprobs: Float[Array, "G C k"]
+    draws: Int[Array, "G C n"]
+
+    def __str__(self) -> str:
+        sides = {"": self.student} | ({} if self.teacher is None else {" of the teacher's": self.teacher})
+        shapes = ((math.prod(side.tokens.shape[:-1]), side.tokens.shape[-1], whose) for whose, side in sides.items())
+        return " and ".join(f"{rows} rows{whose} of {width} tokens" for rows, width, whose in shapes)
+
+
+def pair(kept: Sequence[Kept], teacher: Prompts, student: Prompts, *, completion_budget: int) -> list[Pair]:
+    """Joins what was kept with both prompts of its input; soft targets are gathered at the kept tokens.
+
+    Raises ValueError for an input without a prompt, and for more kept tokens than the budget: neither may happen
+    in silence, since both would change what is learned.
+    """
+    own, whole = (
+        dict(zip(teacher.inputs, teacher.own, strict=True)),
+        dict(zip(student.inputs, student.whole, strict=True)),
+    )
+    return [_pair(one, own, whole, completion_budget) for one in kept]
+
+
+def _pair(one: Kept, teacher: dict[str, np.ndarray], student: dict[str, np.ndarray], budget: int) -> Pair:
+    rollout, at = one.rollout, one.kept
+    for view, prompts in (("teacher", teacher), ("student", student)):
+        if rollout.input not in prompts:
+            raise ValueError(f"input {rollout.input!r} has an answer but no {view} prompt")
+    if len(at) > budget:
+        raise ValueError(f"input {rollout.input!r}: {len(at)} kept tokens, over limits.completion={budget}")
+    return Pair(
+        teacher_prompt=teacher[rollout.input],
+        student_prompt=student[rollout.input],
+        rollout=rollout.ids,
+        kept=at,
+        top_ids=rollout.top_ids[at],
+        top_logprobs=rollout.top_logprobs[at],
+        draws=rollout.draws[at],
+    )
+
+
+def hard(teacher_prompt: np.ndarray, student_prompt: np.ndarray, completion: np.ndarray) -> Pair:
+    """A completion without recorded targets: for cross-entropy, or for targets that are computed when needed."""
+    ids = completion.astype(np.int32)
+    none = (len(ids), 0)
+    return Pair(
+        teacher_prompt=teacher_prompt,
+        student_prompt=student_prompt,
+        rollout=ids,
+        kept=np.arange(len(ids), dtype=np.int32),
+        top_ids=np.zeros(none, np.int32),
+        top_logprobs=np.zeros(none, np.float32),
+        draws=np.zeros(none, np.int32),
+    )
+
+
+def certain(prompt: np.ndarray, answer: np.ndarray, *, top_k: int, draws: int, vocab: int) -> Pair:
+    """A written answer beside a teacher's: targets in the form of recorded ones, with all their mass on its tokens."""
+    one = hard(prompt, prompt, answer)
+    ids, others = one.rollout[:, None], np.arange(top_k, dtype=np.int32)[None]
+    return dataclasses.replace(
+        one,
+        top_ids=(ids + others) % vocab,  # whatever the others are, they differ
+        top_logprobs=np.where(others == 0, np.float32(0), np.float32(-np.inf)) + np.zeros(ids.shape, np.float32),
+        draws=np.repeat(ids, draws, 1),
+    )

@@ -1,0 +1,150 @@
+"""The journal of a finished run -> results.json and examples.json, with what made them: commits and versions."""
+
+import importlib.metadata
+import json
+import platform
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdjax import config
+from cdjax.score.evaluate import COLUMNS, Graded, summary
+from cdjax.workdir import setting
+from cdjax.workdir.journal import Journal
+
+SHOWN = 20  # examples side by side in the report
+LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
+
+
+def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) -> dict[str, Any]:
+    """Writes both files and returns what is in results.json."""
+    found = journal.results()
+    graded = {name: [only(found[name], cfg.scored(-1))] for name in ("teacher", "before")}
+    scored = by_round(cfg, found)
+    last = (scored or [[]])[-1]
+    if last:
+        graded["after"] = last
+    descended = [found[name] for seed in cfg.seeds if (name := f"seed {seed}/gradient_descent") in found]
+    if descended:
+        graded["gradient_descent"] = descended
+    for one in cfg.score.supervised:
+        if tuned := [found[name] for seed in cfg.seeds if (name := f"seed {seed}/{one.name}/score") in found]:
+            graded[one.name] = tuned
+    results = {
+        "experiment": cfg.name,
+        "commit": ", ".join(journal.commits()),
+        "versions": versions(),
+        "dtype": setting.dtype(cfg, journal),
+        "seeds": list(cfg.seeds),
+        "scores": {name: summarize(metric, many) for name, many in graded.items()},
+        "tokens_per_request": {
+            "teacher": found["teacher"]["tokens"],
+            "student": mean(last or graded["before"], "tokens"),
+        },
+        "inputs": inputs(found),
+        "rollouts": rollouts(found),
+        "held_out_kl": {"before": found["before"]["held_out_kl"], "after": mean(last, "held_out_kl")},
+        "forgetting": {"metric": "KL(before || after), nats a token", "mean": mean(last, "forgetting")},
+        "rounds": [summarize(metric, many) for many in scored],
+        "seconds": seconds(journal),
+    }
+    searched = {name: one for name, one in found.items() if name.endswith(("/update", "/gradient_descent"))}
+    if chosen := {name.removesuffix("/update"): one["chosen"] for name, one in searched.items() if "chosen" in one}:
+        results["chosen"] = chosen
+    if cfg.sampling.draft:
+        results["acceptance"] = acceptance(found)
+    if cfg.score.wrong_association:
+        results["wrong_association"] = wrong_association(metric, found["before"], scored)
+    columns = {"input": graded["teacher"][0]["inputs"], "expected": graded["teacher"][0]["expected"]}
+    columns |= {name: graded[name][0]["answers"] for name in ("teacher", "before", "after") if name in graded}
+    examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    _save(workdir / "examples.json", examples[:SHOWN])
+    _save(workdir / "results.json", results)
+    return results
+
+
+def summarize(metric: str, graded: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `evaluate.grade` found for each seed, as one entry of `scores`."""
+    return summary(metric, [one["grades"] for one in graded], [one.get("magnitudes", []) for one in graded])
+
+
+def by_round(cfg: config.Experiment, found: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The scored students of every round, in the order of the seeds."""
+    rounds: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for seed in cfg.seeds:
+        for number in range(len(found)):
+            if (name := f"seed {seed}/round {number}/score") in found:
+                rounds[number].append(found[name])
+    return [rounds[number] for number in sorted(rounds)]
+
+
+def only(graded: Graded, operations: Sequence[int]) -> Graded:
+    """The rows of these operations."""
+    rows = [row for row, number in enumerate(graded["operations"]) if number in operations]
+    return graded | {name: [graded[name][row] for row in rows] for name in (*COLUMNS, "magnitudes") if name in graded}
+
+
+def wrong_association(metric: str, before: Graded, scored: list[list[Graded]]) -> dict[str, Any]:
+    """How often inputs get their own task's answer under another operation's view, before and after every round."""
+    every = {"before": [before]} | {f"round {number}": many for number, many in enumerate(scored)}
+    return {name: summary(metric, [one["wrong_association"]["grades"] for one in many]) for name, many in every.items()}
+
+
+def inputs(found: dict[str, Any]) -> dict[str, int]:
+    """Where the task inputs of all seeds, rounds and operations came from, and why some were left out."""
+    counts: Counter[str] = Counter(test_over_budget=found["teacher"]["over_budget"])
+    for name, result in found.items():
+        if name.endswith("/inputs"):
+            counts.update(result)
+        if name.endswith("/sample"):
+            counts["over_budget"] += result["over_budget"]
+    return dict(counts)
+
+
+def rollouts(found: dict[str, Any]) -> dict[str, Any]:
+    """Teacher's samples over all seeds, rounds and operations: sampled == kept + the sum of dropped.
+
+    `int8_kl` has for each round how far the rounded teacher that answered was from the full one, in nats a token.
+    """
+    kept = [result for name, result in found.items() if name.endswith("/keep")]
+    int8 = [result["int8_kl"] for name, result in found.items() if name.endswith("/sample") and "int8_kl" in result]
+    return {
+        "sampled": sum(result["sampled"] for name, result in found.items() if name.endswith("/sample")),
+        "kept": sum(result["kept"] for result in kept),
+        "dropped": dict(sum((Counter(result["dropped"]) for result in kept), Counter())),
+    } | ({"int8_kl": int8} if int8 else {})
+
+
+def acceptance(found: dict[str, Any]) -> dict[str, float]:
+    """The share of the student's drafts that the teacher let stand in each round, over all seeds and operations."""
+    drafts: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, result in found.items():
+        if name.endswith("/sample"):
+            drafts[name.split("/")[1]].update(result)
+    return {name: one["accepted"] / max(1, one["accepted"] + one["refused"]) for name, one in sorted(drafts.items())}
+
+
+def seconds(journal: Journal) -> dict[str, float]:
+    """Wall-clock seconds of each kind of stage, over all seeds, rounds and operations."""
+    total: dict[str, float] = defaultdict(float)
+    for name, spent in journal.seconds().items():
+        total[name.rpartition("/")[2]] += spent
+    return {name: round(spent, 2) for name, spent in total.items()}
+
+
+def mean(results: list[dict[str, Any]], name: str) -> float | None:
+    """Over seeds; None where that was not measured."""
+    values = [result[name] for result in results if result[name] is not None]
+    return float(np.mean(values)) if values else None
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries that numbers depend on."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def _save(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,130 @@
+"""The teacher's samples, with what its decode step already knew, in memory and on disk.
+
+In: `Rollout`s from sampling/answers.py, a shard at a time. Out: the same, bit for bit, in this process or a later one.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from cdjax import config
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """One answer of the teacher. Soft targets are at the objective's temperature; the log-probability is at 1."""
+
+    input: str
+    sample: int  # which of `Sampling.per_input` this is
+    ids: Int32[np.ndarray, "C"]  # the completion, stop token included
+    logprobs: Float32[np.ndarray, "C"]
+    stopped: bool  # ended by a stop token, not by the length limit
+    top_ids: Int32[np.ndarray, "C k"]  # most likely first; k may be 0
+    top_logprobs: Float32[np.ndarray, "C k"]  # of the full softmax: what is missing to 1 is the tail
+    draws: Int32[np.ndarray, "C n"]  # ids drawn from the teacher at each position; n may be 0
+    verdicts: Int32[np.ndarray, "C"]  # 1: the student drafted this id; -1: its draft was refused; 0: there was no draft
+
+
+RAGGED = ("ids", "logprobs", "top_ids", "top_logprobs", "draws", "verdicts")  # fields with a C axis, stored end to end
+
+
+class Store:
+    """A directory of numbered shards, each there whole or not at all, and of what they answer to (`asked.json`)."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+
+    def open(self, asked: dict[str, Any]) -> None:
+        """Starts or continues the store for what is asked. Raises UserError if it holds answers to something else."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / "asked.json"
+        asked = json.loads(json.dumps(asked))  # as it will be when read back: tuples become lists
+        if not path.exists() and not any(self.directory.glob("*.npz")):
+            with _whole(path) as file:
+                file.write(json.dumps(asked, indent=2).encode())
+        before = json.loads(path.read_text()) if path.exists() else {}
+        changes = [
+            f"{name} was {before.get(name)}, is now {asked.get(name)}"
+            for name in sorted(before.keys() | asked.keys())
+            if before.get(name) != asked.get(name)
+        ]
+        if changes:
+            raise config.UserError(
+                f"{self.directory} holds the samples of another request ({'; '.join(changes)}); "
+                "ask for the same again, give another workdir, or delete that folder"
+            )
+
+    def has(self, shard: int) -> bool:
+        return self._path(shard).exists()
+
+    def write(self, shard: int, rollouts: Sequence[Rollout]) -> None:
+        """Leaves the whole shard, or none of it when killed."""
+        texts = json.dumps([rollout.input for rollout in rollouts])
+        arrays: dict[str, Any] = {
+            "inputs": np.frombuffer(texts.encode(), np.uint8),
+            "sample": np.array([rollout.sample for rollout in rollouts], np.int32),
+            "stopped": np.array([rollout.stopped for rollout in rollouts], bool),
+            "lengths": np.array([len(rollout.ids) for rollout in rollouts], np.int64),
+        }
+        arrays |= {name: np.concatenate([getattr(rollout, name) for rollout in rollouts]) for name in RAGGED}
+        with _whole(self._path(shard)) as file:
+            np.savez(file, **arrays)
+
+    def read(self, shard: int) -> list[Rollout]:
+        """Raises UserError naming the file if it is damaged."""
+        path = self._path(shard)
+        try:
+            with path.open("rb") as file:
+                arrays = dict(np.load(file, allow_pickle=False))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise config.UserError(f"{path} cannot be read ({error}); delete it and it is sampled again") from error
+        ends = np.cumsum(arrays["lengths"])[:-1]
+        ragged = {name: np.split(arrays[name], ends) for name in RAGGED}
+        inputs = json.loads(arrays["inputs"].tobytes())
+        return [
+            Rollout(
+                input=inputs[row],
+                sample=int(arrays["sample"][row]),
+                stopped=bool(arrays["stopped"][row]),
+                **{name: ragged[name][row] for name in RAGGED},
+            )
+            for row in range(len(inputs))
+        ]
+
+    def _path(self, shard: int) -> Path:
+        return self.directory / f"{shard:05d}.npz"
+
+    def write_text(self, rollouts: Sequence[Rollout], decode: Callable[[np.ndarray], str]) -> Path:
+        """`samples.jsonl`, for people: each sample's input and text, and how likely the teacher found it."""
+        path = self.directory / "samples.jsonl"
+        with _whole(path) as file:
+            for rollout in rollouts:
+                line = {
+                    "input": rollout.input,
+                    "sample": rollout.sample,
+                    "text": decode(rollout.ids),
+                    "stopped": rollout.stopped,
+                    "logprob": round(float(rollout.logprobs.sum()), 3),
+                }
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        return path
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when it is complete."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

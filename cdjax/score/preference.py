@@ -1,0 +1,118 @@
+"""Which is more likely under one side's view, an answer or the one that it must beat (arXiv 2209.15189, A.2).
+
+In: a `Setting`, a model, and prompts with their examples. Out: a `Preference` each, for evaluate.grade.
+
+The probability of an answer is that of its own tokens after the prompt, as the view would have them written. The stop
+after them does not count, since the paper compares objects: what goes on to New York City is part of P(New York).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import Float64, Int32
+
+from cdjax import parallel
+from cdjax.config import Demonstration, UserError
+from cdjax.model.decoder import Decoder, read_prefix
+from cdjax.sampling import read, slots
+from cdjax.tasks import Example
+from cdjax.views import encode
+from cdjax.views.prompts import Prompts
+from cdjax.workdir.setting import Setting
+
+Ids = Int32[np.ndarray, "_"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference:
+    """Log-probabilities, in nats, of the answer that should win and of the rejected one."""
+
+    output: float
+    rejected: float
+
+    @property
+    def grade(self) -> float:
+        """The paper's score: 1.0 if the output is more likely."""
+        return float(self.output > self.rejected)
+
+    @property
+    def magnitude(self) -> float:
+        """The paper's magnitude, in percent: from -100, surely the rejected answer, to 100."""
+        return 100 * (math.exp(self.output) - math.exp(self.rejected))
+
+
+def compare(
+    here: Setting,
+    model: Decoder,
+    side: Literal["teacher", "student"],
+    number: int,
+    prompts: Prompts,
+    examples: Sequence[Example],
+) -> list[Preference | None]:
+    """One for each prompt of operation `number` under that side's view; None where the example rejects no answer.
+
+    Raises UserError for an answer that the view could not produce (see `encode.answers`).
+    """
+    rows = [row for row, one in enumerate(examples) if one.output and one.rejected]
+    found: list[Preference | None] = [None] * len(examples)
+    if not rows:
+        return found
+    operation = here.cfg.operations()[number]
+    context = operation.context if side == "teacher" else operation.student
+    both = [Demonstration(examples[row].input, text) for row in rows for text in _pair(examples[row])]
+    ids = encode.answers(here.tokenizer, here.cfg.template, context, here.tasks[number], both)
+    answers = [_without_stop(one, here.stops, asked) for one, asked in zip(ids, both, strict=True)]
+    own = [prompts.own[row] for row in rows for _ in range(2)]
+    logs = logprobs(here, model, prompts.contexts, own, answers)
+    for row, (output, rejected) in zip(rows, logs.reshape(-1, 2).tolist(), strict=True):
+        found[row] = Preference(output, rejected)
+    return found
+
+
+def logprobs(
+    here: Setting, model: Decoder, contexts: Sequence[Ids], prompts: Sequence[Ids], answers: Sequence[Ids]
+) -> Float64[np.ndarray, "N"]:
+    """Log-probability of each whole answer after a shared context and its own prompt; all batches have one shape.
+
+    With several contexts each token's probability is the mean of those after every one of them.
+    """
+    parts = parallel.batch_parts(here.mesh)
+    batch = -(-min(here.cfg.sampling.batch, len(answers)) // parts) * parts
+    asked, answered = _padded(prompts, left=True), _padded(answers, left=False)
+    found = []
+    with jax.set_mesh(here.mesh):
+        prefixes = [read_prefix(model, context) if len(context) else None for context in contexts]
+        for start in range(0, len(answers), batch):
+            rows = np.minimum(np.arange(start, start + batch), len(answers) - 1)  # the last row fills the last batch
+            placed = parallel.place_batch([x[rows] for x in (*asked, *answered)], here.mesh)
+            each = [np.asarray(read.logprobs(model, *placed, prefix), np.float64) for prefix in prefixes]
+            found.append((np.logaddexp.reduce(each) - np.log(len(each))).sum(1))
+    return np.concatenate(found)[: len(answers)]
+
+
+def _pair(example: Example) -> tuple[str, str]:
+    return example.output, example.rejected
+
+
+def _without_stop(ids: Ids, stops: Ids, asked: Demonstration) -> Ids:
+    """The answer's own tokens: those before the first that ends an answer."""
+    own = ids[: np.append(np.isin(ids, stops), True).argmax()]
+    if not len(own):
+        raise UserError(
+            f"the answer {asked.output!r} to {asked.input!r} is one token with the stop; change template.answer"
+        )
+    return own
+
+
+def _padded(rows: Sequence[Ids], *, left: bool) -> tuple[np.ndarray, np.ndarray]:
+    """[N, T] ids and which of them are real; T is one of few widths, so that another task finds it compiled."""
+    longest = slots.width(max(map(len, rows)))
+    ids, real = np.zeros((len(rows), longest), np.int32), np.zeros((len(rows), longest), bool)
+    for at, row in enumerate(rows):
+        columns = slice(longest - len(row), longest) if left else slice(0, len(row))
+        ids[at, columns], real[at, columns] = row, True
+    return ids, real
