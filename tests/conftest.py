@@ -18,7 +18,7 @@ jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="cdjax-te
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
-from cdjax import config, parallel
+from cdjax import parallel
 from cdjax.model import decoder
 from cdjax.model.spec import DecoderSpec
 
@@ -28,13 +28,13 @@ TINY = DecoderSpec(vocab=64, embed=32, layers=2, heads=4, kv_heads=2, head_dim=8
 @pytest.fixture(scope="session")
 def mesh():
     """One device."""
-    return parallel.make_mesh(config.Mesh())
+    return parallel.make_mesh()
 
 
 @pytest.fixture(scope="session")
 def mesh8():
     """Eight simulated devices: 2 data x 2 fsdp x 2 tensor."""
-    return parallel.make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    return parallel.make_mesh(data=2, fsdp=2, tensor=2)
 
 
 @pytest.fixture(scope="session")

@@ -31,32 +31,31 @@ PLAIN = {
 }
 
 # The rooms along the data path: each may import itself, and those named here.
-TEXT = {"config", "errors", "tasks", "views"}
-CORE = {"config", "errors", "parallel", "progress"}
+CORE = {"errors", "parallel", "progress"}
 MODEL = CORE | {"compiled", "model", "students"}
-LESSONS = MODEL | TEXT | {"sampling", "lessons"}
+LESSONS = MODEL | {"tasks", "views", "sampling", "lessons"}
 LEARN = LESSONS | {"losses", "learn"}
 
 MAY_IMPORT = {
     "errors": set(),
-    "config": {"errors"},
     "compiled": set(),
     "progress": set(),
-    "parallel": CORE,
-    "tasks": {"config", "errors"},
-    "views": TEXT,
-    "model": CORE | {"compiled"},
+    "parallel": {"errors"},
+    "tasks": {"errors"},
+    "views": {"errors", "tasks"},
+    "model": CORE | {"compiled", "students"},
     "students": CORE | {"model"},
     "sampling": MODEL | {"views"},
     "lessons": LESSONS,
     "losses": MODEL,
     "learn": LEARN,
     "score": LEARN,
-    "workdir": LEARN,
+    "config": LEARN,
+    "workdir": LEARN | {"config"},
     "report": {"config", "errors", "workdir"},
-    "distill": set(),
-    "language_model": MODEL | TEXT | {"sampling"},
+    "language_model": MODEL | {"tasks", "views", "sampling"},
     "bench": LEARN,
+    "distill": set(),
 }
 # These see every room, and no room sees them.
 WHOLE = {

@@ -13,20 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cdjax import config, parallel
+from cdjax import parallel
 from cdjax.bench.peers import serve
-from cdjax.learn import optim, update
-from cdjax.lessons import batches, pairs
+from cdjax.learn import Optim, optim, update
+from cdjax.lessons import Update, batches, pairs
 from cdjax.lessons.keep import Kept
-from cdjax.losses import divergence, fused
+from cdjax.losses import Objective, divergence, fused
 from cdjax.model import decoder
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
 from cdjax.model.spec import DecoderSpec
-from cdjax.sampling import answers, read
+from cdjax.sampling import Sampling, answers, read
 from cdjax.sampling.generate import Record
 from cdjax.sampling.store import Rollout
-from cdjax.students import trainable
+from cdjax.students import Adapter, trainable
 from cdjax.views.prompts import Prompts
 
 
@@ -47,7 +47,7 @@ NEVER = np.zeros(0, np.int32)  # no id ends an answer: every contestant writes a
 
 def prepare(request: dict[str, Any]) -> Work:
     """The work that a request asks for, with its model made and its inputs on the mesh."""
-    mesh = parallel.make_mesh(config.Mesh())
+    mesh = parallel.make_mesh()
     with jax.set_mesh(mesh):
         work = WORK[request["options"]["work"]](request["shapes"], request["options"], mesh)
 
@@ -93,14 +93,14 @@ def learn(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     ids = serve.tokens(shapes["vocab"], shapes["batch"], shapes["prompt"] + shapes["completion"])
     cut = [(row[: shapes["prompt"]], row[shapes["prompt"] :]) for row in ids]
     examples = [pairs.hard(prompt, prompt, completion) for prompt, completion in cut]
-    batch = batches.Batches(examples, config.Update(batch=len(examples)), 0, mesh, teacher=True)[0]
-    learner = Learner(student, config.Objective(targets="full"), mesh)
+    batch = batches.Batches(examples, Update(batch=len(examples)), 0, mesh, teacher=True)[0]
+    learner = Learner(student, Objective(targets="full"), mesh)
     return lambda: learner.step(other, None, batch)
 
 
 def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     """A round: the teacher's answers with their targets, the pairs, and one update on all of them."""
-    objective = config.Objective(targets=options.get("targets", "top_k"), top_k=TOP_K)
+    objective = Objective(targets=options.get("targets", "top_k"), top_k=TOP_K)
     full = objective.targets == "full"
     model = _model(shapes, options, mesh)
     ask = _sampler(shapes, options, mesh, Record() if full else Record(top_k=TOP_K))
@@ -110,7 +110,7 @@ def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     def work() -> Done:
         kept = [Kept(rollout, np.arange(len(rollout.ids), dtype=np.int32), "") for rollout in ask(model)]
         lesson = pairs.pair(kept, views, of_student, completion_budget=shapes["answer"])
-        batch = batches.Batches(lesson, config.Update(batch=len(lesson)), 0, mesh, teacher=full)[0]
+        batch = batches.Batches(lesson, Update(batch=len(lesson)), 0, mesh, teacher=full)[0]
         prefix = decoder.read_prefix(model, views.context) if full else None
         return learner.step(model if full else None, prefix, batch)
 
@@ -120,9 +120,9 @@ def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
 class Learner:
     """A student and its compiled update."""
 
-    def __init__(self, student: Decoder, objective: config.Objective, mesh: jax.sharding.Mesh) -> None:
-        graph, params, self._frozen = trainable.split(student, config.Adapter())
-        tx = optim.make(config.Optim(lr=1e-5), 1000)
+    def __init__(self, student: Decoder, objective: Objective, mesh: jax.sharding.Mesh) -> None:
+        graph, params, self._frozen = trainable.split(student, Adapter())
+        tx = optim.make(Optim(lr=1e-5), 1000)
         self._update = update.make_update(graph, tx, objective, mesh)
         self._state = update.start(params, tx, mesh)
 
@@ -134,7 +134,7 @@ class Learner:
 
 def fused_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     """Value and gradient by hidden states and embedding, as an update computes them."""
-    objective = config.Objective(targets="full")
+    objective = Objective(targets="full")
 
     def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
         none = ids[..., None][..., :0]
@@ -220,7 +220,7 @@ def _sampler(
         mesh=mesh,
         prompts=_prompts(shapes, _context(shapes) if options.get("context", True) else NEVER),
         stops=NEVER,
-        sampling=config.Sampling(batch=shapes["batch"]),
+        sampling=Sampling(batch=shapes["batch"]),
         record=record,
         steps=shapes["answer"],
         seed=0,

@@ -1,33 +1,31 @@
 """An experiment as data, and how it is read, changed, checked and written."""
 
 from cdjax.config.experiment import (
-    DEFINITION,
-    Adapter,
-    Context,
-    Demonstration,
     Experiment,
     GradientDescent,
-    Inputs,
-    Keep,
     Labelled,
     Limits,
     Mesh,
-    Objective,
     Operation,
-    Optim,
     Plan,
-    Sampling,
     Score,
     Supervised,
-    Template,
     Tune,
-    Update,
     from_json,
     load_config,
     override,
     to_json,
 )
 from cdjax.errors import UserError
+from cdjax.learn import Optim
+from cdjax.lessons import Update
+from cdjax.lessons.keep import Keep
+from cdjax.losses import Objective
+from cdjax.sampling import Sampling
+from cdjax.students import Adapter
+from cdjax.tasks.inputs import Inputs
+from cdjax.tasks.task import Demonstration
+from cdjax.views.context import DEFINITION, Context, Template
 
 __all__ = [
     "DEFINITION",

@@ -14,80 +14,15 @@ from typing import Any, Literal
 
 from cdjax.config import read
 from cdjax.errors import UserError
-
-DEFINITION = "{definition}"  # in an instruction, what the task is
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """One solved input, shown in a prompt."""
-
-    input: str
-    output: str
-    explanation: str = ""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a view shows around the task input. All parts are optional; the empty context is the bare input.
-
-    A teacher with an `ensemble` reads several prompts at once, each with other demonstrations. Every token of its
-    answer is chosen by the mean of their probabilities, and that mean is the token's target: sample and target are of
-    one distribution. (The paper samples an answer under one prompt, and averages the targets alone.)
-    """
-
-    instruction: str = ""  # {definition} in it stands for the task's own
-    file: str = ""  # a text file that stands in the instruction's place, as it is
-    demonstrations: tuple[Demonstration, ...] = ()  # written out here, and then ...
-    shots: int = 0  # ... so many of the task's own demonstrations, the first ones ...
-    skip: int = 0  # ... after leaving out so many
-    ensemble: int = 0  # the teacher alone: so many prompts instead of one, ...
-    drawn: int = 0  # ... each with so many of these demonstrations, drawn at random, the same in every run
-    negatives: tuple[Demonstration, ...] = ()  # answers not to give, after the demonstrations, and then ...
-    negative_shots: int = 0  # ... the first so many of the task's own
-    explanations: bool = False  # show each demonstration's explanation, negative ones' too
-    request: str = ""  # after the input, as "Let's think step by step."
-
-
-@dataclass(frozen=True)
-class Template:
-    """How a view becomes text: the tokenizer's chat template, or plain text."""
-
-    chat: bool = False
-    system: str = "{instruction}\n\n"  # plain text only
-    positive: str = ""  # before each demonstration, as "Positive Example {number} -\n"
-    negative: str = (
-        "Negative Example {number} -\n"  # before each answer not to give; in a chat they follow the instruction
-    )
-    ask: str = ""  # before the input itself, as "Now complete the following example -\n"
-    question: str = "{input}\n"
-    answer: str = "{output}\n"
-    explanation: str = "Explanation: {explanation}\n"
-    stop: str = "\n"  # plain text only: an answer ends with the token that contains this
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """D, the task inputs to distil on, in the paper's three ways; those asked for are joined, duplicates removed."""
-
-    pool: bool = False  # the task's own unlabelled inputs
-    tasks: tuple[str, ...] = ()  # other tasks, whose pools are joined in: any of their inputs may be asked of this one
-    file: str = ""  # JSONL with an "input" field, or text with one input a line
-    rule: int = 0  # so many drawn from the task's rule
-    written: int = 0  # so many samples written by the model from a few-shot prompt of inputs
-    written_shots: int = 8  # inputs shown in that prompt
-    written_tokens: int = 32  # longer ones are dropped
-    limit: int = 0  # keep at most so many, chosen at random; 0 keeps all
-
-
-@dataclass(frozen=True)
-class Keep:
-    """f and the filters: what part of the teacher's answer the student must produce, and which answers count."""
-
-    span: Literal["all", "regex", "after"] = "all"
-    pattern: str = ""  # for "regex" the first group (or the match), for "after" the marker
-    filters: tuple[Literal["finished", "non_empty", "correct", "duplicate"], ...] = ("finished", "non_empty")
-    majority: bool = False  # with several samples an input, keep those that give the most common answer
+from cdjax.learn import Optim
+from cdjax.lessons import Update
+from cdjax.lessons.keep import Keep
+from cdjax.losses import Objective
+from cdjax.sampling import Sampling
+from cdjax.students import Adapter
+from cdjax.tasks.inputs import Inputs
+from cdjax.tasks.task import Demonstration
+from cdjax.views.context import Context, Template
 
 
 @dataclass(frozen=True)
@@ -116,66 +51,6 @@ class Plan:
     rounds: tuple[tuple[str, ...], ...] = ()  # the names of each round's operations; empty: as the order says
     repeat: int = 1  # run the whole list so many times
     ema: float = 0.0  # recursive only: how much of the teacher stays when the student of a round is averaged into it
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the teacher's answers are drawn."""
-
-    temperature: float = 1.0  # 0 is greedy
-    top_k: int = 0  # 0 keeps the whole vocabulary
-    top_p: float = 1.0
-    per_input: int = 1
-    batch: int = 64
-    weights: Literal["full", "int8"] = "full"  # the teacher's, while it answers
-    draft: int = 0  # tokens that the student writes before the teacher reads them; 0: the teacher writes each itself
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The divergence between teacher and student at every kept token, named as in GKD (arXiv 2306.13649)."""
-
-    kind: Literal["forward_kl", "reverse_kl", "jsd", "cross_entropy"] = "forward_kl"
-    beta: float = 0.5  # jsd only; 0 is forward_kl, 1 is reverse_kl
-    temperature: float = 1.0
-    alpha: float = 0.0  # weight of cross-entropy on the sampled ids; 1 - alpha on the divergence
-    targets: Literal["top_k", "sampled", "full"] = "top_k"
-    top_k: int = 32  # ids kept a position, with the mass of the rest
-    draws: int = 100  # ids sampled a position (the paper's 100)
-
-    @property
-    def reads_teacher(self) -> bool:
-        """Whether an update needs the teacher itself, to read the kept answers again."""
-        return self.targets == "full" and self.kind != "cross_entropy"
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """Low-rank adapter; rank 0 trains all weights."""
-
-    rank: int = 0
-    alpha: float = 16.0  # the update is scaled by alpha / rank
-
-
-@dataclass(frozen=True)
-class Optim:
-    """AdamW with warm-up, a schedule and clipping by global norm."""
-
-    lr: float = 1e-4
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: int = 0
-    weight_decay: float = 0.0  # matrices only: never norms, biases or embeddings
-    clip: float = 1.0  # 0 does not clip
-
-
-@dataclass(frozen=True)
-class Update:
-    """How long and in what pieces the student learns in one round."""
-
-    epochs: int = 1
-    batch: int = 16
-    micro_batches: int = 1
-    checkpoint_every: int = 0  # steps; 0 saves only at the end of a stage
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from flax import nnx
 from cdjax import config
 from cdjax.distill import baseline, stages, supervised
 from cdjax.distill.stages import Round
+from cdjax.errors import UserError
 from cdjax.model.files import huggingface
 from cdjax.report import page, results
 from cdjax.score.evaluate import score_original, score_student
@@ -89,7 +90,7 @@ def last_student(here: Setting, seed: int) -> nnx.State:
     """The trainable state at the end of the last round of a seed that has been run."""
     at = rounds(here.cfg, seed)[-1]
     if seed not in here.cfg.seeds or not here.journal.done(at.stage("update")):
-        raise config.UserError(
+        raise UserError(
             f"{here.workdir} has no trained student of seed {seed} (seeds: {list(here.cfg.seeds)}); run it to its end"
         )
     return stages.restore(here, at)

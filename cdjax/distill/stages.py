@@ -19,6 +19,7 @@ from jaxtyping import Int32
 
 from cdjax import config
 from cdjax.distill import tune
+from cdjax.errors import UserError
 from cdjax.learn import optim, update
 from cdjax.learn.checkpoint import Checkpoints
 from cdjax.lessons import batches, keep, pairs
@@ -325,7 +326,7 @@ def resume(
     if latest is None:
         return update.start(start, tx, here.mesh)
     if checkpoints.progress(latest)["teacher"] != taught_by:
-        raise config.UserError(f"{here.workdir}: the checkpoint of {stage!r} had another teacher")
+        raise UserError(f"{here.workdir}: the checkpoint of {stage!r} had another teacher")
     if latest < steps:
         return checkpoints.load(latest, update.abstract(start, tx, here.mesh))
     ended = update.start(checkpoints.load(latest, start), tx, here.mesh)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from flax import nnx
 
-from cdjax import config
+from cdjax.errors import UserError
 from cdjax.learn import update
 from cdjax.score import evaluate
 from cdjax.workdir.setting import Setting
@@ -46,6 +46,6 @@ def search(
         except update.Diverged:
             diverged.append(lr)
     if best is None:
-        raise config.UserError(f"{title} diverged before it was scored at each learning rate of {diverged}; give lower")
+        raise UserError(f"{title} diverged before it was scored at each learning rate of {diverged}; give lower")
     chosen = max(grid, key=lambda point: point["validation"])
     return best, {"grid": grid, "chosen": chosen, "diverged": diverged}

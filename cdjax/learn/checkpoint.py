@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from cdjax import config
+from cdjax.errors import UserError
 
 Read = TypeVar("Read")
 Save: TypeAlias = Callable[[int, Any, dict[str, Any]], None]
@@ -63,7 +63,7 @@ class Checkpoints:
             name for name in wanted.keys() | stored.keys() if not _fits(wanted.get(name), stored.get(name))
         )
         if different:
-            raise config.UserError(
+            raise UserError(
                 f"checkpoint {self._directory / str(step)} is of another model or optimizer: {len(different)} arrays "
                 f"differ, first {different[0]}: wanted {wanted.get(different[0])}, found {stored.get(different[0])}"
             )
@@ -82,7 +82,7 @@ class Checkpoints:
                     raise ValueError("no metadata")
                 return found
         except Exception as error:  # for bytes that it cannot read, Orbax raises Exception itself
-            raise config.UserError(
+            raise UserError(
                 f"checkpoint {self._directory / str(step)} cannot be read ({type(error).__name__}); "
                 "delete that folder to go on from the one before it"
             ) from error

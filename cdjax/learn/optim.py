@@ -1,4 +1,4 @@
-"""config.Optim -> an optax transformation: clip, AdamW, schedule.
+"""Optim -> an optax transformation: clip, AdamW, schedule.
 
 In: the configuration and the number of steps. Out: a `GradientTransformation` over nnx parameter states.
 """
@@ -13,13 +13,14 @@ import numpy as np
 import optax
 from flax import nnx
 
-from cdjax import config
+from cdjax.errors import UserError
+from cdjax.learn import Optim
 
 # Axes that do not make a weight a matrix: a bias over heads x head_dim is still a vector.
 NOT_A_SIDE = {"layers", "head_dim"}
 
 
-def make(cfg: config.Optim, steps: int) -> optax.GradientTransformation:
+def make(cfg: Optim, steps: int) -> optax.GradientTransformation:
     """AdamW (0.9, 0.999, 1e-8) under `schedule(cfg, steps)`, after clipping by global norm if `cfg.clip` > 0.
 
     The learning rate is part of the state: updates that differ in nothing else are compiled once.
@@ -36,7 +37,7 @@ def make(cfg: config.Optim, steps: int) -> optax.GradientTransformation:
     return optax.inject_hyperparams(descent)(lr=cfg.lr)
 
 
-def schedule(cfg: config.Optim, steps: int) -> optax.Schedule:
+def schedule(cfg: Optim, steps: int) -> optax.Schedule:
     """Learning rate of step 0 .. steps - 1: linear warm-up that never is 0, then constant or down to 0 at `steps`."""
     check(cfg)
     left = max(steps - cfg.warmup, 1)
@@ -51,15 +52,15 @@ def schedule(cfg: config.Optim, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [cfg.warmup])
 
 
-def check(cfg: config.Optim) -> None:
+def check(cfg: Optim) -> None:
     """Raises UserError for a learning rate, warm-up, decay or clip that is negative or not finite."""
     for name in ("lr", "warmup", "weight_decay", "clip"):
         value = getattr(cfg, name)
         if not (math.isfinite(value) and value >= 0):
-            raise config.UserError(f"optim.{name}={value} must be a finite number that is not negative")
+            raise UserError(f"optim.{name}={value} must be a finite number that is not negative")
 
 
-def rates(cfg: config.Optim, steps: int) -> list[float]:
+def rates(cfg: Optim, steps: int) -> list[float]:
     """The learning rate of every step at once: asking for one while a step runs would wait for that step."""
     return np.broadcast_to(schedule(cfg, steps)(jnp.arange(steps)), steps).tolist()
 

@@ -15,9 +15,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from cdjax import config, parallel
+from cdjax import parallel
 from cdjax.lessons.pairs import PairBatch, Rows
-from cdjax.losses import divergence, fused
+from cdjax.losses import Objective, divergence, fused
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
 
@@ -65,7 +65,7 @@ def abstract(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.shar
 def make_update(
     graph: Any,
     tx: optax.GradientTransformation,
-    objective: config.Objective,
+    objective: Objective,
     mesh: jax.sharding.Mesh,
 ) -> Callable[[TrainState, nnx.State, Decoder | None, Prefix | None, PairBatch], tuple[TrainState, Metrics]]:
     """The compiled step `update(state, frozen, teacher, prefix, batch) -> (state, metrics)`; `state` is donated.
@@ -102,7 +102,7 @@ def batch_loss(
     prefix: Prefix | None,
     batch: PairBatch,
     *,
-    objective: config.Objective,
+    objective: Objective,
     over: Int[Array, ""] | int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """`fused.loss` of one batch: the student reads its own rows, the teacher (full targets) prefix and its own."""

@@ -1,0 +1,13 @@
+"""Answers -> what is learned from, in batches."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Update:
+    """How long and in what pieces the student learns in one round."""
+
+    epochs: int = 1
+    batch: int = 16
+    micro_batches: int = 1
+    checkpoint_every: int = 0  # steps; 0 saves only at the end of a stage

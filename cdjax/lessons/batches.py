@@ -9,8 +9,9 @@ from typing import Literal, TypeAlias
 import jax
 import numpy as np
 
-from cdjax import config, parallel
-from cdjax.lessons import packing
+from cdjax import parallel
+from cdjax.errors import UserError
+from cdjax.lessons import Update, packing
 from cdjax.lessons.pairs import Pair, PairBatch, Rows
 
 Sides: TypeAlias = tuple[Literal["student", "teacher"], ...]
@@ -24,10 +25,10 @@ class Batches:
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], cfg: config.Update, seed: int, mesh: jax.sharding.Mesh, *, teacher: bool = False
+        self, pairs: Sequence[Pair], cfg: Update, seed: int, mesh: jax.sharding.Mesh, *, teacher: bool = False
     ) -> None:
         if not pairs:
-            raise config.UserError("there are no pairs to learn from; the drop counts of the keep stage say why")
+            raise UserError("there are no pairs to learn from; the drop counts of the keep stage say why")
         check(cfg, mesh)
         self._pairs, self._mesh = pairs, mesh
         self._sides: Sides = ("student", "teacher") if teacher else ("student",)
@@ -54,13 +55,13 @@ class Batches:
         return PairBatch(student=student, teacher=teacher[0] if teacher else None, **kept)
 
 
-def check(cfg: config.Update, mesh: jax.sharding.Mesh) -> None:
+def check(cfg: Update, mesh: jax.sharding.Mesh) -> None:
     """Raises UserError for a batch that cannot be cut into its micro-batches on this mesh."""
     parts = parallel.batch_parts(mesh)
     if min(cfg.epochs, cfg.batch, cfg.micro_batches) < 1:
-        raise config.UserError(f"epochs, batch and micro_batches must be positive, got {cfg}")
+        raise UserError(f"epochs, batch and micro_batches must be positive, got {cfg}")
     if cfg.batch < cfg.micro_batches * parts:
-        raise config.UserError(
+        raise UserError(
             f"update.batch={cfg.batch} is less than one pair for each of update.micro_batches={cfg.micro_batches} on "
             f"each of the {parts} devices that mesh.data and mesh.fsdp split a batch over"
         )

@@ -9,16 +9,27 @@ import os.path
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, Int32
 
-from cdjax.config import Keep, UserError
+from cdjax.errors import UserError
 from cdjax.sampling.store import Rollout
 from cdjax.views import encode
 from cdjax.views.render import Tokenizer
 
 Grade = Callable[[str, str], bool]  # an input and an answer -> whether it is right
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """f and the filters: what part of the teacher's answer the student must produce, and which answers count."""
+
+    span: Literal["all", "regex", "after"] = "all"
+    pattern: str = ""  # for "regex" the first group (or the match), for "after" the marker
+    filters: tuple[Literal["finished", "non_empty", "correct", "duplicate"], ...] = ("finished", "non_empty")
+    majority: bool = False  # with several samples an input, keep those that give the most common answer
 
 
 @dataclasses.dataclass(frozen=True)

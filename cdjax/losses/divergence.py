@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from cdjax import config
+from cdjax.errors import UserError
+from cdjax.losses import Objective
 
 ROUNDING = 1e-7  # a float32 sum of probabilities does not know a tail smaller than this
 
@@ -32,24 +33,24 @@ class Positions:
     draws: Int[Array, "*b n"]  # at the objective's temperature
 
 
-def check(objective: config.Objective, positions: Positions | None = None) -> None:
+def check(objective: Objective, positions: Positions | None = None) -> None:
     """Raises UserError for an objective that cannot be computed, or not from these positions."""
     if objective.kind == "cross_entropy":
         return
     if objective.targets == "sampled" and objective.kind != "forward_kl":
-        raise config.UserError(
+        raise UserError(
             f"objective.kind={objective.kind} needs the teacher's probabilities, and targets=sampled has only ids "
             "drawn from them; use kind=forward_kl, or targets=top_k or full"
         )
     if not (objective.temperature > 0 and 0 <= objective.alpha <= 1):
-        raise config.UserError(
+        raise UserError(
             f"objective.temperature={objective.temperature} must be above 0, and alpha={objective.alpha} in 0 .. 1"
         )
     if positions is None:
         return
     width = {"top_k": positions.top_ids.shape[-1], "sampled": positions.draws.shape[-1]}
     if (objective.targets == "full" and positions.teacher is None) or width.get(objective.targets) == 0:
-        raise config.UserError(f"objective.targets={objective.targets}, but the rollouts were recorded without them")
+        raise UserError(f"objective.targets={objective.targets}, but the rollouts were recorded without them")
 
 
 def divergence(
@@ -135,9 +136,9 @@ def _mixture(teacher: Array, student: Array, beta: float) -> Array:
 def _end(kind: str, beta: float) -> str:
     """jsd at its end-points is one of the KLs; raises UserError for what is no divergence."""
     if kind not in ("forward_kl", "reverse_kl", "jsd"):
-        raise config.UserError(f"objective.kind={kind!r} is no divergence; use forward_kl, reverse_kl or jsd")
+        raise UserError(f"objective.kind={kind!r} is no divergence; use forward_kl, reverse_kl or jsd")
     if kind == "jsd" and not 0 <= beta <= 1:
-        raise config.UserError(f"objective.beta={beta} must be between 0 (forward_kl) and 1 (reverse_kl)")
+        raise UserError(f"objective.beta={beta} must be between 0 (forward_kl) and 1 (reverse_kl)")
     return {0.0: "forward_kl", 1.0: "reverse_kl"}.get(beta, kind) if kind == "jsd" else kind
 
 

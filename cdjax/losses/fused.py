@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
-from cdjax import config, parallel
-from cdjax.losses import divergence
+from cdjax import parallel
+from cdjax.losses import Objective, divergence
 from cdjax.losses.divergence import Positions
 from cdjax.losses.logits import Block, Slope, over_blocks, terms
 from cdjax.model.decoder import Decoder, Readout
@@ -27,7 +27,7 @@ def loss(
     teacher: Decoder | None,
     positions: Positions,
     *,
-    objective: config.Objective,
+    objective: Objective,
     over: Float[Array, ""] | Int[Array, ""] | int = 1,
     tile: int | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:

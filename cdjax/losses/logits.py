@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from cdjax import config, parallel
-from cdjax.losses import divergence
+from cdjax import parallel
+from cdjax.losses import Objective, divergence
 from cdjax.losses.divergence import Positions
 from cdjax.model.decoder import Readout
 
@@ -65,7 +65,7 @@ class Logprobs(NamedTuple):
         return (logits - self.peak) / self.temperature - self.total
 
 
-def terms(given: Readout, wanted: Readout | None, at: Positions, objective: config.Objective) -> tuple[dict, Slope]:
+def terms(given: Readout, wanted: Readout | None, at: Positions, objective: Objective) -> tuple[dict, Slope]:
     """Every term of the objective at each position of a tile, and the slope of `loss`."""
     logits = parallel.constrain(given(at.hidden), "length", "vocab")
     q = _logprobs(logits, 1.0)
@@ -94,7 +94,7 @@ def over_blocks(vocab: int, step: Callable[[Block, Any], Any], start: Any) -> An
     return jax.lax.fori_loop(0, blocks, lambda i, carry: step(Block(i * size, size), carry), start)
 
 
-def _soft(q: Logprobs, wanted: Readout | None, at: Positions, objective: config.Objective) -> tuple:
+def _soft(q: Logprobs, wanted: Readout | None, at: Positions, objective: Objective) -> tuple:
     """The divergence from the kind of targets there is, its slope, and the metrics that come with it."""
     if objective.targets == "full":
         assert wanted is not None and at.teacher is not None
@@ -114,7 +114,7 @@ def _soft(q: Logprobs, wanted: Readout | None, at: Positions, objective: config.
     return soft, q.towards(at.top_ids, *back(jnp.ones(soft.shape))), extra
 
 
-def _full(p: Logprobs, q: Logprobs, objective: config.Objective) -> tuple[Array, Slope, dict]:
+def _full(p: Logprobs, q: Logprobs, objective: Objective) -> tuple[Array, Slope, dict]:
     """The divergence between two rows of logits, its slope with respect to the student's, and forward KL."""
     kind, beta = objective.kind, objective.beta
 

@@ -5,7 +5,7 @@ In: the parsed JSON, as transformers 4 or 5 writes it. Whatever our decoder does
 
 from typing import Any
 
-from cdjax import config
+from cdjax.errors import UserError
 from cdjax.model.spec import DecoderSpec, RopeScaling
 
 MODEL_TYPES = {  # SmolLM and SmolLM2 are Llama
@@ -23,12 +23,12 @@ def spec_from_config(values: dict[str, Any]) -> DecoderSpec:
     """Raises UserError naming every setting that is missing or that we do not compute."""
     kind = _model_type(values)
     if missing := [key for key in NEEDED if key not in values]:
-        raise config.UserError(f"config.json lacks {', '.join(missing)}")
+        raise UserError(f"config.json lacks {', '.join(missing)}")
     embed, heads, layers = (values[key] for key in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
     rope = _rope(values)
     window, mixed = _window(kind, values, layers)
     if unsupported := [*_unsupported(kind, values, rope), *mixed]:
-        raise config.UserError(f"config.json asks for what cdjax does not compute: {', '.join(unsupported)}")
+        raise UserError(f"config.json asks for what cdjax does not compute: {', '.join(unsupported)}")
     head_dim = values.get("head_dim") or (DEFAULT_HEAD_DIM if kind == "qwen3" else embed // heads)
     return DecoderSpec(
         vocab=values["vocab_size"],
@@ -83,7 +83,7 @@ def _model_type(values: dict[str, Any]) -> str:
     kind = MODEL_TYPES.get(named[0]) if named else values.get("model_type")
     if kind not in MODEL_TYPES.values():
         given = named[0] if named else values.get("model_type")
-        raise config.UserError(f"architecture {given!r} is not one of {', '.join(MODEL_TYPES)}")
+        raise UserError(f"architecture {given!r} is not one of {', '.join(MODEL_TYPES)}")
     return str(kind)
 
 

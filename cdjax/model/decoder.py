@@ -15,11 +15,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from cdjax import config
 from cdjax.model import attention, cache
 from cdjax.model.layers import PRODUCT, Projection, RMSNorm, Scales, rope, weight
 from cdjax.model.spec import DecoderSpec
 from cdjax.parallel import constrain, shardings
+from cdjax.students import Adapter
 
 REMAT: dict[str, Callable] = {
     "none": lambda layer: layer,
@@ -58,7 +58,7 @@ class Readout:
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions; biases and query/key norms where the family has them."""
 
-    def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, adapter: config.Adapter, dtype: jnp.dtype) -> None:
+    def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, adapter: Adapter, dtype: jnp.dtype) -> None:
         self.spec = spec
         make = functools.partial(Projection, spec.layers, rngs=rngs, adapter=adapter, dtype=dtype)
         into_q, into_kv = (spec.embed, spec.heads, spec.head_dim), (spec.embed, spec.kv_heads, spec.head_dim)
@@ -85,7 +85,7 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """One layer: attention and a gated MLP, each after a norm, each added to the stream."""
 
-    def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, adapter: config.Adapter, dtype: jnp.dtype) -> None:
+    def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, adapter: Adapter, dtype: jnp.dtype) -> None:
         make = functools.partial(Projection, spec.layers, rngs=rngs, adapter=adapter, dtype=dtype)
         norm = functools.partial(RMSNorm, (spec.layers,), spec.embed, "embed", spec.norm_eps, rngs=rngs)
         self.attention_norm = norm()
@@ -111,7 +111,7 @@ class Decoder(nnx.Module):
         spec: DecoderSpec,
         *,
         rngs: nnx.Rngs,
-        adapter: config.Adapter = config.Adapter(),
+        adapter: Adapter = Adapter(),
         dtype: jnp.dtype = jnp.dtype("float32"),
         remat: str = "dots",
     ) -> None:
@@ -273,7 +273,7 @@ def create(
     mesh: jax.sharding.Mesh,
     *,
     seed: int = 0,
-    adapter: config.Adapter = config.Adapter(),
+    adapter: Adapter = Adapter(),
     dtype: jnp.dtype = jnp.dtype("float32"),
     remat: str = "dots",
 ) -> Decoder:

@@ -13,8 +13,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from cdjax import config
 from cdjax.model.spec import DecoderSpec
+from cdjax.students import Adapter
 
 PRODUCT = "product"  # the name under which rematerialisation may keep a projection's result
 
@@ -80,7 +80,7 @@ class Projection(nnx.Module):
         rngs: nnx.Rngs,
         contract: int = 1,
         bias: bool = False,
-        adapter: config.Adapter = config.Adapter(),
+        adapter: Adapter = Adapter(),
         dtype: jnp.dtype = jnp.dtype("float32"),
     ) -> None:
         self.contract = contract

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32, UInt32
 
-from cdjax import config, parallel
+from cdjax import parallel
+from cdjax.errors import UserError
 from cdjax.model import decoder, quantize
+from cdjax.sampling import Sampling
 from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Record
 from cdjax.sampling.slots import Row, Side, Slots
@@ -38,7 +40,7 @@ def sample(
     prompts: Prompts,
     *,
     stops: Int32[np.ndarray, "_"],
-    sampling: config.Sampling,
+    sampling: Sampling,
     record: Record,
     steps: int,
     seed: int,
@@ -112,37 +114,37 @@ def check(model: decoder.Decoder, prompts: Prompts, steps: int) -> None:
     """Raises UserError naming the first prompt that the model cannot read or cannot answer within its positions."""
     spec = model.spec
     if steps < 1:
-        raise config.UserError(f"an answer needs at least 1 token, got a limit of {steps}")
+        raise UserError(f"an answer needs at least 1 token, got a limit of {steps}")
     longest = max(prompts.contexts, key=len)
     for text, own in zip(prompts.inputs, prompts.own, strict=True):
         length, ids = len(longest) + len(own), np.concatenate([*prompts.contexts, own])
         if length + steps > spec.max_positions:
-            raise config.UserError(
+            raise UserError(
                 f"the prompt of {text[:60]!r} has {length} tokens, with {steps} more for the answer that is over "
                 f"the model's {spec.max_positions}; shorten the context or the answer"
             )
         if ids.min() < 0 or ids.max() >= spec.vocab:
-            raise config.UserError(
+            raise UserError(
                 f"the prompt of {text[:60]!r} has token {ids.max()}, the model's vocabulary ends at {spec.vocab - 1}; "
                 "use the tokenizer that belongs to the model"
             )
 
 
-def _drafter(sampling: config.Sampling, prompts: Prompts, student: Student | None) -> Student | None:
+def _drafter(sampling: Sampling, prompts: Prompts, student: Student | None) -> Student | None:
     """The student, if it is to draft. Raises UserError if it cannot."""
     if not sampling.draft:
         return None
     if prompts.others:
-        raise config.UserError(f"sampling.draft={sampling.draft} cannot go with an ensemble of prompts; set it to 0")
+        raise UserError(f"sampling.draft={sampling.draft} cannot go with an ensemble of prompts; set it to 0")
     if student is None:
-        raise config.UserError(f"sampling.draft={sampling.draft} needs a student that drafts; give one, or set it to 0")
+        raise UserError(f"sampling.draft={sampling.draft} needs a student that drafts; give one, or set it to 0")
     return student
 
 
-def _shards(prompts: Prompts, sampling: config.Sampling) -> list[list[Row]]:
+def _shards(prompts: Prompts, sampling: Sampling) -> list[list[Row]]:
     """Shards of rows of like length, the longest first, so that a machine that is too small fails at once."""
     if sampling.batch < 1 or sampling.per_input < 1:
-        raise config.UserError(
+        raise UserError(
             f"sampling needs a batch and samples per input of 1 or more, got {sampling.batch} and {sampling.per_input}"
         )
     rows = [(index, number) for index in range(len(prompts.own)) for number in range(sampling.per_input)]

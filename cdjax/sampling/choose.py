@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from cdjax import config
+from cdjax.errors import UserError
 
 BLOCK = 64  # vocabulary entries in a block: between the smallest total work for k = 32 and for k = 1
 
@@ -28,11 +28,11 @@ class Choice:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise config.UserError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
+            raise UserError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
         if self.top_k < 0:
-            raise config.UserError(f"top_k must be 0 (the whole vocabulary) or more, got {self.top_k}")
+            raise UserError(f"top_k must be 0 (the whole vocabulary) or more, got {self.top_k}")
         if not 0 < self.top_p <= 1:
-            raise config.UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+            raise UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
     def __call__(self, logits: Float[Array, "B V"], uniforms: Float[Array, "B"]) -> Int[Array, "B"]:
         """One id a row. The whole choice is made by one number a row, uniform in [0, 1)."""

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from cdjax import config
+from cdjax.errors import UserError
 from cdjax.model import cache, decoder
 from cdjax.parallel import constrain, whole_rows
 from cdjax.sampling import choose
@@ -32,7 +32,7 @@ class Record:
 
     def __post_init__(self) -> None:
         if self.top_k < 0 or self.draws < 0 or not 0 < self.temperature < float("inf"):
-            raise config.UserError(f"a record needs counts of 0 or more and a temperature above 0, got {self}")
+            raise UserError(f"a record needs counts of 0 or more and a temperature above 0, got {self}")
 
 
 @jax.tree_util.register_dataclass

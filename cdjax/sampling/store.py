@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from cdjax import config
+from cdjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Store:
             if before.get(name) != asked.get(name)
         ]
         if changes:
-            raise config.UserError(
+            raise UserError(
                 f"{self.directory} holds the samples of another request ({'; '.join(changes)}); "
                 "ask for the same again, give another workdir, or delete that folder"
             )
@@ -85,7 +85,7 @@ class Store:
             with path.open("rb") as file:
                 arrays = dict(np.load(file, allow_pickle=False))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise config.UserError(f"{path} cannot be read ({error}); delete it and it is sampled again") from error
+            raise UserError(f"{path} cannot be read ({error}); delete it and it is sampled again") from error
         ends = np.cumsum(arrays["lengths"])[:-1]
         ragged = {name: np.split(arrays[name], ends) for name in RAGGED}
         inputs = json.loads(arrays["inputs"].tobytes())

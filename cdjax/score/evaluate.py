@@ -14,21 +14,23 @@ import jax
 import numpy as np
 from flax import nnx
 
-from cdjax import config
 from cdjax.learn import update
-from cdjax.lessons import batches, keep, pairs
+from cdjax.lessons import Update, batches, keep, pairs
+from cdjax.lessons.keep import Keep
+from cdjax.losses import Objective
 from cdjax.model.decoder import Decoder, read_prefix
 from cdjax.progress import progress
-from cdjax.sampling import answers
+from cdjax.sampling import Sampling, answers
 from cdjax.sampling.generate import Record
 from cdjax.sampling.store import Rollout, Store
 from cdjax.score import preference
 from cdjax.tasks import Example
 from cdjax.views import encode
+from cdjax.views.context import Context, Template
 from cdjax.views.prompts import Prompts
 from cdjax.workdir.setting import Setting
 
-FULL_KL = config.Objective(kind="forward_kl", targets="full")
+FULL_KL = Objective(kind="forward_kl", targets="full")
 UNRELATED_TOKENS = 24  # of each continuation on which forgetting is measured
 Graded = dict[str, Any]  # lists with one entry an example; `tokens` is the mean of what is read: prompt and answer
 COLUMNS = ("operations", "views", "inputs", "expected", "answers", "grades")  # those lists
@@ -152,7 +154,7 @@ def held_out(
         views = here.views(number, texts)
         store = Store(here.workdir / "rollouts" / "held_out" / f"operation_{number}")
         rollouts = greedy(here, original, views.teacher, title="held-out answers", store=store)
-        f = config.Keep(operation.keep.span, operation.keep.pattern, filters=())
+        f = Keep(operation.keep.span, operation.keep.pattern, filters=())
         kept, _ = keep.keep(rollouts, here.tokenizer, f, here.stops, stop=here.cfg.template.stop)
         budget = here.cfg.limits.completion
         yield views.teacher.context, pairs.pair(kept, views.teacher, views.student, completion_budget=budget)
@@ -165,9 +167,9 @@ def unrelated(here: Setting, original: Decoder) -> Iterator[tuple[np.ndarray, li
     if not lines:
         return
     none = np.zeros(0, np.int32)
-    plain = config.Template(question="{input}")
+    plain = Template(question="{input}")
     prompts, _ = encode.prompts(
-        here.tokenizer, plain, config.Context(), here.tasks[0], lines, budget=sys.maxsize, overflow="error"
+        here.tokenizer, plain, Context(), here.tasks[0], lines, budget=sys.maxsize, overflow="error"
     )
     own = prompts.whole
     rollouts = answers.sample(
@@ -175,7 +177,7 @@ def unrelated(here: Setting, original: Decoder) -> Iterator[tuple[np.ndarray, li
         here.mesh,
         Prompts(tuple(lines), none, own),
         stops=none,
-        sampling=config.Sampling(temperature=0.0, batch=here.cfg.sampling.batch),
+        sampling=Sampling(temperature=0.0, batch=here.cfg.sampling.batch),
         record=Record(),
         steps=UNRELATED_TOKENS,
         seed=0,
@@ -192,7 +194,7 @@ def greedy(here: Setting, model: Decoder, prompts: Prompts, *, title: str, store
             here.mesh,
             prompts,
             stops=here.stops,
-            sampling=config.Sampling(temperature=0.0, batch=here.cfg.sampling.batch),
+            sampling=Sampling(temperature=0.0, batch=here.cfg.sampling.batch),
             record=Record(),
             steps=here.cfg.limits.completion,
             seed=0,
@@ -208,7 +210,7 @@ def divergence(
     total = count = 0.0
     for context, found in parts:
         prefix = read_prefix(original, context) if len(context) else None
-        for batch in batches.Batches(found, config.Update(batch=here.cfg.update.batch), 0, here.mesh, teacher=True):
+        for batch in batches.Batches(found, Update(batch=here.cfg.update.batch), 0, here.mesh, teacher=True):
             sums = _sums(student, original, prefix, batch)
             total, count = total + float(sums["kl"]), count + float(sums["count"])
     return total / count if count else None

@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Float64, Int32
 
 from cdjax import parallel
-from cdjax.config import Demonstration, UserError
+from cdjax.errors import UserError
 from cdjax.model.decoder import Decoder, read_prefix
 from cdjax.sampling import read, slots
 from cdjax.tasks import Example
+from cdjax.tasks.task import Demonstration
 from cdjax.views import encode
 from cdjax.views.prompts import Prompts
 from cdjax.workdir.setting import Setting

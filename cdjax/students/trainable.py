@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cdjax import config, parallel
+from cdjax import parallel
 from cdjax.model.decoder import Decoder
 from cdjax.model.layers import Projection
+from cdjax.students import Adapter
 
 
-def split(model: Decoder, adapter: config.Adapter) -> tuple[Any, nnx.State, nnx.State]:
+def split(model: Decoder, adapter: Adapter) -> tuple[Any, nnx.State, nnx.State]:
     """Graph, trainable and frozen state: the low-rank adapter trains if it has a rank, otherwise every weight.
 
     `nnx.merge(graph, trainable, frozen)` is the model again. Raises ValueError if the adapter is not there.
@@ -27,7 +28,7 @@ def split(model: Decoder, adapter: config.Adapter) -> tuple[Any, nnx.State, nnx.
     return graph, trainable, frozen
 
 
-def add_adapter(model: Decoder, adapter: config.Adapter, seed: int) -> Decoder:
+def add_adapter(model: Decoder, adapter: Adapter, seed: int) -> Decoder:
     """The same function with a fresh low-rank adapter (rank 0: without); base weights are shared, not copied.
 
     An adapter that the model already has is merged into the base weights first.
@@ -61,7 +62,7 @@ def merge_adapter(model: Decoder) -> Decoder:
     mesh = _mesh(model)
     with jax.set_mesh(mesh):
         where = parallel.shardings(jax.eval_shape(merged, model), mesh)
-        return nnx.merge(_graph(model, config.Adapter()), jax.jit(merged, out_shardings=where)(model))
+        return nnx.merge(_graph(model, Adapter()), jax.jit(merged, out_shardings=where)(model))
 
 
 def without_adapter(model: Decoder) -> Decoder:
@@ -69,7 +70,7 @@ def without_adapter(model: Decoder) -> Decoder:
     if not has_adapter(model):
         return model
     base = nnx.filter_state(nnx.state(model), nnx.Not(nnx.LoRAParam))
-    return nnx.merge(_graph(model, config.Adapter()), base)
+    return nnx.merge(_graph(model, Adapter()), base)
 
 
 def has_adapter(model: Decoder) -> bool:
@@ -82,11 +83,11 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum("l...r,lrx->l...x", a, b.reshape(*b.shape[:2], -1), precision="highest")
 
 
-def _create(like: Decoder, adapter: config.Adapter, key: jax.Array) -> Decoder:
+def _create(like: Decoder, adapter: Adapter, key: jax.Array) -> Decoder:
     return Decoder(like.spec, rngs=nnx.Rngs(params=key), adapter=adapter, dtype=like.dtype, remat=like.remat)
 
 
-def _graph(like: Decoder, adapter: config.Adapter) -> Any:
+def _graph(like: Decoder, adapter: Adapter) -> Any:
     return nnx.graphdef(jax.eval_shape(functools.partial(_create, like, adapter), jax.random.key(0)))
 
 

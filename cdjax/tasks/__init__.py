@@ -6,7 +6,7 @@ score/).
 
 from pathlib import Path
 
-from cdjax.config import UserError
+from cdjax.errors import UserError
 from cdjax.tasks import addition, counterfact, files, labels, natural_instructions, relations, spider, text, words
 from cdjax.tasks.task import Example, Task
 

@@ -12,9 +12,9 @@ import random
 import re
 from collections.abc import Callable
 
-from cdjax.config import Demonstration, UserError
+from cdjax.errors import UserError
 from cdjax.tasks.split import in_turn
-from cdjax.tasks.task import Example, Task
+from cdjax.tasks.task import Demonstration, Example, Task
 
 LABELLED = 2048  # demonstrations of all lengths together, fewer if there are but short ones; the paper has 500
 TEST, VALIDATION, HELD_OUT = 256, 16, 8  # of each length; of one digit, of which there are 100 problems, fewer

@@ -13,11 +13,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cdjax.config import Demonstration, UserError
+from cdjax.errors import UserError
 from cdjax.tasks import facts
 from cdjax.tasks.facts import Fact
 from cdjax.tasks.split import in_turn
-from cdjax.tasks.task import Example, Rows, Task, normalized
+from cdjax.tasks.task import Demonstration, Example, Rows, Task, normalized
 
 WRITTEN = 1024  # inputs about the subject at most, and as many about others; the paper has 2048 for a fact
 VALIDATION, HELD_OUT = 32, 64  # of both together, and never more than an eighth

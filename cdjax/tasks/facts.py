@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from cdjax.config import UserError
+from cdjax.errors import UserError
 from cdjax.tasks import files
 
 FILES = "counterfact*.json"

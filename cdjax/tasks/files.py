@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cdjax.config import UserError
+from cdjax.errors import UserError
 from cdjax.tasks.task import Example, Task, exact_match, normalized
 
 HELD_OUT = 64  # of each kind at most

@@ -8,9 +8,23 @@ import random
 import re
 from collections.abc import Sequence
 
-from cdjax.config import Inputs, UserError
+from cdjax.errors import UserError
 from cdjax.tasks import files
 from cdjax.tasks.task import Task, normalized
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """D, the task inputs to distil on, in the paper's three ways; those asked for are joined, duplicates removed."""
+
+    pool: bool = False  # the task's own unlabelled inputs
+    tasks: tuple[str, ...] = ()  # other tasks, whose pools are joined in: any of their inputs may be asked of this one
+    file: str = ""  # JSONL with an "input" field, or text with one input a line
+    rule: int = 0  # so many drawn from the task's rule
+    written: int = 0  # so many samples written by the model from a few-shot prompt of inputs
+    written_shots: int = 8  # inputs shown in that prompt
+    written_tokens: int = 32  # longer ones are dropped
+    limit: int = 0  # keep at most so many, chosen at random; 0 keeps all
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ In: the rows of a file that relations.py reads. Out: Task, whose definition list
 import collections
 import string
 
-from cdjax.config import UserError
+from cdjax.errors import UserError
 from cdjax.tasks.relations import check_name, examples, read
 from cdjax.tasks.split import split
 from cdjax.tasks.task import Example, Rows, Task, normalized, whole_match

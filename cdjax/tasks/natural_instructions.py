@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from cdjax.config import Demonstration, UserError
+from cdjax.errors import UserError
 from cdjax.tasks import files
-from cdjax.tasks.task import Example, Row, Rows, Task, exact_match, named, normalized, whole_match
+from cdjax.tasks.task import Demonstration, Example, Row, Rows, Task, exact_match, named, normalized, whole_match
 from cdjax.tasks.text import check_rouge, rouge_l, scorable
 
 SPLITS = {"train": "train", "task": "train", "dev": "validation", "test": "test", "eval": "test"}  # by a file's name

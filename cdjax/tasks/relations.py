@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cdjax.config import UserError
+from cdjax.errors import UserError
 from cdjax.tasks import files
 from cdjax.tasks.split import merged, split
 from cdjax.tasks.task import Example, Rows, Task, exact_match, named

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cdjax.config import Demonstration, UserError
+from cdjax.errors import UserError
 from cdjax.tasks.files import read_json
-from cdjax.tasks.task import Example, Row, Rows, Task, named, normalized
+from cdjax.tasks.task import Demonstration, Example, Row, Rows, Task, named, normalized
 
 QUESTIONS = {"dev.json": "dev", "train_spider.json": "train", "train_others.json": "train"}  # file -> split
 DATABASES = ("database", "train_database")

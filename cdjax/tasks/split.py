@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
-from cdjax.config import Demonstration, UserError
-from cdjax.tasks.task import Example, normalized
+from cdjax.errors import UserError
+from cdjax.tasks.task import Demonstration, Example, normalized
 
 T = TypeVar("T")
 

@@ -5,10 +5,19 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cdjax.config import Demonstration, UserError
+from cdjax.errors import UserError
 
 Row = dict[str, Any]  # one record of a task's files
 Rows = dict[str, list[Row]]  # by split
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+    """One solved input, shown in a prompt."""
+
+    input: str
+    output: str
+    explanation: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cdjax.config import UserError
+from cdjax.errors import UserError
 from cdjax.tasks import files
 from cdjax.tasks.task import Example, Task
 

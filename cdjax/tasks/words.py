@@ -7,8 +7,7 @@ import hashlib
 import importlib.resources
 import random
 
-from cdjax.config import Demonstration
-from cdjax.tasks.task import Example, Task, exact_match
+from cdjax.tasks.task import Demonstration, Example, Task, exact_match
 
 DEMONSTRATIONS = 10
 TEST, VALIDATION, HELD_OUT = 200, 80, 64

@@ -11,9 +11,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Int32
 
-from cdjax.config import Context, Demonstration, Inputs, Template, UserError
-from cdjax.tasks.task import Task
+from cdjax.errors import UserError
+from cdjax.tasks.inputs import Inputs
+from cdjax.tasks.task import Demonstration, Task
 from cdjax.views import render, writer
+from cdjax.views.context import Context, Template
 from cdjax.views.prompts import Prompts
 from cdjax.views.render import Tokenizer
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import jinja2
 
-from cdjax.config import DEFINITION, Context, Demonstration, Template, UserError
-from cdjax.tasks.task import Task
+from cdjax.errors import UserError
+from cdjax.tasks.task import Demonstration, Task
+from cdjax.views.context import DEFINITION, Context, Template
 
 Tokenizer = Any  # transformers' PreTrainedTokenizerBase; to import it costs a second
 Message = dict[str, str]

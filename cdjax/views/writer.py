@@ -5,9 +5,11 @@ In: Task, Template, Inputs; what the model wrote. Out: text (encode.py), an inpu
 
 import random
 
-from cdjax.config import Inputs, Template, UserError
+from cdjax.errors import UserError
+from cdjax.tasks.inputs import Inputs
 from cdjax.tasks.task import Task
 from cdjax.views import render
+from cdjax.views.context import Template
 from cdjax.views.render import Tokenizer
 
 ASK = "Here are some inputs of a task, one a line. Write one more, different from these, and nothing else."

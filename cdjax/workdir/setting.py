@@ -20,6 +20,7 @@ from jaxtyping import Int32
 
 from cdjax import compiled, config, parallel
 from cdjax.config import check
+from cdjax.errors import UserError
 from cdjax.lessons import batches
 from cdjax.model import precision
 from cdjax.model.decoder import Decoder
@@ -107,7 +108,7 @@ class Setting:
         """Solved examples of a task under a view. Raises UserError if the task has fewer, or a prompt is too long."""
         task, limits = load(one.task, data_dir=self.cfg.data_dir), self.cfg.limits
         if one.count > (most := len(task.demonstrations)):
-            raise config.UserError(f"{one.count} labelled examples asked of task {one.task!r}, which has {most}")
+            raise UserError(f"{one.count} labelled examples asked of task {one.task!r}, which has {most}")
         shown = one.demonstrations or task.demonstrations[: one.count]
         return self.solved(task, one.view, shown, limits.teacher_prompt, "error")
 
@@ -170,12 +171,12 @@ def _make(
     profile: Profile,
 ) -> Setting:
     compiled.keep()
-    mesh = parallel.make_mesh(cfg.mesh)
+    mesh = parallel.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     batches.check(cfg.update, mesh)
     journal = Journal(workdir / "journal.json")
     model, tokenizer, info = source.load(cfg.model, mesh, dtype=dtype(cfg, journal), remat=cfg.remat)
     if cfg.objective.targets == "top_k" and cfg.objective.top_k > model.spec.vocab:
-        raise config.UserError(f"objective.top_k={cfg.objective.top_k} is over the vocabulary, {model.spec.vocab}")
+        raise UserError(f"objective.top_k={cfg.objective.top_k} is over the vocabulary, {model.spec.vocab}")
     graph, original, frozen = trainable.split(trainable.add_adapter(model, cfg.adapter, 0), cfg.adapter)
     return Setting(
         cfg=cfg,
@@ -221,12 +222,12 @@ def _check_task(cfg: config.Experiment, operation: config.Operation, task: Task,
         "tune, but it has no labelled validation examples": bool(cfg.tune.lrs) and not task.validation,
     }
     if problems := [problem for problem, is_so in wrong.items() if is_so]:
-        raise config.UserError(f"operation {operation.name!r} asks of task {task.name!r}: {'; '.join(problems)}")
+        raise UserError(f"operation {operation.name!r} asks of task {task.name!r}: {'; '.join(problems)}")
 
 
 def _check_same(cfg: config.Experiment, workdir: Path) -> None:
     if files := [one for one in (workdir, *workdir.parents) if one.exists() and not one.is_dir()]:
-        raise config.UserError(f"--workdir {workdir}: {files[0]} is a file; give a directory")
+        raise UserError(f"--workdir {workdir}: {files[0]} is a file; give a directory")
     path = workdir / "config.json"
     if not path.exists():
         return
@@ -235,7 +236,7 @@ def _check_same(cfg: config.Experiment, workdir: Path) -> None:
         before["seeds"] = now["seeds"]
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if changed:
-        raise config.UserError(
+        raise UserError(
             f"{workdir} holds a run of another experiment: {', '.join(changed)} differ from its config.json; "
             "give another --workdir, or delete that directory"
         )
@@ -243,7 +244,7 @@ def _check_same(cfg: config.Experiment, workdir: Path) -> None:
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
     edited = sorted(name for name, digest in _digests(cfg).items() if known.get(name, digest) != digest)
     if edited:
-        raise config.UserError(
+        raise UserError(
             f"{workdir} holds a run that read {', '.join(edited)} before it was changed; "
             "give another --workdir, or change the file back"
         )

@@ -11,7 +11,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from cdjax import config
+from cdjax.errors import UserError
 from cdjax.model.decoder import Decoder
 from cdjax.model.files import weights
 from cdjax.model.layers import frequencies
@@ -52,11 +52,11 @@ class File:
         """Raises UserError if the file is absent, truncated, or not GGUF."""
         self.path = Path(path)
         if not self.path.is_file():
-            raise config.UserError(f"no such file: {path}")
+            raise UserError(f"no such file: {path}")
         try:
             self._reader = _Reader(path)
         except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
-            raise config.UserError(f"{path} is truncated or not a GGUF file ({error}); download it again") from error
+            raise UserError(f"{path} is truncated or not a GGUF file ({error}); download it again") from error
         self.tensors = {hugging_face_name(tensor.name): tensor for tensor in self._reader.tensors}
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -67,7 +67,7 @@ class File:
     def __getitem__(self, key: str) -> Any:
         value = self.get(key)
         if value is None:
-            raise config.UserError(f"{self.path} has no metadata {key!r}")
+            raise UserError(f"{self.path} has no metadata {key!r}")
         return value
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -80,9 +80,7 @@ class File:
         try:
             return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError as error:
-            raise config.UserError(
-                f"{self.path}: {name} has type {tensor.tensor_type.name}, which is not read"
-            ) from error
+            raise UserError(f"{self.path}: {name} has type {tensor.tensor_type.name}, which is not read") from error
 
 
 def read(file: File, build: weights.Build) -> Decoder:
@@ -99,7 +97,7 @@ def read_spec(file: File) -> DecoderSpec:
     """Metadata -> spec. Raises UserError for an architecture or a setting that we do not compute."""
     architecture = file["general.architecture"]
     if architecture not in ARCHITECTURES:
-        raise config.UserError(
+        raise UserError(
             f"{file.path} has architecture {architecture!r}; those that can be read are {', '.join(ARCHITECTURES)}"
         )
     own = functools.partial(_own, file, architecture)
@@ -128,7 +126,7 @@ def read_spec(file: File) -> DecoderSpec:
         "experts": own("expert_count", 0) > 0,
     }
     if unsupported := [what for what, asked in refused.items() if asked]:
-        raise config.UserError(f"{file.path} asks for what cdjax does not compute: {', '.join(unsupported)}")
+        raise UserError(f"{file.path} asks for what cdjax does not compute: {', '.join(unsupported)}")
     return _stretched(file, spec)
 
 
@@ -139,7 +137,7 @@ def _stretched(file: File, spec: DecoderSpec) -> DecoderSpec:
     factors = file.array(ROPE_FACTORS)
     scaled = dataclasses.replace(spec, rope_scaling=RopeScaling(float(factors.max()), **LLAMA_3))
     if not np.allclose(frequencies(spec) / factors, frequencies(scaled), rtol=1e-3, atol=0):
-        raise config.UserError(f"{file.path} stretches rotary positions in another way than Llama 3.1 ({ROPE_FACTORS})")
+        raise UserError(f"{file.path} stretches rotary positions in another way than Llama 3.1 ({ROPE_FACTORS})")
     return scaled
 
 
@@ -157,7 +155,7 @@ def _own(file: File, architecture: str, key: str, *default: Any) -> Any:
     """A number or name of the architecture; without a default it must be there."""
     value = file.get(f"{architecture}.{key}", *default) if default else file[f"{architecture}.{key}"]
     if isinstance(value, list):
-        raise config.UserError(f"{file.path} has another {key} in every layer; cdjax wants one for all")
+        raise UserError(f"{file.path} has another {key} in every layer; cdjax wants one for all")
     return float(str(np.float32(value))) if isinstance(value, float) else value  # 1e-05, not 9.999999747e-06
 
 

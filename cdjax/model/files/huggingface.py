@@ -16,11 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
-from cdjax import config
+from cdjax.errors import UserError
 from cdjax.model.architectures import config_from_spec, spec_from_config
 from cdjax.model.decoder import Decoder
 from cdjax.model.files import weights
 from cdjax.model.spec import DecoderSpec
+from cdjax.students import Adapter
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -33,21 +34,21 @@ def read(
     *,
     dtype: str = "float32",
     remat: str = "dots",
-    adapter: config.Adapter = config.Adapter(),
+    adapter: Adapter = Adapter(),
 ) -> Decoder:
     """The decoder saved in a directory. Raises UserError naming everything in it that does not fit."""
     directory = Path(directory)
     try:
         spec = spec_from_config(_read_json(directory / "config.json"))
     except ValueError as error:
-        raise config.UserError(f"{directory}: {error}") from error
+        raise UserError(f"{directory}: {error}") from error
     with contextlib.ExitStack() as files:
         tensors = {name: tensor for path in _files(directory) for name, tensor in _open(path, files).items()}
         shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items() if not _derived(name, spec)}
         weights.check(spec, shapes, directory)
         packed = [f"{name} ({tensors[name].get_dtype()})" for name in shapes if tensors[name].get_dtype() not in FLOATS]
         if packed:
-            raise config.UserError(f"{directory} has tensors that are not floating point: {', '.join(packed)}")
+            raise UserError(f"{directory} has tensors that are not floating point: {', '.join(packed)}")
         return weights.assemble(spec, lambda name: tensors[name][:], weights.Build(mesh, dtype, remat, adapter))
 
 
@@ -92,17 +93,17 @@ def _files(directory: Path) -> list[Path]:
     if (directory / INDEX).is_file():
         index = _read_json(directory / INDEX)
         if not isinstance(index.get("weight_map"), dict):
-            raise config.UserError(f"{directory / INDEX} has no weight_map; download it again")
+            raise UserError(f"{directory / INDEX} has no weight_map; download it again")
         names = sorted(set(index["weight_map"].values()))
         files = [directory / name for name in names]
         if missing := [path.name for path in files if not path.is_file()]:
-            raise config.UserError(f"{directory} lacks {', '.join(missing)}, which its {INDEX} names")
+            raise UserError(f"{directory} lacks {', '.join(missing)}, which its {INDEX} names")
         return files
     if (directory / WHOLE).is_file():
         return [directory / WHOLE]
     if list(directory.glob("*.bin")) or list(directory.glob("*.pt*")):
-        raise config.UserError(f"{directory} has only pickled weights, which may run code; save it as safetensors")
-    raise config.UserError(f"{directory} has no {WHOLE} and no {INDEX}")
+        raise UserError(f"{directory} has only pickled weights, which may run code; save it as safetensors")
+    raise UserError(f"{directory} has no {WHOLE} and no {INDEX}")
 
 
 def _open(path: Path, files: contextlib.ExitStack) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def _open(path: Path, files: contextlib.ExitStack) -> dict[str, Any]:
     try:
         file = files.enter_context(safe_open(path, "np"))
     except SafetensorError as error:
-        raise config.UserError(f"{path} is truncated or not safetensors ({error}); download it again") from error
+        raise UserError(f"{path} is truncated or not safetensors ({error}); download it again") from error
     return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
@@ -145,9 +146,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise config.UserError(f"{path} is missing") from error
+        raise UserError(f"{path} is missing") from error
     except ValueError as error:
-        raise config.UserError(f"{path} is not JSON ({error})") from error
+        raise UserError(f"{path} is not JSON ({error})") from error
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

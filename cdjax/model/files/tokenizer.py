@@ -11,7 +11,7 @@ os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # it would say that torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from cdjax import config
+from cdjax.errors import UserError
 from cdjax.model.files import gguf
 
 CONTROL, USER_DEFINED = 3, 4  # token types in GGUF
@@ -31,9 +31,9 @@ def load(directory: str | Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = reader.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise config.UserError(f"{directory} has no tokenizer that can be read: {error}") from error
+        raise UserError(f"{directory} has no tokenizer that can be read: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise config.UserError(f"{directory} has no tokenizer.json; save its tokenizer as a fast one first")
+        raise UserError(f"{directory} has no tokenizer.json; save its tokenizer as a fast one first")
     return tokenizer
 
 
@@ -41,7 +41,7 @@ def from_gguf(file: gguf.File) -> PreTrainedTokenizerFast:
     """The tokenizer that a .gguf file describes."""
     kind = file["tokenizer.ggml.model"]
     if kind != "gpt2":
-        raise config.UserError(f"{file.path} has a {kind!r} tokenizer; from GGUF only 'gpt2' (byte-level BPE) is read")
+        raise UserError(f"{file.path} has a {kind!r} tokenizer; from GGUF only 'gpt2' (byte-level BPE) is read")
     pieces = file["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in file["tokenizer.ggml.merges"]]
     before = file.get("tokenizer.ggml.pre", "default")
@@ -97,5 +97,5 @@ def _pre_tokenizer(path: Path, name: str) -> pre_tokenizers.PreTokenizer:
         "qwen2": by_words(""),
     }
     if name not in known:
-        raise config.UserError(f"{path} splits text by {name!r}; those that can be read are {', '.join(known)}")
+        raise UserError(f"{path} splits text by {name!r}; those that can be read are {', '.join(known)}")
     return pre_tokenizers.Sequence(known[name])

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cdjax import config, parallel
+from cdjax import parallel
+from cdjax.errors import UserError
 from cdjax.model import precision
 from cdjax.model.decoder import Decoder
 from cdjax.model.spec import DecoderSpec
+from cdjax.students import Adapter
 
 Fetch = Callable[[str], np.ndarray]
 Path = tuple[str, ...]
@@ -90,7 +92,7 @@ class Build:
     mesh: jax.sharding.Mesh
     dtype: str = "float32"  # of the computation, or "auto", see `precision.choose`; weights stay float32
     remat: str = "dots"
-    adapter: config.Adapter = config.Adapter()
+    adapter: Adapter = Adapter()
 
     def fresh(self, spec: DecoderSpec, key: jax.Array) -> Decoder:
         """A randomly initialised decoder; under `jax.eval_shape` only its shapes."""
@@ -121,9 +123,7 @@ def check(spec: DecoderSpec, found: dict[str, tuple[int, ...]], where: Any) -> N
     unknown = [f"{name} is unknown to this architecture" for name in found if name not in wanted]
     if mistakes := [*missing, *wrong, *unknown]:
         rest = [f"and {len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
-        raise config.UserError(
-            f"{where} does not hold the model that it describes: " + "; ".join(mistakes[:SHOWN] + rest)
-        )
+        raise UserError(f"{where} does not hold the model that it describes: " + "; ".join(mistakes[:SHOWN] + rest))
 
 
 def assemble(spec: DecoderSpec, fetch: Fetch, build: Build) -> Decoder:

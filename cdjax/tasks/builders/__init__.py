@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cdjax.config import UserError
+from cdjax.errors import UserError
 from cdjax.tasks.builders.builder import Builder
 from cdjax.tasks.builders.counterfact import Counterfact
 from cdjax.tasks.builders.natural_instructions import NaturalInstructions

@@ -10,7 +10,7 @@ import jax
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from cdjax import config, parallel
+from cdjax import parallel
 from cdjax.model import decoder
 from cdjax.model.files import huggingface
 from cdjax.model.spec import DecoderSpec
@@ -28,7 +28,7 @@ def write(directory: Path, seed: int, *, embed: int = 64, layers: int = 4) -> st
     words = tokenizer()
     heads = embed // 16
     spec = DecoderSpec(PIECES, embed, layers, heads, heads, 16, 4 * embed, qk_norm=True)
-    model = decoder.create(spec, parallel.make_mesh(config.Mesh()), seed=seed)
+    model = decoder.create(spec, parallel.make_mesh(), seed=seed)
     model = jax.tree.map(lambda leaf: leaf if leaf.ndim < 3 else leaf * SPREAD, model)
     part = directory.with_suffix(".part")
     huggingface.write(model, words, part)
