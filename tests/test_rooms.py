@@ -20,6 +20,7 @@ PLAIN = {
     "errors",
     "lessons.keep",
     "lessons.packing",
+    "parts",
     "progress",
     "report.page",
     "report.plots",
@@ -31,18 +32,19 @@ PLAIN = {
 }
 
 # The rooms along the data path: each may import itself, and those named here.
-CORE = {"errors", "parallel", "progress"}
+CORE = {"errors", "parallel", "parts", "progress"}
 MODEL = CORE | {"compiled", "model", "students"}
 LESSONS = MODEL | {"tasks", "views", "sampling", "lessons"}
 LEARN = LESSONS | {"losses", "learn"}
 
 MAY_IMPORT = {
     "errors": set(),
+    "parts": set(),
     "compiled": set(),
     "progress": set(),
     "parallel": {"errors"},
-    "tasks": {"errors"},
-    "views": {"errors", "tasks"},
+    "tasks": {"errors", "parts"},
+    "views": {"errors", "parts", "tasks"},
     "model": CORE | {"compiled", "students"},
     "students": CORE | {"model"},
     "sampling": MODEL | {"views"},

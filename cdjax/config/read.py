@@ -1,7 +1,7 @@
 """Plain values (JSON, command-line text) -> typed frozen dataclasses, strictly: nothing unknown, no wrong type.
 
 In: a dataclass type and dicts, lists, numbers and text. Out: its instances, or a UserError with the dotted path.
-Text stands for the value it spells: "3e-5", "true", "0,1,2", "none", or JSON for anything nested.
+Text stands for the value it spells: "3e-5", "true", "0,1,2", "none", a part's kind, or JSON for anything nested.
 """
 
 import dataclasses
@@ -14,13 +14,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from cdjax.errors import UserError
+from cdjax.parts import Kinds
 
 WANTED = {str: "text", int: "an integer", float: "a number", bool: "true or false", types.NoneType: "none"}
 
 
 def convert(kind: Any, value: Any, where: str) -> Any:
-    """`value` as a `kind`: str, int, float, bool, Literal, tuple[X, ...], X | None, or a dataclass of these."""
+    """`value` as a `kind`: str, int, float, bool, Literal, tuple[X, ...], X | None, or a dataclass of these.
+
+    Of `Annotated[Any, Kinds(...)]` it is one of those parts, which its "kind" tells.
+    """
     origin = typing.get_origin(kind)
+    if (kinds := kinds_of(kind)) is not None:
+        return _part(kinds, value, where)
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, where)
     if origin is tuple:
@@ -39,6 +45,10 @@ def assign(kind: Any, old: Any, path: Sequence[str], value: Any, where: str = ""
     if not path:
         return convert(kind, value, where)
     head, rest, below = path[0], path[1:], f"{where}.{path[0]}" if where else path[0]
+    if (kinds := kinds_of(kind)) is not None:
+        if head == "kind" and not rest:
+            return _another(kinds, old, value, where)
+        kind = type(old)
     if dataclasses.is_dataclass(kind):
         inner = _fields(kind, [head], where)[head]
         return dataclasses.replace(old, **{head: assign(inner, getattr(old, head), rest, value, below)})
@@ -55,6 +65,10 @@ def describe(kind: Any) -> str:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(part) for part in parts)
+    if isinstance(kind, Kinds):
+        return f"a {kind.noun}"
+    if (kinds := kinds_of(kind)) is not None:
+        return f"a {kinds.noun} ({', '.join(kinds)})"
     if origin is tuple:
         return f"a list, each entry {describe(parts[0])}"
     if origin is not None:
@@ -62,9 +76,46 @@ def describe(kind: Any) -> str:
     return WANTED.get(kind, f"a {kind.__name__}")
 
 
+def kinds_of(kind: Any) -> Kinds | None:
+    """The parts that a field of this type may hold, if it is one for parts."""
+    if typing.get_origin(kind) is not typing.Annotated:
+        return None
+    return next((note for note in typing.get_args(kind)[1:] if isinstance(note, Kinds)), None)
+
+
+def _part(kinds: Kinds, value: Any, where: str) -> Any:
+    """One of the parts, from an instance, its kind, or a dictionary with its "kind" and fields."""
+    if isinstance(value, str):
+        value = _json(value, kinds, where) if value.lstrip().startswith("{") else {"kind": value.strip()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {"kind": getattr(value, "kind", type(value).__name__)} | _shallow(value)
+    if not isinstance(value, dict) or "kind" not in value:
+        raise UserError(f'{where} must be a {kinds.noun} with a "kind" of {", ".join(kinds)}; got {value!r}')
+    return _record(_class(kinds, value["kind"], where), {k: v for k, v in value.items() if k != "kind"}, where)
+
+
+def _another(kinds: Kinds, old: Any, kind: Any, where: str) -> Any:
+    """A part of another kind that keeps what the two have in common."""
+    wanted = _class(kinds, kind, where)
+    common = {field.name for field in dataclasses.fields(wanted)}
+    return _record(wanted, {name: part for name, part in _shallow(old).items() if name in common}, where)
+
+
+def _class(kinds: Kinds, kind: Any, where: str) -> type:
+    if kind in kinds:
+        return kinds[kind]
+    near = difflib.get_close_matches(str(kind), kinds, 1)
+    guess = f" (did you mean {near[0]!r}?)" if near else ""
+    raise UserError(f"{where}.kind must be one of {', '.join(kinds)}, got {kind!r}{guess}")
+
+
+def _shallow(part: Any) -> dict[str, Any]:
+    return {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+
+
 def _record(kind: Any, value: Any, where: str) -> Any:
     if isinstance(value, kind):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(kind)}
+        value = _shallow(value)
     value = _json(value, kind, where) if isinstance(value, str) else value
     if not isinstance(value, dict):
         raise _mismatch(kind, value, where)
@@ -78,12 +129,16 @@ def _record(kind: Any, value: Any, where: str) -> Any:
 
 def _fields(kind: Any, names: Any, where: str) -> dict[str, Any]:
     """The field types of a dataclass, once it is clear that it has all of `names`."""
-    hints = typing.get_type_hints(kind)
+    every = typing.get_type_hints(kind, include_extras=True)
+    hints = {field.name: every[field.name] for field in dataclasses.fields(kind)}
     for name in names:
         if name not in hints:
             near = difflib.get_close_matches(str(name), hints, 1)
             guess = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UserError(f"{where or kind.__name__} has no field {name!r}{guess}; it has {', '.join(sorted(hints))}")
+            of_kind = f" of kind {kind.kind}" if hasattr(kind, "kind") else ""
+            raise UserError(
+                f"{where or kind.__name__}{of_kind} has no field {name!r}{guess}; it has {', '.join(sorted(hints))}"
+            )
     return hints
 
 
