@@ -92,7 +92,7 @@ def test_leaving_in_the_middle_finishes_what_is_being_written(mesh, tmp_path):
 def test_a_process_killed_while_it_writes_leaves_a_whole_checkpoint_or_none(mesh, tmp_path):
     program = f"""
 import os, jax.numpy as jnp
-from cdjax.checkpoint import Checkpoints
+from cdjax.learn.checkpoint import Checkpoints
 with Checkpoints({str(tmp_path)!r}).writing() as write:
     write(1, {{"x": jnp.full(3_000_000, 1.0)}}, {{"step": 1}})
     write(2, {{"x": jnp.full(3_000_000, 2.0)}}, {{"step": 2}})

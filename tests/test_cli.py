@@ -8,7 +8,7 @@ import jax
 import pytest
 
 import cdjax
-from cdjax import cli, config, distill
+from cdjax import cli, config, distill, learn, report
 
 CONFIG = """
 from cdjax import config
@@ -40,9 +40,9 @@ def calls(monkeypatch):
 
     model = types.SimpleNamespace(generate=record("generate", ["one", "two"]))
     module("rounds", distill, run=record("run"), evaluate=record("evaluate"), export=record("export"))
-    module("update", distill, Diverged=type("Diverged", (RuntimeError,), {}))
+    module("update", learn, Diverged=type("Diverged", (RuntimeError,), {}))
     module("language_model", cdjax, load_model=record("load_model", model))
-    module("report", cdjax, PAGE="report.html", write=record("write"), table=record("table", "| a table |"))
+    module("page", report, PAGE="report.html", write=record("write"), table=record("table", "| a table |"))
     return made
 
 
@@ -113,7 +113,7 @@ def test_bench_hands_over_cases_interpreters_and_rules(monkeypatch, capsys):
 
 def test_divergence_is_one_line_and_exit_code_1(path, calls, monkeypatch):
     def fail(cfg, workdir, profile):
-        raise distill.update.Diverged("loss is NaN at step 3; lower optim.lr")
+        raise learn.update.Diverged("loss is NaN at step 3; lower optim.lr")
 
     monkeypatch.setattr(distill.rounds, "run", fail)
     with pytest.raises(SystemExit, match="^cdjax: loss is NaN at step 3; lower optim.lr$"):
@@ -196,7 +196,7 @@ for arguments in (["--help"], ["run", "--help"], *wrong):
         cli.main(arguments)
     except SystemExit:
         pass
-heavy = {"jax", "flax", "numpy", "transformers", "tokenizers", "matplotlib", "rich", "orbax", "optax"}
+heavy = {"jax", "flax", "transformers", "tokenizers", "matplotlib", "rich", "orbax", "optax"}
 sys.exit(sorted(heavy & set(sys.modules)) or 0)
 """
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)

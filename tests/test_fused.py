@@ -92,7 +92,7 @@ def assert_same(one, two, **tolerance):
 @pytest.mark.parametrize("changes", [{}, {"tied": False, "logit_soft_cap": 3.0}])
 def test_fused_equals_dense_in_value_and_gradient(changes, mesh, monkeypatch):
     """For every objective, over tiles of positions and blocks of the vocabulary."""
-    monkeypatch.setattr(terms, "OUTCOMES", 16)
+    monkeypatch.setattr(logits, "OUTCOMES", 16)
     spec = dataclasses.replace(TINY, layers=1, **changes)
     student, teacher = (decoder.create(spec, mesh, seed=seed) for seed in (0, 1))
     at = positions(top_k=5, model=teacher, draws=DRAWS)

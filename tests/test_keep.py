@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 
 from cdjax import config
-from cdjax.lessons.keep import answer_text, extract, keep
+from cdjax.lessons.keep import extract, keep
 from cdjax.sampling.store import Rollout
 from cdjax.views import encode
+from cdjax.views.view import Format
 from tests import small_tokenizer
 
 TOKENIZER = small_tokenizer.make()
 END = TOKENIZER.eos_token_id
 STOPS = encode.stop_ids(TOKENIZER, config.Template(), [END])
+FORMAT = Format(TOKENIZER, config.Template(), STOPS)
 
 
 def rollout(text, *, given="x", sample=0, stop="\n", tokenizer=TOKENIZER):
@@ -27,7 +29,7 @@ def said(kept):
 
 
 def test_all_keeps_every_token_and_the_stop():
-    (kept,), dropped = keep([rollout(" walked")], TOKENIZER, config.Keep(), STOPS)
+    (kept,), dropped = keep([rollout(" walked")], FORMAT, config.Keep())
     assert kept.kept.tolist() == list(range(len(kept.rollout.ids)))
     assert (said(kept), kept.text, dropped) == (" walked\n", "walked", {})
 
@@ -44,7 +46,7 @@ def test_all_keeps_every_token_and_the_stop():
 def test_a_span_keeps_its_tokens_and_the_stop(stop, span, pattern, text):
     """A scratch-pad is left out; the student learns to stop where the teacher stopped, and only then."""
     cfg = config.Keep(span=span, pattern=pattern, filters=())
-    (kept,), _ = keep([rollout(text, stop=stop)], TOKENIZER, cfg, STOPS)
+    (kept,), _ = keep([rollout(text, stop=stop)], FORMAT, cfg)
     assert kept.text == "12" and said(kept).strip(" ") == "12" + stop
     assert extract(cfg, text) == "12"
 
@@ -63,12 +65,12 @@ def test_a_span_is_the_fewest_tokens_that_say_it():
             (j - i, i, j) for i in ends for j in ends if encode.decode(TOKENIZER, one.ids[i:j]).strip() == expected
         ]
         if ranges:
-            (kept,), _ = keep([one], TOKENIZER, cfg, STOPS)
+            (kept,), _ = keep([one], FORMAT, cfg)
             assert kept.kept.tolist() == list(range(*min(ranges)[1:]))
             checked += 1
         else:
             with pytest.raises(config.UserError, match="split_token 1"):
-                keep([one], TOKENIZER, cfg, STOPS)
+                keep([one], FORMAT, cfg)
     assert checked > 20
 
 
@@ -76,20 +78,20 @@ def test_a_span_that_ends_inside_a_token_is_dropped():
     tokenizer = small_tokenizer.make(across_words=True)
     assert tokenizer.tokenize("Final answer: 12.") == tokenizer.tokenize("Final answer: 12") + ["."]
     rollouts = [rollout("Final answer: 12", tokenizer=tokenizer), rollout("Final answer: 77", tokenizer=tokenizer)]
-    kept, dropped = keep(rollouts, tokenizer, config.Keep("after", "answer:"), STOPS)
+    kept, dropped = keep(rollouts, Format(tokenizer, config.Template(), STOPS), config.Keep("after", "answer:"))
     assert [one.text for one in kept] == ["77"] and dropped == {"split_token": 1}
 
 
 def test_what_a_stop_token_says_before_the_stop_counts():
     tokenizer = small_tokenizer.make(across_words=True)
-    stops = encode.stop_ids(tokenizer, config.Template(), [END])
+    format = Format(tokenizer, config.Template(), encode.stop_ids(tokenizer, config.Template(), [END]))
     ids = np.array(tokenizer("f(x)\n")["input_ids"], np.int32)
     assert tokenizer.decode(ids[-1:].tolist()) == ")\n"
-    assert answer_text(tokenizer, ids, stops) == "f(x)"
-    (kept,), _ = keep([rollout("f(x)", tokenizer=tokenizer)], tokenizer, config.Keep("regex", r"\(.\)"), stops)
+    assert format.text(ids) == "f(x)"
+    (kept,), _ = keep([rollout("f(x)", tokenizer=tokenizer)], format, config.Keep("regex", r"\(.\)"))
     assert kept.text == "(x)" and kept.kept.tolist() == list(range(1, len(ids)))
     for text, stop in ((" 12", "\n"), (" 12", "<|im_end|>"), ("12 ", "")):
-        assert answer_text(TOKENIZER, rollout(text, stop=stop).ids, STOPS) == "12"
+        assert FORMAT.text(rollout(text, stop=stop).ids) == "12"
 
 
 MANY = [
@@ -119,14 +121,14 @@ MANY = [
     ],
 )
 def test_drop_reasons_sum_to_the_input(cfg, reasons):
-    kept, dropped = keep(MANY, TOKENIZER, cfg, STOPS, grade=lambda given, answer: answer == "12")
+    kept, dropped = keep(MANY, FORMAT, cfg, grade=lambda given, answer: answer == "12")
     assert dropped == reasons
     assert sum(dropped.values()) + len(kept) == len(MANY)
     assert [one.rollout for one in kept] == [one for one in MANY if any(one is k.rollout for k in kept)]
 
 
 def test_the_majority_wins_and_a_tie_goes_to_the_first():
-    kept, _ = keep(MANY, TOKENIZER, config.Keep(filters=(), majority=True), STOPS)
+    kept, _ = keep(MANY, FORMAT, config.Keep(filters=(), majority=True))
     assert {(one.rollout.input, one.text) for one in kept} == set(
         zip("abcde", ["12", "12", "", "twelve", "14"], strict=True)
     )
@@ -134,14 +136,14 @@ def test_the_majority_wins_and_a_tie_goes_to_the_first():
 
 def test_votes_count_only_answers_that_passed():
     votes = [rollout("13", sample=i, stop="") for i in range(3)] + [rollout("12", sample=3)]
-    kept, dropped = keep(votes, TOKENIZER, config.Keep(majority=True), STOPS)
+    kept, dropped = keep(votes, FORMAT, config.Keep(majority=True))
     assert [one.text for one in kept] == ["12"] and dropped == {"unfinished": 3}
 
 
 def test_nothing_kept_is_an_error_with_the_counts():
     with pytest.raises(config.UserError, match=r"none of 2 teacher answers was kept \(unfinished 1, empty 1\)"):
-        keep([rollout("12", stop=""), rollout("")], TOKENIZER, config.Keep(), STOPS)
+        keep([rollout("12", stop=""), rollout("")], FORMAT, config.Keep())
     with pytest.raises(config.UserError, match="there were none"):
-        keep([], TOKENIZER, config.Keep(), STOPS)
+        keep([], FORMAT, config.Keep())
     with pytest.raises(config.UserError, match='"correct" needs a task whose answers are known'):
-        keep(MANY, TOKENIZER, config.Keep(filters=("correct",)), STOPS)
+        keep(MANY, FORMAT, config.Keep(filters=("correct",)))

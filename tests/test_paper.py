@@ -10,11 +10,11 @@ import pytest
 
 from cdjax import tasks
 from cdjax.config.check import validate
+from cdjax.distill import opening
 from cdjax.errors import UserError
 from cdjax.language_model import load_model
 from cdjax.report import page
 from cdjax.views import encode
-from cdjax.workdir import setting
 from cdjax.workdir.journal import Journal
 from experiments.paper import claims
 from experiments.paper.association import __main__ as association
@@ -235,10 +235,10 @@ def test_claims_about_facts_are_decided_by_differences_within_a_fact():
 
 def prompts(workdir, side):
     """A run's test prompts, as text."""
-    here = setting.reopen(workdir)
-    task = tasks.load(here.cfg.task, data_dir=here.cfg.data_dir)
-    views = dataclasses.replace(here, tasks=(task,)).views(0, [one.input for one in task.test])
-    return [encode.decode(here.tokenizer, ids) for ids in getattr(views, side).whole]
+    run = opening.open(config.load_config(workdir / "config.json"), workdir)
+    (assignment,) = run.assignments
+    shown = getattr(assignment.views.prompts([one.input for one in assignment.task.test]), side)
+    return [encode.decode(run.format.tokenizer, ids) for ids in shown.whole]
 
 
 def test_instructions(tmp_path, capsys):

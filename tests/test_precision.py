@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import cdjax
+from cdjax.distill import opening
 from cdjax.model import precision
 from cdjax.model.layers import product
-from cdjax.workdir import setting
+from cdjax.workdir import directory
 from tests.conftest import TINY
 from tests.test_rounds import experiment
 
@@ -62,10 +63,10 @@ def test_a_run_keeps_what_it_chose(tmp_path, monkeypatch, capfd):
 
     cfg = experiment(dtype="auto")
     choose("bfloat16")
-    first = setting.open(cfg, tmp_path)
+    opening.open(cfg, tmp_path)
     assert "computing in bfloat16: the products of 256 tokens take 250 ms in float32" in capfd.readouterr().err
     choose("float32")
-    for again in (setting.open(cfg, tmp_path), setting.reopen(tmp_path)):
-        assert again.model(again.original).dtype == first.model(first.original).dtype == jnp.bfloat16
+    for again in (opening.open(cfg, tmp_path), opening.reopen(tmp_path)):
+        assert again.decoder(again.models.original).dtype == jnp.bfloat16
     assert capfd.readouterr().err == ""
-    assert setting.dtype(cfg, again.journal) == "bfloat16"
+    assert directory.dtype(cfg, again.journal) == "bfloat16"

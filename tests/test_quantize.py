@@ -9,13 +9,12 @@ import pytest
 from flax import nnx
 
 from cdjax import config, parallel
-from cdjax.distill import stages
+from cdjax.distill import opening, stages
 from cdjax.model import decoder, quantize
 from cdjax.model.layers import Projection
 from cdjax.report import results
 from cdjax.sampling import answers, read
 from cdjax.students import trainable
-from cdjax.workdir import setting
 from tests.conftest import TINY
 from tests.test_rounds import experiment
 from tests.test_sampling import PROMPTS, ask, assert_same
@@ -140,8 +139,8 @@ def test_an_adapter_stays_as_it_is(tiny, mesh):
 
 
 def test_a_run_tells_how_far_its_int8_teacher_is(tmp_path):
-    here = setting.open(experiment(sampling=config.Sampling(batch=8, weights="int8")), tmp_path)
-    with jax.set_mesh(here.mesh):
-        stages.teach(here, stages.Round(0, 0, (0,)), 0, here.original, here.original)
-    told = results.rollouts(here.journal.results())
+    run = opening.open(experiment(sampling=config.Sampling(batch=8, weights="int8")), tmp_path)
+    with jax.set_mesh(run.mesh):
+        stages.teach(stages.Round(run, 0, 0, (0,)), 0, run.models.original, run.models.original)
+    told = results.rollouts(run.journal.results())
     assert told["sampled"] == 12 and len(told["int8_kl"]) == 1 and 0 < told["int8_kl"][0] < 0.01

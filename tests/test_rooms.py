@@ -22,11 +22,12 @@ PLAIN = {
     "lessons.packing",
     "parts",
     "progress",
-    "report.page",
-    "report.plots",
+    "report",
+    "workdir.directory",
     "workdir.journal",
     "workdir.metrics",
     "sampling.store",
+    "score.summary",
     "tasks",
     "views",
 }
@@ -36,6 +37,9 @@ CORE = {"errors", "parallel", "parts", "progress"}
 MODEL = CORE | {"compiled", "model", "students"}
 LESSONS = MODEL | {"tasks", "views", "sampling", "lessons"}
 LEARN = LESSONS | {"losses", "learn"}
+
+SCORE = LEARN | {"score"}
+RUN = SCORE | {"config", "workdir"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -51,28 +55,16 @@ MAY_IMPORT = {
     "lessons": LESSONS,
     "losses": MODEL,
     "learn": LEARN,
-    "score": LEARN,
+    "score": SCORE,
     "config": LEARN,
-    "workdir": LEARN | {"config"},
-    "report": {"config", "errors", "workdir"},
+    "workdir": {"config", "errors"},
+    "report": {"config", "errors", "score", "workdir"},
     "language_model": MODEL | {"tasks", "views", "sampling"},
     "bench": LEARN,
-    "distill": set(),
+    "distill": RUN,
 }
 # These see every room, and no room sees them.
-WHOLE = {
-    "__init__",
-    "cli",
-    "distill.baseline",
-    "distill.rounds",
-    "distill.stages",
-    "distill.supervised",
-    "distill.tune",
-    "report.results",
-    "workdir.setting",
-    "score.evaluate",
-    "score.preference",
-}
+WHOLE = {"__init__", "cli", "distill.rounds", "distill.stages"}
 
 
 def name_of(path: Path) -> str:
@@ -129,7 +121,8 @@ def test_a_room_imports_only_what_it_may(name):
 
 
 def test_no_room_imports_what_sees_the_whole():
-    assert {name for name in set(MODULES) - WHOLE if inside(name) & WHOLE} == set()
+    rooms = {name for name in set(MODULES) - WHOLE if not name.startswith("distill")}
+    assert {name for name in rooms if inside(name) & WHOLE} == set()
 
 
 @pytest.mark.parametrize("name", sorted(name for name in MODULES if PLAIN & {name, name.split(".")[0]}))

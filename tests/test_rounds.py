@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from cdjax import config, tasks
-from cdjax.distill import rounds, stages
+from cdjax.distill import opening, rounds, stages
 from cdjax.learn import optim, update
 from cdjax.learn.checkpoint import Checkpoints
 from cdjax.report import page, results
-from cdjax.score import evaluate
+from cdjax.score.exam import Exam
 from cdjax.students import trainable
-from cdjax.workdir import metrics, setting
+from cdjax.workdir import metrics
 from cdjax.workdir.journal import Journal
 
 
@@ -48,8 +48,8 @@ def outcome(workdir):
 
 
 def weights(workdir, seed=0):
-    here = setting.reopen(workdir)
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(rounds.last_student(here, seed))]
+    run = opening.reopen(workdir)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(rounds.last_student(run, seed))]
 
 
 def assert_same_end(one, other):
@@ -125,9 +125,9 @@ def test_killed_when_the_last_checkpoint_is_written_resumes_from_its_weights_alo
         patch.setattr(Journal, "_save", dying)
         with pytest.raises(Killed):
             rounds.run(experiment(), tmp_path)
-    here, stored = setting.reopen(tmp_path), Checkpoints(tmp_path / "checkpoints/seed_0/round_0")
+    run, stored = opening.reopen(tmp_path), Checkpoints(tmp_path / "checkpoints/seed_0/round_0")
     with pytest.raises(config.UserError, match="of another model or optimizer"):
-        stored.load(6, update.abstract(here.original, optim.make(here.cfg.optim, 6), here.mesh))
+        stored.load(6, update.abstract(run.models.original, optim.make(run.cfg.optim, 6), run.mesh))
     monkeypatch.setattr(update, "_report", lambda step, *_: seen.append(step))
     rounds.run(experiment(), tmp_path)
     assert seen == []
@@ -193,7 +193,7 @@ def test_operations_combine_as_the_paper_says(order, tmp_path, monkeypatch):
     monkeypatch.setattr(
         stages,
         "sample_teacher",
-        lambda *given: teachers.append((given[1].number, given[2], given[3])) or original(*given),
+        lambda *given: teachers.append((given[0].number, given[1], given[2])) or original(*given),
     )
     rounds.run(experiment(task="", plan=config.Plan(order, OPERATIONS)), tmp_path)
     first, second = teachers
@@ -208,9 +208,9 @@ def test_killed_in_a_later_round_resumes_with_the_right_teacher(ema, tmp_path, m
     cfg = experiment(plan=config.Plan("recursive", repeat=3, ema=ema), update=config.Update(epochs=1, batch=4))
     teachers, students, learn = [], [], stages.learn
 
-    def told(here, at, student, teacher, lessons):
+    def told(round, student, teacher, lessons):
         teachers.append(teacher)
-        students.append(learn(here, at, student, teacher, lessons))
+        students.append(learn(round, student, teacher, lessons))
         return students[-1]
 
     with monkeypatch.context() as patch:
@@ -220,7 +220,7 @@ def test_killed_in_a_later_round_resumes_with_the_right_teacher(ema, tmp_path, m
         mean = jax.tree.map(lambda old, new: ema * old + (1 - ema) * new, before, student)
         jax.tree.map(np.testing.assert_array_equal, mean, after)
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "learn", lambda here, at, *rest: learn(here, at, *rest) if at.number < 2 else die())
+        patch.setattr(stages, "learn", lambda round, *rest: learn(round, *rest) if round.number < 2 else die())
         with pytest.raises(Killed):
             rounds.run(cfg, tmp_path / "again")
     rounds.run(cfg, tmp_path / "again")
@@ -249,9 +249,16 @@ def test_rounds_of_groups_are_scored_on_their_own_operations_and_resume(tmp_path
     score = config.Score(examples=4, held_out=4, forgetting=0, wrong_association=True)
     cfg, teachers, sample = experiment(task="", plan=GROUPS, score=score), [], stages.sample_teacher
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "sample_teacher", lambda *given: teachers.append(given[1:4]) or sample(*given))
+        patch.setattr(stages, "sample_teacher", lambda *given: teachers.append(given[:3]) or sample(*given))
         rounds.run(cfg, tmp_path / "whole")
-    assert [(at.number, op) for at, op, _ in teachers] == [(0, 0), (0, 1), (1, 2), (1, 3), (2, 0), (2, 1)]
+    assert [(round.number, operation) for round, operation, _ in teachers] == [
+        (0, 0),
+        (0, 1),
+        (1, 2),
+        (1, 3),
+        (2, 0),
+        (2, 1),
+    ]
     assert all(jax.tree.leaves(jax.tree.map(lambda *all: all[0] is all[-1], *(params for *_, params in teachers))))
     journal = json.loads((tmp_path / "whole" / "journal.json").read_text())
     found = [journal[f"seed 0/round {number}/score"]["result"] for number in range(3)]
@@ -262,7 +269,7 @@ def test_rounds_of_groups_are_scored_on_their_own_operations_and_resume(tmp_path
     assert set(outcome(tmp_path / "whole")[0]["wrong_association"]) == {"before", "round 0", "round 1", "round 2"}
     learn = stages.learn
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "learn", lambda *given: learn(*given) if given[1].number < 2 else die())
+        patch.setattr(stages, "learn", lambda *given: learn(*given) if given[0].number < 2 else die())
         with pytest.raises(Killed):
             rounds.run(cfg, tmp_path / "again")
     rounds.run(cfg, tmp_path / "again")
@@ -318,9 +325,9 @@ def test_a_directory_whose_files_are_torn_is_refused(whole, tmp_path):
 
 def test_an_adapter_learns_and_the_base_stays(tmp_path):
     rounds.run(experiment(adapter=config.Adapter(rank=2)), tmp_path)
-    here = setting.reopen(tmp_path)
-    student = here.model(rounds.last_student(here, 0))
-    base = here.model(here.original)
+    run = opening.reopen(tmp_path)
+    student = run.decoder(rounds.last_student(run, 0))
+    base = run.decoder(run.models.original)
     assert trainable.has_adapter(student)
     frozen = jax.tree.map(lambda a, b: bool((a == b).all()), *map(trainable.without_adapter, (student, base)))
     assert all(jax.tree.leaves(frozen))
@@ -330,16 +337,16 @@ def test_an_adapter_learns_and_the_base_stays(tmp_path):
 def test_student_and_baseline_are_tuned_alike_on_validation_alone(tmp_path, monkeypatch):
     """What counts is the third of four points, where the right answers are: those weights and no others are tested."""
     graded, weights_of = [], {}
-    original = evaluate.grade
+    original = Exam.grade
 
-    def spy(here, model, side, wanted, *, title):
+    def spy(exam, model, side, wanted, *, title):
         graded.append((title, {one.input for many in wanted for one in many}))
         weights_of[title] = np.asarray(model.embedding[...])
         right = float(title.endswith("lr 0.01, epoch 2"))
-        found = original(here, model, side, wanted, title=title)
+        found = original(exam, model, side, wanted, title=title)
         return found | ({"grades": [right] * len(found["grades"])} if "epoch" in title else {})
 
-    monkeypatch.setattr(evaluate, "grade", spy)
+    monkeypatch.setattr(Exam, "grade", spy)
     score = dataclasses.replace(experiment().score, baseline=config.GradientDescent((1e-3, 1e-2), 4, 2, 3))
     cfg = experiment(score=score, tune=config.Tune((1e-3, 1e-2), 2), update=config.Update(epochs=4, batch=4))
     told = rounds.run(cfg, tmp_path)
@@ -367,20 +374,20 @@ def test_a_file_that_was_edited_since_is_told(name, tmp_path):
     path = tmp_path / "own.txt"
     path.write_text("".join(f"word {number}\n" for number in range(9)))
     cfg = config.override(experiment(), {name: str(path)})
-    setting.open(cfg, tmp_path / "run")
-    setting.open(cfg, tmp_path / "run")
+    opening.open(cfg, tmp_path / "run")
+    opening.open(cfg, tmp_path / "run")
     path.write_text("other words\n" * 4 + path.read_text())
     with pytest.raises(config.UserError, match=f"read {path} before it was changed"):
-        setting.open(cfg, tmp_path / "run")
+        opening.open(cfg, tmp_path / "run")
     path.unlink()
-    assert setting.reopen(tmp_path / "run").cfg == cfg
+    assert opening.reopen(tmp_path / "run").cfg == cfg
 
 
 @pytest.mark.parametrize("name", ["file", "file/run"])
 def test_a_file_is_no_run_directory(name, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(config.UserError, match="file is a file; give a directory"):
-        setting.open(experiment(), tmp_path / name)
+        opening.open(experiment(), tmp_path / name)
 
 
 def test_exported_students_answer_the_same(whole, tmp_path):

@@ -213,7 +213,7 @@ def test_greedy_answers_are_the_same(sides, mesh, draft):
 
 def test_scoring_reproduces_what_was_recorded(sides, mesh):
     @jax.jit
-    def read(model, *rows):
+    def scores(model, *rows):
         hidden = read.completion_hidden(model, *rows)
         return read.logprobs(model, *rows), jax.nn.log_softmax(model.logits(hidden) / RECORD.temperature)
 
@@ -221,7 +221,7 @@ def test_scoring_reproduces_what_was_recorded(sides, mesh):
         prompt = TEACHERS.whole[row]
         rows = [jnp.asarray(x)[None] for x in (prompt, prompt >= 0, one.ids, one.ids >= 0)]
         with jax.set_mesh(mesh):
-            scored, soft = (np.asarray(found[0]) for found in read(sides[0], *rows))
+            scored, soft = (np.asarray(found[0]) for found in scores(sides[0], *rows))
         np.testing.assert_allclose(scored, one.logprobs, atol=2e-4)
         found = np.take_along_axis(soft, one.top_ids, -1)
         np.testing.assert_allclose(found, one.top_logprobs, atol=2e-4)

@@ -3,7 +3,6 @@
 from cdjax.config.experiment import (
     Experiment,
     GradientDescent,
-    Labelled,
     Limits,
     Mesh,
     Operation,
@@ -20,6 +19,7 @@ from cdjax.errors import UserError
 from cdjax.learn import Optim
 from cdjax.lessons import Update
 from cdjax.lessons.keep import Keep
+from cdjax.lessons.labelled import Labelled
 from cdjax.losses import Objective
 from cdjax.sampling import Sampling
 from cdjax.students import Adapter

@@ -17,11 +17,11 @@ from cdjax.errors import UserError
 from cdjax.learn import Optim
 from cdjax.lessons import Update
 from cdjax.lessons.keep import Keep
+from cdjax.lessons.labelled import Labelled
 from cdjax.losses import Objective
 from cdjax.sampling import Sampling
 from cdjax.students import Adapter
 from cdjax.tasks.inputs import Inputs
-from cdjax.tasks.task import Demonstration
 from cdjax.views.context import Context, Template
 
 
@@ -69,16 +69,6 @@ class Limits:
     student_prompt: int = 512
     completion: int = 64
     overflow: Literal["error", "drop"] = "error"
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Solved examples of a task to fine-tune on, and how they are shown."""
-
-    task: str
-    count: int = 0  # the first so many of the task's own demonstrations
-    view: Context = Context()  # around each input
-    demonstrations: tuple[Demonstration, ...] = ()  # written out here instead
 
 
 @dataclass(frozen=True)

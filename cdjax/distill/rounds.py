@@ -11,94 +11,92 @@ from typing import Any
 import jax
 from flax import nnx
 
-from cdjax import config
-from cdjax.distill import baseline, stages, supervised
+from cdjax.config import Experiment
+from cdjax.distill import finetuning, opening, stages
+from cdjax.distill.opening import Run
+from cdjax.distill.scores import score_original, score_student
 from cdjax.distill.stages import Round
 from cdjax.errors import UserError
 from cdjax.model.files import huggingface
 from cdjax.report import page, results
-from cdjax.score.evaluate import score_original, score_student
 from cdjax.students import trainable
-from cdjax.workdir import setting
-from cdjax.workdir.setting import Setting
 
 
-def run(cfg: config.Experiment, workdir: str | Path, *, profile: bool = False) -> dict[str, Any]:
+def run(cfg: Experiment, workdir: str | Path, *, profile: bool = False) -> dict[str, Any]:
     """Runs an experiment, or continues it in the same directory; returns what `results.json` holds.
 
     `profile` leaves traces of a few steps of sampling and of the update in the directory's `profile/`.
     """
-    here = setting.open(cfg, Path(workdir), profile=profile)
-    with jax.set_mesh(here.mesh):
-        here = supervised.with_teacher(here)
-        score_original(here)
+    run = opening.open(cfg, Path(workdir), profile=profile)
+    with jax.set_mesh(run.mesh):
+        run = finetuning.with_teacher(run)
+        score_original(run)
         for seed in cfg.seeds:
-            distil(here, seed)
+            distil(run, seed)
             if cfg.score.baseline.lrs:
-                descend = functools.partial(baseline.gradient_descent, here, seed)
-                here.journal.once(f"seed {seed}/gradient_descent", descend)
+                descend = functools.partial(finetuning.gradient_descent, run, seed)
+                run.journal.once(f"seed {seed}/gradient_descent", descend)
             for number in range(len(cfg.score.supervised)):
-                supervised.baseline(here, seed, number)
-    return _finish(here)
+                finetuning.baseline(run, seed, number)
+    return _finish(run)
 
 
-def evaluate(cfg: config.Experiment, workdir: str | Path) -> dict[str, Any]:
+def evaluate(cfg: Experiment, workdir: str | Path) -> dict[str, Any]:
     """Scores without distilling: the teacher (made first, if need be), before, and what the directory has of the rest.
 
     A later `run` in the same directory continues from here.
     """
-    here = setting.open(cfg, Path(workdir))
-    with jax.set_mesh(here.mesh):
-        score_original(supervised.with_teacher(here))
-    return _finish(here)
+    run = opening.open(cfg, Path(workdir))
+    with jax.set_mesh(run.mesh):
+        score_original(finetuning.with_teacher(run))
+    return _finish(run)
 
 
-def distil(here: Setting, seed: int) -> None:
+def distil(run: Run, seed: int) -> None:
     """All rounds of the plan for one seed, from the first that has not been scored."""
-    every = rounds(here.cfg, seed)
-    left = [at for at in every if not here.journal.done(at.stage("score"))]
+    every = rounds(run, seed)
+    left = [round for round in every if not run.journal.done(round.stage("score"))]
     if not left:
         return
     done = every[: -len(left)]
-    student = stages.restore(here, done[-1]) if done else here.start(seed, here.cfg.start)
-    teacher = here.start(seed, "teacher")
+    student = stages.restore(done[-1]) if done else run.models.start(seed, run.cfg.start)
+    teacher = run.models.start(seed, "teacher")
     if done:
-        teacher = stages.successor(here, done[-1], teacher, student)
-    for at in left:
-        lessons = [stages.teach(here, at, operation, teacher, student) for operation in at.operations]
-        student = stages.learn(here, at, student, teacher, lessons)
-        if at != every[-1]:
-            teacher = stages.successor(here, at, teacher, student)
-        score = functools.partial(score_student, here, student, here.cfg.scored(at.number))
-        here.journal.once(at.stage("score"), score)
+        teacher = stages.successor(done[-1], teacher, student)
+    for round in left:
+        lessons = [stages.teach(round, operation, teacher, student) for operation in round.operations]
+        student = stages.learn(round, student, teacher, lessons)
+        if round is not every[-1]:
+            teacher = stages.successor(round, teacher, student)
+        score = functools.partial(score_student, run, student, run.cfg.scored(round.number))
+        run.journal.once(round.stage("score"), score)
 
 
-def rounds(cfg: config.Experiment, seed: int) -> list[Round]:
-    """Which operations each round of a seed distils."""
-    return [Round(seed, number, operations) for number, operations in enumerate(cfg.rounds())]
+def rounds(run: Run, seed: int) -> list[Round]:
+    """The rounds of a seed, with the operations that each distils."""
+    return [Round(run, seed, number, operations) for number, operations in enumerate(run.cfg.rounds())]
 
 
 def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
     """Writes a seed's last student as a Hugging Face directory. Raises UserError if that seed has not been trained."""
-    here = setting.reopen(Path(workdir))
-    with jax.set_mesh(here.mesh):
-        model = trainable.merge_adapter(here.model(last_student(here, seed)))
-    huggingface.write(model, here.tokenizer, directory, stop_ids=here.ends)
+    run = opening.reopen(Path(workdir))
+    with jax.set_mesh(run.mesh):
+        model = trainable.merge_adapter(run.decoder(last_student(run, seed)))
+    huggingface.write(model, run.format.tokenizer, directory, stop_ids=run.ends)
 
 
-def last_student(here: Setting, seed: int) -> nnx.State:
+def last_student(run: Run, seed: int) -> nnx.State:
     """The trainable state at the end of the last round of a seed that has been run."""
-    at = rounds(here.cfg, seed)[-1]
-    if seed not in here.cfg.seeds or not here.journal.done(at.stage("update")):
+    last = rounds(run, seed)[-1]
+    if seed not in run.cfg.seeds or not run.journal.done(last.stage("update")):
         raise UserError(
-            f"{here.workdir} has no trained student of seed {seed} (seeds: {list(here.cfg.seeds)}); run it to its end"
+            f"{run.workdir} has no trained student of seed {seed} (seeds: {list(run.cfg.seeds)}); run it to its end"
         )
-    return stages.restore(here, at)
+    return stages.restore(last)
 
 
-def _finish(here: Setting) -> dict[str, Any]:
-    found = results.write(
-        here.cfg, " / ".join(dict.fromkeys(task.metric for task in here.tasks)), here.journal, here.workdir
-    )
-    page.write(here.workdir)
-    return found
+def _finish(run: Run) -> dict[str, Any]:
+    metric = " / ".join(dict.fromkeys(assignment.task.metric for assignment in run.assignments))
+    written = results.write(run.cfg, metric, run.journal, run.workdir)
+    page.write(run.workdir)
+    return written

@@ -1,10 +1,11 @@
 """The stages of one round, each a function that is run once and found done by the next run.
 
-In: `Setting`, `Round`, and what the stage before gave. Out: rollouts, pairs, trained weights. All randomness is a
-function of seed, round, operation and step: progress is a matter of counting.
+In: `Round`, and what the stage before gave. Out: rollouts, pairs, trained weights. All randomness is a function of
+seed, round, operation and step: progress is a matter of counting.
 """
 
 import dataclasses
+import functools
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,23 +18,23 @@ import optax
 from flax import nnx
 from jaxtyping import Int32
 
-from cdjax import config
-from cdjax.distill import tune
+from cdjax.distill.opening import Run
 from cdjax.errors import UserError
-from cdjax.learn import optim, update
+from cdjax.learn import Optim, optim, search, update
 from cdjax.learn.checkpoint import Checkpoints
-from cdjax.lessons import batches, keep, pairs
+from cdjax.lessons import batches, pairs
+from cdjax.lessons.keep import Kept
+from cdjax.losses import Objective
 from cdjax.model import quantize
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder, read_prefix
 from cdjax.progress import progress, tell_compilations
-from cdjax.sampling import answers, slots
+from cdjax.sampling import Sampling, answers, slots
 from cdjax.sampling.generate import Record
 from cdjax.sampling.store import Rollout, Store
-from cdjax.score import evaluate
-from cdjax.tasks import inputs
+from cdjax.score import distance, exam
 from cdjax.views import encode, writer
-from cdjax.workdir.setting import Setting, Views
+from cdjax.views.view import Shown
 
 FullTeacher: TypeAlias = tuple[Decoder | None, Prefix | None]
 Step: TypeAlias = Callable[..., Any]  # the compiled update with what does not change in a round filled in
@@ -42,8 +43,9 @@ COMPARED = 16  # answers that tell how far int8 weights are: some hundreds of to
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """Where a run is: which seed, which round, and which operations it distils."""
+    """Which seed and round of a run, and the operations that the round distils."""
 
+    run: Run
     seed: int
     number: int
     operations: tuple[int, ...]
@@ -52,8 +54,14 @@ class Round:
         """The stage's name in the journal."""
         return "/".join([f"seed {self.seed}", f"round {self.number}", *(f"operation {op}" for op in operation), name])
 
-    def directory(self, root: Path, *operation: int) -> Path:
-        return root.joinpath(f"seed_{self.seed}", f"round_{self.number}", *(f"operation_{op}" for op in operation))
+    def folder(self, kind: str, *operation: int) -> Path:
+        """Where the round's files of a kind are."""
+        parts = (f"seed_{self.seed}", f"round_{self.number}", *(f"operation_{op}" for op in operation))
+        return self.run.workdir.joinpath(kind, *parts)
+
+    def checkpoints(self) -> Checkpoints:
+        """Those of the round's updates."""
+        return Checkpoints(self.folder("checkpoints"))
 
     def fold(self, purpose: str, *operation: int) -> int:
         """A number for this purpose at this place in the run, to seed what is random there."""
@@ -69,248 +77,239 @@ class Lesson:
     context: Int32[np.ndarray, "P"]
 
 
-def teach(here: Setting, at: Round, op: int, params: nnx.State, student: nnx.State) -> Lesson:
+def teach(round: Round, operation: int, teacher: nnx.State, student: nnx.State) -> Lesson:
     """One operation: inputs from D, the teacher's answers, the part that f keeps, and both views of it."""
-    texts = collect_inputs(here, at, op)
-    views = here.views(op, texts)
-    rollouts = sample_teacher(here, at, op, params, student, views)
-    kept = keep_answers(here, at, op, rollouts)
-    budget = here.cfg.limits.completion
-    return Lesson(pairs.pair(kept, views.teacher, views.student, completion_budget=budget), views.teacher.context)
+    inputs = collect_inputs(round, operation)
+    shown = round.run.assignments[operation].views.prompts(inputs)
+    rollouts = sample_teacher(round, operation, teacher, student, shown)
+    kept = keep_answers(round, operation, rollouts)
+    budget = round.run.cfg.limits.completion
+    return Lesson(pairs.pair(kept, shown.teacher, shown.student, completion_budget=budget), shown.teacher.context)
 
 
-def collect_inputs(here: Setting, at: Round, op: int) -> Sequence[str]:
+def collect_inputs(round: Round, operation: int) -> Sequence[str]:
     """D: the pool, other tasks' pools, the file, the rule's draws and what the model wrote, joined."""
-    written = write_inputs(here, at, op)
-    collected = inputs.collect(
-        here.tasks[op],
-        here.cfg.operations()[op].inputs,
-        seed=at.fold("inputs", op),
-        written=written,
-        others=here.others[op],
-    )
-    here.journal.once(at.stage("inputs", op), lambda: collected.counts)
+    written = write_inputs(round, operation)
+    collected = round.run.assignments[operation].collect(written, round.fold("inputs", operation))
+    round.run.journal.once(round.stage("inputs", operation), lambda: collected.counts)
     return collected.inputs
 
 
-def write_inputs(here: Setting, at: Round, op: int) -> list[str]:
+def write_inputs(round: Round, operation: int) -> list[str]:
     """Inputs that the original model writes when shown a few others (paper, section 2.1: D sampled from a model)."""
-    cfg = here.cfg.operations()[op].inputs
-    if not cfg.written:
+    run, assignment = round.run, round.run.assignments[operation]
+    if not assignment.inputs.written:
         return []
 
     def write() -> list[str]:
-        seed = at.fold("write", op)
-        prompts = encode.input_writer(here.tokenizer, here.cfg.template, here.tasks[op], cfg, seed)
-        with progress("inputs by the model", cfg.written) as advance:
+        seed, format = round.fold("write", operation), run.format
+        prompts = encode.input_writer(format.tokenizer, format.template, assignment.task, assignment.inputs, seed)
+        with progress("inputs by the model", assignment.inputs.written) as advance:
             rollouts = answers.sample(
-                here.model(here.original),
-                here.mesh,
+                run.decoder(run.models.original),
+                run.mesh,
                 prompts,
-                stops=here.stops,
-                sampling=config.Sampling(batch=here.cfg.sampling.batch),
+                stops=format.stops,
+                sampling=Sampling(batch=run.cfg.sampling.batch),
                 record=Record(),
-                steps=cfg.written_tokens,
+                steps=assignment.inputs.written_tokens,
                 seed=seed,
                 progress=advance,
             )
-        stop = here.cfg.template.stop
-        texts = [keep.answer_text(here.tokenizer, one.ids, here.stops, stop) for one in rollouts]
-        ended = [one.stopped for one in rollouts]
-        return [writer.read(here.cfg.template, *one) for one in zip(texts, ended, strict=True)]
+        return [writer.read(format.template, format.text(rollout.ids), rollout.stopped) for rollout in rollouts]
 
-    return here.journal.once(at.stage("write", op), write)
+    return run.journal.once(round.stage("write", operation), write)
 
 
-def sample_teacher(
-    here: Setting, at: Round, op: int, params: nnx.State, student: nnx.State, views: Views
-) -> list[Rollout]:
+def sample_teacher(round: Round, operation: int, teacher: nnx.State, student: nnx.State, shown: Shown) -> list[Rollout]:
     """The teacher's answers with their soft targets, shard by shard into `rollouts/`. The student may draft them."""
-    cfg = here.cfg
-    store = Store(at.directory(here.workdir / "rollouts", op))
+    run, cfg = round.run, round.run.cfg
+    store = Store(round.folder("rollouts", operation))
 
     def sample(progress: Callable[[int], object] = lambda done: None) -> list[Rollout]:
         return answers.sample(
-            here.model(params),
-            here.mesh,
-            views.teacher,
-            stops=here.stops,
+            run.decoder(teacher),
+            run.mesh,
+            shown.teacher,
+            stops=run.format.stops,
             sampling=cfg.sampling,
             record=record(cfg.objective),
             steps=cfg.limits.completion,
-            seed=at.fold("sample", op),
-            student=answers.Student(here.model(student), views.student),
+            seed=round.fold("sample", operation),
+            student=answers.Student(run.decoder(student), shown.student),
             store=store,
             progress=progress,
         )
 
     def once() -> dict[str, Any]:
-        total = len(views.teacher.inputs) * cfg.sampling.per_input
+        total = len(shown.teacher.inputs) * cfg.sampling.per_input
         with (
             progress("teacher's answers", total) as advance,
-            here.profile.steps("sample", -(-slots.SHARE * total // cfg.sampling.batch)) as tick,
+            run.profile.steps("sample", -(-slots.SHARE * total // cfg.sampling.batch)) as tick,
         ):
             rollouts = sample(lambda done: (advance(done), tick()))
-        store.write_text(rollouts, lambda ids: encode.decode(here.tokenizer, ids))
-        told: dict[str, Any] = {"sampled": len(rollouts), "over_budget": views.dropped}
+        store.write_text(rollouts, functools.partial(encode.decode, run.format.tokenizer))
+        told: dict[str, Any] = {"sampled": len(rollouts), "over_budget": shown.dropped}
         if cfg.sampling.weights == "int8":
-            told["int8_kl"] = _int8_kl(here, params, views, rollouts)
+            told["int8_kl"] = _int8_kl(run, run.decoder(teacher), shown, rollouts)
         if cfg.sampling.draft:
-            verdicts = np.concatenate([one.verdicts for one in rollouts])
+            verdicts = np.concatenate([rollout.verdicts for rollout in rollouts])
             told |= {"accepted": int((verdicts > 0).sum()), "refused": int((verdicts < 0).sum())}
         return told
 
-    here.journal.once(at.stage("sample", op), once)
+    run.journal.once(round.stage("sample", operation), once)
     return sample()  # from the store
 
 
-def _int8_kl(here: Setting, params: nnx.State, views: Views, rollouts: Sequence[Rollout]) -> float | None:
+def _int8_kl(run: Run, teacher: Decoder, shown: Shown, rollouts: Sequence[Rollout]) -> float | None:
     """Mean KL(teacher || its int8 weights, which answered) in nats a token, on some answers, under the first prompt."""
-    model, prompts = here.model(params), views.teacher
-    with jax.set_mesh(here.mesh):
-        rounded = quantize.int8(model)
+    with jax.set_mesh(run.mesh):
+        rounded = quantize.int8(teacher)
+    prompts = shown.teacher
     own, whole = (dict(zip(prompts.inputs, side, strict=True)) for side in (prompts.own, prompts.whole))
     some = rollouts[:: -(-len(rollouts) // COMPARED)]
-    read = [pairs.hard(own[one.input], whole[one.input], one.ids) for one in some]
-    return evaluate.divergence(here, model, rounded, iter([(prompts.context, read)]))
+    read = [pairs.hard(own[rollout.input], whole[rollout.input], rollout.ids) for rollout in some]
+    return distance.divergence(teacher, rounded, [(prompts.context, read)], run.mesh, run.cfg.update.batch)
 
 
-def keep_answers(here: Setting, at: Round, op: int, rollouts: Sequence[Rollout]) -> list[keep.Kept]:
+def keep_answers(round: Round, operation: int, rollouts: Sequence[Rollout]) -> list[Kept]:
     """f and the filters."""
-    operation, task = here.cfg.operations()[op], here.tasks[op]
-
-    def correct(text: str, answer: str) -> bool:
-        known = task.solve(text) if task.solve else None
-        return known is not None and task.grade(known, answer) == 1.0
-
-    grade = correct if task.solve else None
-    kept, dropped = keep.keep(rollouts, here.tokenizer, operation.keep, here.stops, grade, stop=here.cfg.template.stop)
-    here.journal.once(at.stage("keep", op), lambda: {"kept": len(kept), "dropped": dropped})
+    kept, dropped = round.run.assignments[operation].kept(rollouts)
+    round.run.journal.once(round.stage("keep", operation), lambda: {"kept": len(kept), "dropped": dropped})
     return kept
 
 
-def learn(here: Setting, at: Round, student: nnx.State, teacher_params: nnx.State, lessons: list[Lesson]) -> nnx.State:
+def learn(round: Round, student: nnx.State, teacher: nnx.State, lessons: list[Lesson]) -> nnx.State:
     """The round's updates, from its last checkpoint if there is one; returns the new trainable state."""
-    if here.journal.done(at.stage("update")):
-        return restore(here, at)
-    replayed = replay(here)
+    run, cfg = round.run, round.run.cfg
+    if run.journal.done(round.stage("update")):
+        return restore(round)
+    replayed = replay(run)
     examples = _together(lessons) + replayed
-    full = here.cfg.objective.reads_teacher
-    steps = batches.Batches(examples, here.cfg.update, at.fold("update"), here.mesh, teacher=full)
-    tx = optim.make(here.cfg.optim, len(steps))
-    checkpoints = _checkpoints(here, at)
-    taught_by = answers.identity(here.model(teacher_params))
-    about = {"seed": at.seed, "round": at.number, "teacher": taught_by}
+    steps = batches.Batches(examples, cfg.update, round.fold("update"), run.mesh, teacher=cfg.objective.reads_teacher)
+    tx = optim.make(cfg.optim, len(steps))
+    checkpoints = round.checkpoints()
+    taught_by = answers.identity(run.decoder(teacher))
+    about = {"seed": round.seed, "round": round.number, "teacher": taught_by}
     params = student
 
     def train() -> dict[str, Any]:
         nonlocal params
-        step = _step(here, tx, _full_teacher(here, teacher_params, lessons))
+        step = compiled_update(run, tx, cfg.objective, _full_teacher(run, teacher, lessons))
         with checkpoints.writing() as write:
 
             def save(tree: Any, number: int) -> None:
                 write(number, tree, about | {"step": number, "steps": len(steps)})
 
             told: dict[str, Any] = {"steps": len(steps), "pairs": len(examples), "replayed": len(replayed)}
-            if here.cfg.tune.lrs:
-                params, grid = _tune(here, at, student, step, steps)
+            if cfg.tune.lrs:
+                params, grid = _tune(round, student, step, steps)
                 told |= grid
             else:
-                state = resume(here, at.stage("update"), checkpoints, len(steps), student, tx, taught_by)
-                every = here.cfg.update.checkpoint_every
-                params = _descend(here, at, state, step, steps, here.cfg.optim, save=save, every=every).params
+                state = resume(run, round.stage("update"), checkpoints, len(steps), student, tx, taught_by)
+                every = cfg.update.checkpoint_every
+                params = _descend(round, state, step, steps, cfg.optim, save=save, every=every).params
             save(params, len(steps))
         return told
 
-    here.journal.once(at.stage("update"), train)
-    if at.number > 1:  # the round before may be this one's teacher
-        old = dataclasses.replace(at, number=at.number - 2)
-        for folder in ("checkpoints", "teachers"):
-            shutil.rmtree(old.directory(here.workdir / folder), ignore_errors=True)
+    run.journal.once(round.stage("update"), train)
+    if round.number > 1:  # the round before may be this one's teacher
+        old = dataclasses.replace(round, number=round.number - 2)
+        for kind in ("checkpoints", "teachers"):
+            shutil.rmtree(old.folder(kind), ignore_errors=True)
     return params
 
 
-def _tune(
-    here: Setting, at: Round, student: nnx.State, step: Step, steps: batches.Batches
-) -> tuple[nnx.State, dict[str, Any]]:
+def _tune(round: Round, student: nnx.State, step: Step, steps: batches.Batches) -> tuple[nnx.State, dict[str, Any]]:
     """The round's updates at every learning rate of `cfg.tune`: the weights that validation examples favour."""
-    cfg, an_epoch = here.cfg, len(steps) // here.cfg.update.epochs
+    run, cfg = round.run, round.run.cfg
+    an_epoch = len(steps) // cfg.update.epochs
 
-    def train(lr: float, score: tune.Point) -> None:
-        how = dataclasses.replace(cfg.optim, lr=lr)
+    def train(lr: float, score: search.Point) -> None:
+        rate = dataclasses.replace(cfg.optim, lr=lr)
         state = _descend(
-            here,
-            at,
-            update.start(student, optim.make(how, len(steps)), here.mesh),
+            round,
+            update.start(student, optim.make(rate, len(steps)), run.mesh),
             step,
             steps,
-            how,
+            rate,
             save=lambda state, number: score(number // an_epoch, state.params),
             every=an_epoch * cfg.tune.every,
             stage=f"update, lr {lr:g}",
         )
         score(cfg.update.epochs, state.params)
 
-    return tune.search(here, cfg.tune.lrs, train, cfg.scored(at.number), title=f"student, seed {at.seed}")
+    score = validation(run, cfg.scored(round.number))
+    return search.search(cfg.tune.lrs, train, score, title=f"student, seed {round.seed}")
+
+
+def validation(run: Run, operations: Sequence[int]) -> Callable[[nnx.State, str], float]:
+    """Accuracy of weights on the operations' first `score.validation` validation examples, under the student's view."""
+    examples = [list(assignment.task.validation[: run.cfg.score.validation]) for assignment in run.assignments]
+    examples = exam.only(examples, operations)
+
+    def accuracy(params: nnx.State, title: str) -> float:
+        return float(np.mean(run.exam.grade(run.decoder(params), "student", examples, title=title)["grades"]))
+
+    return accuracy
 
 
 def _descend(
-    here: Setting,
-    at: Round,
+    round: Round,
     state: update.TrainState,
     step: Step,
     steps: batches.Batches,
-    cfg: config.Optim,
+    cfg: Optim,
     *,
     save: Callable[[update.TrainState, int], None],
     every: int,
     stage: str = "update",
 ) -> update.TrainState:
-    """The steps that are left; `save` after `every` so many, but not the last."""
-    rates = optim.rates(cfg, len(steps))
+    """The steps that are left; `save` after every `every` steps, but not after the last."""
+    rates, line = optim.rates(cfg, len(steps)), {"seed": round.seed, "round": round.number, "stage": stage}
     with (
-        progress(f"student, seed {at.seed}", len(steps), done=int(state.step)) as advance,
-        here.profile.steps("update", len(steps) - int(state.step)) as tick,
+        progress(f"student, seed {round.seed}", len(steps), done=int(state.step)) as advance,
+        round.run.profile.steps("update", len(steps) - int(state.step)) as tick,
     ):
 
         def on_step(number: int, values: dict[str, float]) -> None:
-            line = {"seed": at.seed, "round": at.number, "stage": stage, "step": number}
-            here.metrics.append(**line, lr=rates[number - 1], **values)
+            round.run.metrics.append(**line, step=number, lr=rates[number - 1], **values)
             advance(1, loss=values["loss"])
             tick()
 
         return update.train(step, state, steps, on_step=on_step, save=save, every=every)
 
 
-def successor(here: Setting, at: Round, teacher: nnx.State, student: nnx.State) -> nnx.State:
+def successor(round: Round, teacher: nnx.State, student: nnx.State) -> nnx.State:
     """Who teaches the next round: the same teacher, the round's student, or with `plan.ema` their weighted mean.
 
     A mean is kept on disk: of a round that is over, `teacher` is not asked for.
     """
-    plan = here.cfg.plan
+    plan = round.run.cfg.plan
     if plan.order != "recursive" or not plan.ema:
         return student if plan.order == "recursive" else teacher
-    checkpoints = Checkpoints(at.directory(here.workdir / "teachers"))
-    if here.journal.done(at.stage("successor")):
-        return checkpoints.load(at.number, student)
+    checkpoints = Checkpoints(round.folder("teachers"))
+    if round.run.journal.done(round.stage("successor")):
+        return checkpoints.load(round.number, student)
     mean = jax.tree.map(lambda old, new: plan.ema * old + (1 - plan.ema) * new, teacher, student)
 
     def save() -> dict[str, float]:
         with checkpoints.writing() as write:
-            write(at.number, mean, {"ema": plan.ema})
+            write(round.number, mean, {"ema": plan.ema})
         return {"ema": plan.ema}
 
-    here.journal.once(at.stage("successor"), save)
+    round.run.journal.once(round.stage("successor"), save)
     return mean
 
 
-def restore(here: Setting, at: Round) -> nnx.State:
+def restore(round: Round) -> nnx.State:
     """The trainable state that a finished round left."""
-    return _checkpoints(here, at).load(here.journal.results()[at.stage("update")]["steps"], here.original)
+    steps = round.run.journal.results()[round.stage("update")]["steps"]
+    return round.checkpoints().load(steps, round.run.models.original)
 
 
 def resume(
-    here: Setting,
+    run: Run,
     stage: str,
     checkpoints: Checkpoints,
     steps: int,
@@ -324,16 +323,16 @@ def resume(
     """
     latest = checkpoints.latest()
     if latest is None:
-        return update.start(start, tx, here.mesh)
+        return update.start(start, tx, run.mesh)
     if checkpoints.progress(latest)["teacher"] != taught_by:
-        raise UserError(f"{here.workdir}: the checkpoint of {stage!r} had another teacher")
+        raise UserError(f"{run.workdir}: the checkpoint of {stage!r} had another teacher")
     if latest < steps:
-        return checkpoints.load(latest, update.abstract(start, tx, here.mesh))
-    ended = update.start(checkpoints.load(latest, start), tx, here.mesh)
+        return checkpoints.load(latest, update.abstract(start, tx, run.mesh))
+    ended = update.start(checkpoints.load(latest, start), tx, run.mesh)
     return dataclasses.replace(ended, step=np.int32(steps))
 
 
-def record(objective: config.Objective) -> Record:
+def record(objective: Objective) -> Record:
     """What the decode step must write down for this objective."""
     if objective.kind == "cross_entropy" or objective.targets == "full":
         return Record()
@@ -342,34 +341,31 @@ def record(objective: config.Objective) -> Record:
     return Record(top_k=objective.top_k, temperature=objective.temperature)
 
 
-def _checkpoints(here: Setting, at: Round) -> Checkpoints:
-    return Checkpoints(at.directory(here.workdir / "checkpoints"))
-
-
-def _step(here: Setting, tx: optax.GradientTransformation, reads: FullTeacher) -> Step:
-    """For every learning rate: it is part of the state."""
-    model, prefix = reads
-    step = update.make_update(here.graph, tx, here.cfg.objective, here.mesh)
+def compiled_update(
+    run: Run, tx: optax.GradientTransformation, objective: Objective, teacher: FullTeacher = (None, None), of: str = ""
+) -> Step:
+    """The compiled update of a state by a batch, for every learning rate, which is part of the state."""
+    step = update.make_update(run.models.graph, tx, objective, run.mesh)
     return tell_compilations(
-        lambda state, batch: step(state, here.frozen, model, prefix, batch),
-        lambda _, batch: f"the update for {batch}",
+        lambda state, batch: step(state, run.models.frozen, *teacher, batch),
+        lambda _, batch: f"the update{f' of {of!r}' if of else ''} for {batch}",
     )
 
 
-def _full_teacher(here: Setting, params: nnx.State, lessons: list[Lesson]) -> FullTeacher:
+def _full_teacher(run: Run, params: nnx.State, lessons: list[Lesson]) -> FullTeacher:
     """For full targets the teacher itself, and every lesson's context, read once."""
-    if not here.cfg.objective.reads_teacher:
+    if not run.cfg.objective.reads_teacher:
         return None, None
-    model, contexts = here.model(params), [lesson.context for lesson in lessons]
-    return model, read_prefix(model, *contexts) if any(map(len, contexts)) else None
+    teacher, contexts = run.decoder(params), [lesson.context for lesson in lessons]
+    return teacher, read_prefix(teacher, *contexts) if any(map(len, contexts)) else None
 
 
-def replay(here: Setting) -> list[pairs.Pair]:
+def replay(run: Run) -> list[pairs.Pair]:
     """The solved examples that every round learns beside the teacher's answers (paper, 4.3, transfer)."""
-    kept = record(here.cfg.objective)
-    solved = [one for labelled in here.cfg.replay for one in here.labelled(labelled)]
-    vocab = here.model(here.base).spec.vocab
-    return [pairs.certain(*one, top_k=kept.top_k, draws=kept.draws, vocab=vocab) for one in solved]
+    kept = record(run.cfg.objective)
+    solved = [example for examples in run.cfg.replay for example in run.labelled(examples)]
+    vocab = run.decoder(run.models.base).spec.vocab
+    return [pairs.certain(*example, top_k=kept.top_k, draws=kept.draws, vocab=vocab) for example in solved]
 
 
 def _together(lessons: list[Lesson]) -> list[pairs.Pair]:

@@ -18,6 +18,7 @@ from cdjax.errors import UserError
 from cdjax.sampling.store import Rollout
 from cdjax.views import encode
 from cdjax.views.render import Tokenizer
+from cdjax.views.view import Format
 
 Grade = Callable[[str, str], bool]  # an input and an answer -> whether it is right
 
@@ -43,21 +44,17 @@ class Kept:
 
 def keep(
     rollouts: Sequence[Rollout],
-    tokenizer: Tokenizer,
+    format: Format,
     cfg: Keep,
-    stops: Int[np.ndarray, "_"],
     grade: Grade | None = None,
-    *,
-    stop: str = "\n",
 ) -> tuple[list[Kept], dict[str, int]]:
     """The answers that survive f and the filters, in order, and how many were dropped for each reason.
 
-    `stop` is the template's: in the token that ends an answer, what stands before it still counts.
     The counts and the kept sum to the rollouts given. Raises UserError when nothing survives.
     """
     if "correct" in cfg.filters and grade is None:
         raise UserError('the filter "correct" needs a task whose answers are known; take it out of keep.filters')
-    cut = [_cut(rollout, _body(tokenizer, rollout.ids, stops, stop), tokenizer, cfg) for rollout in rollouts]
+    cut = [_cut(rollout, format.body(rollout.ids), format.tokenizer, cfg) for rollout in rollouts]
     judged = _without_repeats(cfg, [_judge(cfg, result, grade) for result in cut])
     kept = [result for result in judged if isinstance(result, Kept)]
     dropped = dict(Counter(result for result in judged if isinstance(result, str)))
@@ -67,24 +64,10 @@ def keep(
     return kept, dropped
 
 
-def answer_text(tokenizer: Tokenizer, ids: Int[np.ndarray, "_"], stops: Int[np.ndarray, "_"], stop: str = "\n") -> str:
-    """What the ids say up to the stop, without surrounding space."""
-    return _body(tokenizer, ids, stops, stop).strip()
-
-
 def extract(cfg: Keep, text: str) -> str | None:
     """f on text: the part that the student must say; None where there is none."""
     span = _span(cfg, text)
     return None if span is None else text[slice(*span)]
-
-
-def _body(tokenizer: Tokenizer, ids: Int[np.ndarray, "_"], stops: Int[np.ndarray, "_"], stop: str) -> str:
-    """The text up to the stop; of a last token such as ").\\n", what stands before the stop belongs to it."""
-    if not len(ids) or ids[-1] not in stops:
-        return encode.decode(tokenizer, ids)
-    before, whole = encode.decode(tokenizer, ids[:-1]), encode.decode(tokenizer, ids)
-    last = whole[len(before) :]
-    return before + last.partition(stop)[0] if stop and stop in last else before
 
 
 def _span(cfg: Keep, text: str) -> tuple[int, int] | None:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from cdjax import config
-from cdjax.score.evaluate import COLUMNS, Graded, summary
-from cdjax.workdir import setting
+from cdjax.score.summary import COLUMNS, Graded, summary
+from cdjax.workdir import directory
 from cdjax.workdir.journal import Journal
 
 SHOWN = 20  # examples side by side in the report
@@ -37,7 +37,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         "experiment": cfg.name,
         "commit": ", ".join(journal.commits()),
         "versions": versions(),
-        "dtype": setting.dtype(cfg, journal),
+        "dtype": directory.dtype(cfg, journal),
         "seeds": list(cfg.seeds),
         "scores": {name: summarize(metric, many) for name, many in graded.items()},
         "tokens_per_request": {
@@ -67,7 +67,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
 
 
 def summarize(metric: str, graded: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `evaluate.grade` found for each seed, as one entry of `scores`."""
+    """What `Exam.grade` found for each seed, as one entry of `scores`."""
     return summary(metric, [one["grades"] for one in graded], [one.get("magnitudes", []) for one in graded])
 
 

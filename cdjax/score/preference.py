@@ -1,6 +1,6 @@
 """Which is more likely under one side's view, an answer or the one that it must beat (arXiv 2209.15189, A.2).
 
-In: a `Setting`, a model, and prompts with their examples. Out: a `Preference` each, for evaluate.grade.
+In: a model, a view, and prompts with their examples. Out: a `Preference` each, for exam.py.
 
 The probability of an answer is that of its own tokens after the prompt, as the view would have them written. The stop
 after them does not count, since the paper compares objects: what goes on to New York City is part of P(New York).
@@ -9,7 +9,6 @@ after them does not count, since the paper compares objects: what goes on to New
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import numpy as np
@@ -21,9 +20,8 @@ from cdjax.model.decoder import Decoder, read_prefix
 from cdjax.sampling import read, slots
 from cdjax.tasks import Example
 from cdjax.tasks.task import Demonstration
-from cdjax.views import encode
 from cdjax.views.prompts import Prompts
-from cdjax.workdir.setting import Setting
+from cdjax.views.view import View
 
 Ids = Int32[np.ndarray, "_"]
 
@@ -47,49 +45,52 @@ class Preference:
 
 
 def compare(
-    here: Setting,
     model: Decoder,
-    side: Literal["teacher", "student"],
-    number: int,
+    view: View,
     prompts: Prompts,
     examples: Sequence[Example],
+    mesh: jax.sharding.Mesh,
+    batch: int,
 ) -> list[Preference | None]:
-    """One for each prompt of operation `number` under that side's view; None where the example rejects no answer.
+    """One for each prompt under that view; None where the example rejects no answer.
 
     Raises UserError for an answer that the view could not produce (see `encode.answers`).
     """
-    rows = [row for row, one in enumerate(examples) if one.output and one.rejected]
-    found: list[Preference | None] = [None] * len(examples)
+    rows = [row for row, example in enumerate(examples) if example.output and example.rejected]
+    compared: list[Preference | None] = [None] * len(examples)
     if not rows:
-        return found
-    operation = here.cfg.operations()[number]
-    context = operation.context if side == "teacher" else operation.student
+        return compared
     both = [Demonstration(examples[row].input, text) for row in rows for text in _pair(examples[row])]
-    ids = encode.answers(here.tokenizer, here.cfg.template, context, here.tasks[number], both)
-    answers = [_without_stop(one, here.stops, asked) for one, asked in zip(ids, both, strict=True)]
+    ids = view.answers(both)
+    answers = [_without_stop(answer, view.format.stops, asked) for answer, asked in zip(ids, both, strict=True)]
     own = [prompts.own[row] for row in rows for _ in range(2)]
-    logs = logprobs(here, model, prompts.contexts, own, answers)
+    logs = logprobs(model, prompts.contexts, own, answers, mesh, batch)
     for row, (output, rejected) in zip(rows, logs.reshape(-1, 2).tolist(), strict=True):
-        found[row] = Preference(output, rejected)
-    return found
+        compared[row] = Preference(output, rejected)
+    return compared
 
 
 def logprobs(
-    here: Setting, model: Decoder, contexts: Sequence[Ids], prompts: Sequence[Ids], answers: Sequence[Ids]
+    model: Decoder,
+    contexts: Sequence[Ids],
+    prompts: Sequence[Ids],
+    answers: Sequence[Ids],
+    mesh: jax.sharding.Mesh,
+    batch: int,
 ) -> Float64[np.ndarray, "N"]:
     """Log-probability of each whole answer after a shared context and its own prompt; all batches have one shape.
 
     With several contexts each token's probability is the mean of those after every one of them.
     """
-    parts = parallel.batch_parts(here.mesh)
-    batch = -(-min(here.cfg.sampling.batch, len(answers)) // parts) * parts
+    parts = parallel.batch_parts(mesh)
+    batch = -(-min(batch, len(answers)) // parts) * parts
     asked, answered = _padded(prompts, left=True), _padded(answers, left=False)
     found = []
-    with jax.set_mesh(here.mesh):
+    with jax.set_mesh(mesh):
         prefixes = [read_prefix(model, context) if len(context) else None for context in contexts]
         for start in range(0, len(answers), batch):
             rows = np.minimum(np.arange(start, start + batch), len(answers) - 1)  # the last row fills the last batch
-            placed = parallel.place_batch([x[rows] for x in (*asked, *answered)], here.mesh)
+            placed = parallel.place_batch([x[rows] for x in (*asked, *answered)], mesh)
             each = [np.asarray(read.logprobs(model, *placed, prefix), np.float64) for prefix in prefixes]
             found.append((np.logaddexp.reduce(each) - np.log(len(each))).sum(1))
     return np.concatenate(found)[: len(answers)]

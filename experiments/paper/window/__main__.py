@@ -9,8 +9,7 @@ import numpy as np
 
 import cdjax
 from cdjax import config
-from cdjax.views import encode
-from cdjax.workdir import setting
+from cdjax.distill import opening
 from cdjax.workdir.journal import Journal
 from experiments.paper import claims
 from experiments.paper.window.config import ALL, DIFFERENT, STUDENTS, get_config, tiny
@@ -68,14 +67,14 @@ def read(cfg: config.Experiment, workdir: Path) -> tuple[dict[str, list[list[flo
 
 def prompt_tokens(cfg: config.Experiment, workdir: Path) -> dict[str, tuple[int, int]]:
     """The longest prompt of an ensemble and the shortest with all its demonstrations, over test inputs."""
-    here, sizes = setting.open(cfg, workdir), {}
-    for operation, task in zip(cfg.operations(), here.tasks, strict=True):
-        asked = [one.input for one in task.test[: cfg.score.examples]]
-        how = {"budget": cfg.limits.teacher_prompt, "overflow": "drop"}
-        some, _ = encode.prompts(here.tokenizer, cfg.template, operation.context, task, asked, **how)
-        whole, _ = encode.prompts(here.tokenizer, cfg.template, ALL, task, asked, budget=2**31, overflow="error")
+    run, sizes = opening.open(cfg, workdir), {}
+    for assignment in run.assignments:
+        view = assignment.views.teacher
+        asked = [one.input for one in assignment.task.test[: cfg.score.examples]]
+        some, _ = dataclasses.replace(view, overflow="drop").prompts(asked)
+        whole, _ = dataclasses.replace(view, context=ALL, budget=2**31, overflow="error").prompts(asked)
         longest = max(map(len, some.contexts)) + max(map(len, some.own))
-        sizes[operation.name] = (longest, min(map(len, whole.whole)))
+        sizes[assignment.name] = (longest, min(map(len, whole.whole)))
     return sizes
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from cdjax import config, tasks
 from cdjax.config import Labelled, Optim, Supervised, Update, check
-from cdjax.distill import rounds, stages, supervised
+from cdjax.distill import finetuning, opening, rounds, stages
 from cdjax.learn import update
 from cdjax.lessons import batches
-from cdjax.workdir import metrics, setting
+from cdjax.workdir import metrics
 from tests.test_rounds import Killed, assert_same_end, die, experiment, outcome
 
 OPTIM = Optim(lr=3e-3)
@@ -47,7 +47,7 @@ def whole(tmp_path_factory):
 
 def tuned(workdir):
     """The teacher's weights in a run that has ended."""
-    return supervised.with_teacher(setting.open(TUNED, workdir)).original
+    return finetuning.with_teacher(opening.open(TUNED, workdir)).models.original
 
 
 def same(some, others):
@@ -57,7 +57,7 @@ def same(some, others):
 def test_each_training_begins_where_the_config_says(whole):
     """The teacher with the model; the student and "then" with the teacher; "both" with the model."""
     workdir, begun = whole
-    model, teacher = setting.reopen(workdir).base, tuned(workdir)
+    model, teacher = opening.reopen(workdir).models.base, tuned(workdir)
     assert not same(model, teacher) and len(begun) == 4
     assert [same(one, model) for one in begun] == [True, False, False, True]
     assert [same(one, teacher) for one in begun] == [False, True, True, False]
@@ -93,19 +93,19 @@ def test_killed_in_any_fine_tuning_and_resumed_equals_never_killed(stop, whole, 
 def test_the_tuned_teacher_teaches_every_round_also_a_student_that_begins_as_the_model(tmp_path, monkeypatch):
     given = []
     learn = stages.learn
-    monkeypatch.setattr(stages, "learn", lambda *these: given.append(these[2:4]) or learn(*these))
+    monkeypatch.setattr(stages, "learn", lambda *these: given.append(these[1:3]) or learn(*these))
     cfg = config.override(TUNED, {"start": "model", "plan.order": "sequential", "plan.repeat": 2})
     cfg = config.override(cfg, {"score.supervised": ()})
     rounds.run(cfg, tmp_path)
-    teacher = supervised.with_teacher(setting.open(cfg, tmp_path)).original
+    teacher = finetuning.with_teacher(opening.open(cfg, tmp_path)).models.original
     (first, taught_first), (_, taught_second) = given
     assert same(taught_first, teacher) and same(taught_second, teacher)
-    assert same(first, setting.reopen(tmp_path).base) and not same(first, teacher)
+    assert same(first, opening.reopen(tmp_path).models.base) and not same(first, teacher)
 
 
 def test_what_is_learned_is_the_written_answer_under_the_view(whole):
-    here = setting.open(TUNED, whole[0])
-    found = [here.tokenizer.decode(np.concatenate(one)) for one in here.labelled(STEPS)]
+    run = opening.open(TUNED, whole[0])
+    found = [run.format.tokenizer.decode(np.concatenate(one)) for one in run.labelled(STEPS)]
     assert len(found) == 6 and all(" ->In steps:  " in text and text.endswith("\n") for text in found)
 
 
@@ -113,7 +113,7 @@ def test_the_checkpoint_of_another_model_is_refused(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     (tmp_path / "run" / "journal.json").unlink()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(config.UserError, match="had another teacher"):
-        patch.setattr(supervised.teacher, "identity", lambda model: "another")
+        patch.setattr(finetuning.answers, "identity", lambda model: "another")
         rounds.run(TUNED, tmp_path / "run")
 
 
@@ -145,15 +145,15 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
     nats = {}
     for name, replay in (("without", ()), ("with", (plurals,))):
         found = rounds.run(dataclasses.replace(cfg, replay=replay), tmp_path / name)
-        here = setting.open(dataclasses.replace(cfg, replay=replay), tmp_path / name)
-        steps = batches.Batches(supervised.taught(here.labelled(plurals)), Update(batch=6), 0, here.mesh)
-        student = here.model(rounds.last_student(here, 0))
-        with jax.set_mesh(here.mesh):
-            loss, _ = jax.jit(functools.partial(update.batch_loss, objective=supervised.HARD))(
+        run = opening.open(dataclasses.replace(cfg, replay=replay), tmp_path / name)
+        steps = batches.Batches(finetuning.taught(run.labelled(plurals)), Update(batch=6), 0, run.mesh)
+        student = run.decoder(rounds.last_student(run, 0))
+        with jax.set_mesh(run.mesh):
+            loss, _ = jax.jit(functools.partial(update.batch_loss, objective=finetuning.HARD))(
                 student, None, None, steps[0]
             )
         nats[name] = float(loss)
-        told = here.journal.results()["seed 0/round 0/update"]
+        told = run.journal.results()["seed 0/round 0/update"]
         assert told["pairs"] == found["rollouts"]["kept"] + told["replayed"] and told["replayed"] == len(replay) * 6
     assert nats["with"] < 0.8 * nats["without"]
 
@@ -172,12 +172,12 @@ def test_one_input_may_have_two_written_answers_and_a_views_file_is_watched(tmp_
     shown = tuple(config.Demonstration("ox", answer) for answer in ("oxen", "oxes"))
     view = config.Context(file=str(tmp_path / "told.md"))
     cfg = experiment(replay=(Labelled("plural", view=view, demonstrations=shown),))
-    here = setting.open(cfg, tmp_path / "run")
-    (prompt, oxen), (same_prompt, oxes) = here.labelled(cfg.replay[0])
+    run = opening.open(cfg, tmp_path / "run")
+    (prompt, oxen), (same_prompt, oxes) = run.labelled(cfg.replay[0])
     assert prompt.tolist() == same_prompt.tolist() and oxen.tolist() != oxes.tolist()
     (tmp_path / "told.md").write_text("Say nothing.")
     with pytest.raises(config.UserError, match="told.md before it was changed"):
-        setting.open(cfg, tmp_path / "run")
+        opening.open(cfg, tmp_path / "run")
 
 
 def test_examples_that_choose_a_learning_rate_must_fit_before_anything_is_compiled(tmp_path):
@@ -186,6 +186,6 @@ def test_examples_that_choose_a_learning_rate_must_fit_before_anything_is_compil
     assert texts[22] in [one.input for one in tasks.load("words", data_dir=str(tmp_path)).validation]
     said = config.Context(instruction="Say w. ")
     cfg = experiment(task="words", data_dir=str(tmp_path), context=said, update=Update(epochs=2, batch=4))
-    setting.open(cfg, tmp_path / "chooses nothing")
+    opening.open(cfg, tmp_path / "chooses nothing")
     with pytest.raises(config.UserError, match="a prompt is over its budget, input 'word 22word"):
-        setting.open(dataclasses.replace(cfg, tune=config.Tune((1e-3,))), tmp_path / "run")
+        opening.open(dataclasses.replace(cfg, tune=config.Tune((1e-3,))), tmp_path / "run")

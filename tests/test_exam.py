@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from cdjax import config
+from cdjax.distill import opening
 from cdjax.lessons import pairs
 from cdjax.model import decoder
-from cdjax.score import evaluate
-from cdjax.workdir import setting
+from cdjax.score import distance, summary
+from cdjax.score.exam import Exam
+from cdjax.score.wrong_association import wrong_association
 from tests.test_rounds import experiment
 
 
@@ -19,29 +21,29 @@ def test_the_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
     for accuracy in (0.05, 0.5, 0.9):
         means = rng.binomial(128, accuracy, 2000) / 128
-        inside = [low <= accuracy <= high for low, high in (evaluate.wilson(mean, 128) for mean in means)]
+        inside = [low <= accuracy <= high for low, high in (summary.wilson(mean, 128) for mean in means)]
         assert 0.93 < np.mean(inside) < 0.98
 
 
 def test_the_interval_stays_in_range_and_holds_the_mean():
     for n in (1, 8, 100):
         for mean in (0.0, 0.3, 1.0):
-            low, high = evaluate.wilson(mean, n)
+            low, high = summary.wilson(mean, n)
             assert 0 <= low <= mean <= high <= 1 and high > low
 
 
 def test_seeds_do_not_narrow_the_interval():
-    one = evaluate.summary("accuracy", [[1.0, 0.0, 1.0, 1.0]])
-    three = evaluate.summary("accuracy", [[1.0, 0.0, 1.0, 1.0]] * 3)
+    one = summary.summary("accuracy", [[1.0, 0.0, 1.0, 1.0]])
+    three = summary.summary("accuracy", [[1.0, 0.0, 1.0, 1.0]] * 3)
     assert three["ci95"] == one["ci95"] and three["n"] == 4 and three["per_seed"] == [0.75] * 3
     assert three["mean"] == pytest.approx(0.75)
 
 
 def test_the_divergence_is_that_of_both_views_at_every_token_of_the_answers(tmp_path):
     """Contexts of two operations; None without text, 0 between equal models that read the same."""
-    here, rng = setting.open(experiment(), tmp_path), np.random.default_rng(0)
-    one = here.model(here.original)
-    two = decoder.create(one.spec, here.mesh, seed=1)
+    run, rng = opening.open(experiment(), tmp_path), np.random.default_rng(0)
+    one = run.decoder(run.models.original)
+    two = decoder.create(one.spec, run.mesh, seed=1)
 
     def ids(count):
         return rng.integers(1, one.spec.vocab, count).astype(np.int32)
@@ -59,7 +61,7 @@ def test_the_divergence_is_that_of_both_views_at_every_token_of_the_answers(tmp_
     def logprobs(model, *text):
         return np.asarray(read(model, jnp.asarray(np.concatenate(text))[None]))[0, -len(text[-1]) - 1 : -1]
 
-    with jax.set_mesh(here.mesh):
+    with jax.set_mesh(run.mesh):
         tokens = [
             np.exp(p) * (p - logprobs(two, pair.student_prompt, pair.rollout))
             for context, found in parts
@@ -67,24 +69,31 @@ def test_the_divergence_is_that_of_both_views_at_every_token_of_the_answers(tmp_
             for p in [logprobs(one, context, pair.teacher_prompt, pair.rollout)]
         ]
         wanted = np.concatenate([token.sum(-1) for token in tokens]).mean()
-        np.testing.assert_allclose(evaluate.divergence(here, one, two, iter(parts)), wanted, rtol=1e-4)
-        assert evaluate.divergence(here, one, two, iter([])) is None
+        np.testing.assert_allclose(distance.divergence(one, two, parts, run.mesh, 4), wanted, rtol=1e-4)
+        assert distance.divergence(one, two, [], run.mesh, 4) is None
         same = [pairs.hard(prompt, prompt, ids(4)) for prompt in (ids(3), ids(6))]
-        assert evaluate.divergence(here, one, one, iter([(np.zeros(0, np.int32), same)])) == 0
+        assert distance.divergence(one, one, [(np.zeros(0, np.int32), same)], run.mesh, 4) == 0
+
+
+def with_tasks(run, *tasks):
+    """The run's exam, of other tasks."""
+    pairs = zip(run.assignments, tasks, strict=True)
+    return dataclasses.replace(run.exam, assignments=tuple(dataclasses.replace(one, task=task) for one, task in pairs))
+
+
+def says_nothing(exam, model, prompts, stops, *, title):
+    """In the place of `Exam.greedy`."""
+    return [types.SimpleNamespace(input=text, ids=np.ones(2, np.int32)) for text in prompts.inputs]
 
 
 @pytest.mark.parametrize("side", ["teacher", "student"])
 def test_an_answer_is_graded_against_the_whole_example(tmp_path, monkeypatch, side):
-    here, seen = setting.open(experiment(), tmp_path), []
-    task = dataclasses.replace(here.tasks[0], grade=lambda example, answer: seen.append(example) or 1.0)
+    run, seen = opening.open(experiment(), tmp_path), []
+    task = run.assignments[0].task
+    task = dataclasses.replace(task, grade=lambda example, answer: seen.append(example) or 1.0)
     example = dataclasses.replace(task.test[0], references=("another",))
-
-    def answers(here, model, prompts, *, title):
-        return [types.SimpleNamespace(input=text, ids=np.ones(2, np.int32)) for text in prompts.inputs]
-
-    monkeypatch.setattr(evaluate, "greedy", answers)
-    model = here.model(here.original)
-    evaluate.grade(dataclasses.replace(here, tasks=(task,)), model, side, [[example]], title=side)
+    monkeypatch.setattr(Exam, "greedy", says_nothing)
+    with_tasks(run, task).grade(run.decoder(run.models.original), side, [[example]], title=side)
     assert seen == [example]
 
 
@@ -94,15 +103,13 @@ def test_wrong_association_asks_under_another_view_and_grades_by_the_own_task(tm
         for name in ("past_tense", "plural")
     )
     score = config.Score(examples=4, wrong_association=True)
-    here = setting.open(experiment(task="", plan=config.Plan(operations=operations), score=score), tmp_path)
-    here.journal.once("teacher", lambda: {"operations": [], "inputs": [], "answers": []})
-    tasks = tuple(dataclasses.replace(one, grade=lambda *_, n=n: float(n)) for n, one in enumerate(here.tasks))
-
-    def answers(here, model, prompts, *, title):
-        return [types.SimpleNamespace(input=text, ids=np.ones(2, np.int32)) for text in prompts.inputs]
-
-    monkeypatch.setattr(evaluate, "greedy", answers)
-    here = dataclasses.replace(here, tasks=tasks)
-    graded = evaluate.wrong_association(here, here.model(here.original), (0, 1))["wrong_association"]
+    run = opening.open(experiment(task="", plan=config.Plan(operations=operations), score=score), tmp_path)
+    tasks = [
+        dataclasses.replace(assignment.task, grade=lambda *_, number=number: float(number))
+        for number, assignment in enumerate(run.assignments)
+    ]
+    monkeypatch.setattr(Exam, "greedy", says_nothing)
+    exam = with_tasks(run, *tasks)
+    graded = wrong_association(exam, run.decoder(run.models.original), exam.tests(), (0, 1))
     assert graded["views"] == [0] * 4 + [1] * 4 and graded["operations"] == graded["grades"] == [1] * 4 + [0] * 4
     assert graded["inputs"] == [one.input for number in (1, 0) for one in tasks[number].test[:4]]

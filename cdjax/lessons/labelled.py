@@ -1,0 +1,43 @@
+"""Solved examples: the inputs of demonstrations under a view, with the ids of their written answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Int32
+
+from cdjax.errors import UserError
+from cdjax.tasks.task import Demonstration, Task
+from cdjax.views.context import Context
+from cdjax.views.view import Format, View
+
+Solved: TypeAlias = tuple[Int32[np.ndarray, "_"], Int32[np.ndarray, "_"]]  # a prompt and the answer written to it
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Solved examples of a task to fine-tune on, and how they are shown."""
+
+    task: str
+    count: int = 0  # the first so many of the task's own demonstrations
+    view: Context = Context()  # around each input
+    demonstrations: tuple[Demonstration, ...] = ()  # written out here instead
+
+
+def labelled(cfg: Labelled, task: Task, format: Format, budget: int) -> list[Solved]:
+    """The task's solved examples under their view.
+
+    Raises UserError if the task has fewer than are asked for, or if a prompt is longer than the budget.
+    """
+    if cfg.count > (most := len(task.demonstrations)):
+        raise UserError(f"{cfg.count} labelled examples asked of task {cfg.task!r}, which has {most}")
+    return solved(View(format, cfg.view, task, budget), cfg.demonstrations or task.demonstrations[: cfg.count])
+
+
+def solved(view: View, demonstrations: Sequence[Demonstration]) -> list[Solved]:
+    """The prompt and the written answer of every demonstration whose prompt the view does not drop."""
+    prompts, _ = view.prompts([demonstration.input for demonstration in demonstrations])
+    fitting = set(prompts.inputs)
+    answers = view.answers([demonstration for demonstration in demonstrations if demonstration.input in fitting])
+    return list(zip(prompts.whole, answers, strict=True))

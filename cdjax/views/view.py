@@ -1,0 +1,90 @@
+"""How a side is spoken to, and what it is shown of a task: T_teacher and T_student of the paper (section 2.1).
+
+In: a tokenizer, Template, Context, Task. Out: Prompts of inputs, ids of written answers, the text of answers.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from cdjax.tasks.task import Demonstration, Task
+from cdjax.views import encode
+from cdjax.views.context import Context, Template
+from cdjax.views.prompts import Prompts
+from cdjax.views.render import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A model's tokenizer, the template of its prompts, and the ids that end its answers."""
+
+    tokenizer: Tokenizer
+    template: Template
+    stops: Int32[np.ndarray, "_"]
+
+    def body(self, ids: Int[np.ndarray, "_"]) -> str:
+        """An answer's text up to the stop; in a last token such as ").\\n", what stands before the stop counts."""
+        if not len(ids) or ids[-1] not in self.stops:
+            return encode.decode(self.tokenizer, ids)
+        before, whole = encode.decode(self.tokenizer, ids[:-1]), encode.decode(self.tokenizer, ids)
+        last, stop = whole[len(before) :], self.template.stop
+        return before + last.partition(stop)[0] if stop and stop in last else before
+
+    def text(self, ids: Int[np.ndarray, "_"]) -> str:
+        """An answer's text up to the stop, without surrounding space."""
+        return self.body(ids).strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What one side is shown around every input of a task, in at most `budget` tokens."""
+
+    format: Format
+    context: Context
+    task: Task
+    budget: int
+    overflow: Literal["error", "drop"] = "error"
+
+    def prompts(self, inputs: Sequence[str]) -> tuple[Prompts, list[str]]:
+        """The prompts of the inputs, and the inputs dropped because theirs is too long; see `encode.prompts`."""
+        return encode.prompts(
+            self.format.tokenizer,
+            self.format.template,
+            self.context,
+            self.task,
+            inputs,
+            budget=self.budget,
+            overflow=self.overflow,
+        )
+
+    def answers(self, demonstrations: Sequence[Demonstration]) -> list[Int32[np.ndarray, "_"]]:
+        """The ids of each demonstration's written answer, stop included; see `encode.answers`."""
+        return encode.answers(self.format.tokenizer, self.format.template, self.context, self.task, demonstrations)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """The same inputs as both sides see them, in the same order."""
+
+    teacher: Prompts
+    student: Prompts
+    dropped: int  # inputs left out because a view was over its budget
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """How both sides are shown the inputs of one task."""
+
+    teacher: View
+    student: View
+
+    def prompts(self, inputs: Sequence[str]) -> Shown:
+        """Both sides' prompts of the inputs that fit both budgets."""
+        teacher, long = self.teacher.prompts(inputs)
+        student, also_long = self.student.prompts(teacher.inputs)
+        if also_long:
+            teacher, _ = self.teacher.prompts(student.inputs)
+        return Shown(teacher, student, len(long) + len(also_long))
