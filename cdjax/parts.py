@@ -21,6 +21,8 @@ class Kinds(Mapping[str, type]):
         self.noun = noun
         self._where = where
 
+    __eq__, __hash__ = object.__eq__, object.__hash__  # it stands in types, which must be hashable
+
     def __getitem__(self, kind: str) -> type:
         module, _, name = self._where[kind].partition(":")
         return getattr(importlib.import_module(module), name)

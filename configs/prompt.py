@@ -22,5 +22,5 @@ def get_config() -> config.Experiment:
         optim=config.Optim(lr=3e-5, schedule="cosine", warmup=10),
         update=config.Update(epochs=3, batch=16, micro_batches=2, checkpoint_every=100),
         limits=config.Limits(teacher_prompt=2048, student_prompt=512, completion=256, overflow="drop"),
-        score=config.Score(examples=64, held_out=32),
+        score=config.Score(examples=64),
     )

@@ -26,8 +26,7 @@ def get_config() -> config.Experiment:
         score=config.Score(
             examples=16,
             validation=8,
-            held_out=16,
-            forgetting=4,
+            measures=(config.HeldOutKL(16), config.Forgetting(4)),
             baseline=config.GradientDescent(lrs=(1e-3,), epochs=4, every=2, batch=4),
         ),
     )

@@ -204,7 +204,7 @@ WRONG = [
     ({"student.shots": 3, "student.ensemble": 2, "student.drawn": 1}, "student.ensemble=2: only what a teacher reads"),
     (AVERAGED | {"sampling.draft": 2}, "sampling.draft=2 reads the teacher under one prompt"),
     (AVERAGED | {"objective.targets": "full"}, "objective.targets='full' reads the teacher under one prompt"),
-    (AVERAGED, "score.held_out=32 reads the teacher under one prompt"),
+    (AVERAGED, "score.measures.0: held_out_kl needs one prompt, and the teacher of one reads several"),
     (GROUPED | {"plan.order": "simultaneous"}, "plan.order must be 'sequential' or 'recursive'"),
     (
         GROUPED | {"plan.rounds": [["a", "b"], ["a", "c"]]},
@@ -214,8 +214,8 @@ WRONG = [
     (GROUPED | {"plan.rounds": [["a", "a"]]}, "plan.rounds leave out b"),
     (GROUPED | {"plan.operations.1.name": "a"}, "these are not all different: a, a"),
     (GROUPED | {"score.baseline.lrs": [1e-4]}, "leave it out where plan.rounds group them"),
-    (GROUPED | {"score.wrong_association": True}, "a, b: 2 with 1"),
-    ({"score.wrong_association": True}, "1 with 1"),
+    (GROUPED | {"score.measures": "wrong_association"}, "needs several views, and a round asks a, b: 2 with 1"),
+    ({"score.measures": "wrong_association"}, "a round asks one: 1 with 1"),
 ]
 
 

@@ -11,8 +11,7 @@ from cdjax.distill import opening
 from cdjax.lessons import pairs
 from cdjax.model import decoder
 from cdjax.score import distance, summary
-from cdjax.score.exam import Exam
-from cdjax.score.wrong_association import wrong_association
+from cdjax.score.exam import Exam, Subject
 from tests.test_rounds import experiment
 
 
@@ -102,14 +101,15 @@ def test_wrong_association_asks_under_another_view_and_grades_by_the_own_task(tm
         config.Operation(name, name, config.Inputs(pool=True), student=config.Context(instruction=name))
         for name in ("past_tense", "plural")
     )
-    score = config.Score(examples=4, wrong_association=True)
+    score = config.Score(examples=4, measures=(config.WrongAssociation(),))
     run = opening.open(experiment(task="", plan=config.Plan(operations=operations), score=score), tmp_path)
     tasks = [
         dataclasses.replace(assignment.task, grade=lambda *_, number=number: float(number))
         for number, assignment in enumerate(run.assignments)
     ]
     monkeypatch.setattr(Exam, "greedy", says_nothing)
-    exam = with_tasks(run, *tasks)
-    graded = wrong_association(exam, run.decoder(run.models.original), exam.tests(), (0, 1))
+    exam, model = with_tasks(run, *tasks), run.decoder(run.models.original)
+    graded = config.WrongAssociation()(Subject(exam, (0, 1), exam.tests(), model, model, model, tmp_path, 4))
+    assert graded["mean"] == 0.5
     assert graded["views"] == [0] * 4 + [1] * 4 and graded["operations"] == graded["grades"] == [1] * 4 + [0] * 4
     assert graded["inputs"] == [one.input for number in (1, 0) for one in tasks[number].test[:4]]

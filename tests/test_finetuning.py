@@ -25,8 +25,7 @@ TUNED = experiment(
     context=config.Context(request="In steps: "),
     score=config.Score(
         examples=4,
-        held_out=0,
-        forgetting=0,
+        measures=(),
         supervised=(
             Supervised("then", (DIRECT,), "teacher", OPTIM, Update(epochs=2, batch=3)),
             Supervised("both", (STEPS, DIRECT), "model", OPTIM, Update(epochs=2, batch=6)),
@@ -140,7 +139,7 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
     plurals = Labelled("plural", 6)
     cfg = experiment(
         update=Update(epochs=6, batch=6),
-        score=config.Score(examples=2, held_out=0, forgetting=0),
+        score=config.Score(examples=2, measures=()),
     )
     nats = {}
     for name, replay in (("without", ()), ("with", (plurals,))):

@@ -130,7 +130,10 @@ def test_association(tmp_path):
         found = Journal(tmp_path / kind / "journal.json").results()
         for number, numbers in enumerate(((1, 2), (2, 1), (1, 2))):
             scored = found[f"seed 0/round {number}/score"]
-            wrong, asked = scored["wrong_association"], set(zip(scored["operations"], scored["inputs"], strict=True))
+            wrong, asked = (
+                scored["measures"]["wrong_association"],
+                set(zip(scored["operations"], scored["inputs"], strict=True)),
+            )
             assert sorted(asked) == sorted(zip(wrong["operations"], wrong["inputs"], strict=True)) and len(asked) == 6
             for own, view in zip(wrong["operations"], wrong["views"], strict=True):
                 assert shown[own] == numbers[own % 2] != shown[view] and view in scored["operations"]
@@ -375,13 +378,16 @@ def test_questions(tmp_path, monkeypatch):
     answers = questions.main(["--tiny", "--seeds", "0", "--only", ",".join(few), "--workdir", str(tmp_path)])
     runs = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert runs == {"base", "targets_hard"} | {f"{name}_{one}" for name in ("order", "teacher") for one in few[name]}
-    found = answers["teacher"]
-    kl = {variant: [scored[0]["held_out_kl"] for scored in rounds] for variant, rounds in found.items()}
+    kl = {
+        variant: [scored[0]["measures"]["held_out_kl"]["mean"] for scored in rounds]
+        for variant, rounds in found.items()
+    }
     assert kl["frozen"][0] == kl["live"][0] and kl["frozen"][1] != kl["live"][1]
-    last = json.loads((tmp_path / "teacher_live" / "results.json").read_text())["held_out_kl"]["after"]
+    told = json.loads((tmp_path / "teacher_live" / "results.json").read_text())
+    last = told["measures"]["held_out_kl"]["after"]["mean"]
     assert kl["live"][1] == last and f"{last:.3f}" in (tmp_path / "results.md").read_text()
     assert [len(rounds) for rounds in answers["order"].values()] == [2, 1]  # both tasks in one
-    last = answers["order"]["simultaneous"][0][0]["held_out_kl"]
+    last = answers["order"]["simultaneous"][0][0]["measures"]["held_out_kl"]["mean"]
     assert (
         f"| simultaneous: KL to the teacher on held-out inputs |  | {last:.3f} |"
         in (tmp_path / "results.md").read_text()
@@ -399,8 +405,8 @@ def test_every_question_can_be_asked_and_its_claim_compares_two_of_its_variants(
 @pytest.mark.parametrize("measure, holds", [("accuracy", True), ("held_out_kl", False)])
 def test_an_open_question_is_decided_by_its_interval(measure, holds):
     """Accuracy over seeds and examples, a divergence over seeds, of which two that disagree decide nothing."""
-    one = [{"grades": [1.0, 1.0, 1.0, 0.0] * 3, "held_out_kl": kl} for kl in (0.3, 0.9)]
-    other = [{"grades": [0.0] * 12, "held_out_kl": kl} for kl in (0.2, 0.1)]
+    one = [{"grades": [1.0, 1.0, 1.0, 0.0] * 3, "measures": {"held_out_kl": {"mean": kl}}} for kl in (0.3, 0.9)]
+    other = [{"grades": [0.0] * 12, "measures": {"held_out_kl": {"mean": kl}}} for kl in (0.2, 0.1)]
     question = questions.Question("", {}, Claim("", measure, "one", "other"), found="this was found")
     made = claims.made_by("questions", (0, 1), RUNS)
     found = questions.judged(question, {"one": [one], "other": [other]}, made)

@@ -31,8 +31,14 @@ RESULTS = {
     },
     "tokens_per_request": {"teacher": 100.0, "student": 10.0},
     "rollouts": {"sampled": 2000, "kept": 1900, "dropped": {"not_finished": 90, "empty": 10, "duplicate": 0}},
-    "held_out_kl": {"before": 1.75, "after": 0.125},
-    "forgetting": {"metric": "KL on other text", "mean": 0.03125, "perplexity": {"before": 2.5, "after": 2.75}},
+    "measures": {
+        "held_out_kl": {
+            "title": "Held-out KL",
+            "before": {"metric": "nats", "mean": 1.75, "per_seed": [1.75]},
+            "after": {"metric": "nats", "mean": 0.125, "per_seed": [0.125]},
+        },
+        "unheard_of": {"title": "Quietness", "after": {"metric": "sones", "mean": 0.03125, "per_seed": [0.03125]}},
+    },
     "seconds": {"sample": 61.5, "update": 60.0},
 }
 EXAMPLES = [
@@ -109,7 +115,7 @@ def test_the_page_says_what_the_run_found(workdir):
         "dropped: not finished 90 4.5 %",
         "dropped: empty 10 0.5 %",
         "before 1.7500 after 0.1250",
-        "Forgetting: KL on other text mean 0.0312 perplexity, before 2.5000",
+        "Quietness, sones after 0.0312",
         "Seconds, 122 in all",
         "commit 0123456789ab+",
         "jax 9.8.7",
@@ -180,7 +186,7 @@ def test_a_run_that_has_not_ended_shows_what_there_is(tmp_path):
 
 def test_a_run_that_was_only_scored_says_so(workdir):
     scores = {name: RESULTS["scores"][name] for name in ("teacher", "before")}
-    none = {"scores": scores, "rollouts": {"sampled": 0, "kept": 0, "dropped": {}}, "held_out_kl": {"after": None}}
+    none = {"scores": scores, "rollouts": {"sampled": 0, "kept": 0, "dropped": {}}, "measures": {}}
     (workdir / "results.json").write_text(json.dumps(RESULTS | none))
     text = Page(page.write(workdir)).text
     assert "without it 0.100. This run has not ended yet" in text

@@ -27,6 +27,7 @@ PLAIN = {
     "workdir.journal",
     "workdir.metrics",
     "sampling.store",
+    "score.measures",
     "score.summary",
     "tasks",
     "views",
@@ -56,7 +57,7 @@ MAY_IMPORT = {
     "losses": MODEL,
     "learn": LEARN,
     "score": SCORE,
-    "config": LEARN,
+    "config": SCORE,
     "workdir": {"config", "errors"},
     "report": {"config", "errors", "score", "workdir"},
     "language_model": MODEL | {"tasks", "views", "sampling"},
@@ -73,10 +74,17 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-def imports(source: str) -> set[str]:
-    """Every module that the source imports anywhere, late imports included; `from a import b` may be `a` or `a.b`."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
+def imports(source: str, *, late: bool = True) -> set[str]:
+    """Every module that the source imports; `from a import b` may be `a` or `a.b`.
+
+    Without `late` only those that importing the source imports: none inside functions, none for types alone.
+    """
+    found, waiting = set(), [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if late or not (for_types or isinstance(node, ast.FunctionDef)):
+            waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
@@ -88,9 +96,9 @@ def imports(source: str) -> set[str]:
 MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def inside(name: str) -> set[str]:
+def inside(name: str, *, late: bool = True) -> set[str]:
     """The modules of this package that a module imports."""
-    found = imports(MODULES[name].read_text(encoding="utf-8"))
+    found = imports(MODULES[name].read_text(encoding="utf-8"), late=late)
     return {one.removeprefix("cdjax.") for one in found} & set(MODULES) - {name}
 
 
@@ -101,7 +109,7 @@ def closure(name: str) -> set[str]:
         one = waiting.pop()
         if one not in seen:
             seen.add(one)
-            waiting += inside(one) | ({one.rpartition(".")[0]} - {""})
+            waiting += inside(one, late=False) | ({one.rpartition(".")[0]} - {""})
     return seen
 
 
@@ -111,6 +119,8 @@ def test_the_walker_sees_every_kind_of_import():
     )
     found = {"jax.numpy", "cdjax.lessons", "cdjax.lessons.batches", "cdjax.model.spec", "cdjax.model.spec.Spec"}
     assert imports(source) == found
+    assert imports(source, late=False) == found - {"cdjax.model.spec", "cdjax.model.spec.Spec"}
+    assert imports("if TYPE_CHECKING:\n    import jax\nelse:\n    import numpy", late=False) == set()
 
 
 @pytest.mark.parametrize("name", sorted(set(MODULES) - WHOLE))
@@ -125,14 +135,17 @@ def test_no_room_imports_what_sees_the_whole():
     assert {name for name in rooms if inside(name) & WHOLE} == set()
 
 
-@pytest.mark.parametrize("name", sorted(name for name in MODULES if PLAIN & {name, name.split(".")[0]}))
+@pytest.mark.parametrize(
+    "name", sorted(name for name in MODULES if any(f"{name}.".startswith(f"{plain}.") for plain in PLAIN))
+)
 def test_plain_rooms_never_import_jax(name):
-    reached = set().union(*(imports(MODULES[one].read_text(encoding="utf-8")) for one in closure(name)))
+    texts = [MODULES[one].read_text(encoding="utf-8") for one in closure(name)]
+    reached = set().union(*(imports(text, late=False) for text in texts))
     assert {one for one in reached if one.split(".")[0] in HEAVY} == set()
 
 
 def test_python_agrees_that_plain_rooms_are_plain():
-    names = [f"cdjax.{name}" for name in MODULES if PLAIN & {name, name.split(".")[0]}]
+    names = [f"cdjax.{name}" for name in MODULES if any(f"{name}.".startswith(f"{plain}.") for plain in PLAIN)]
     program = f"import sys, {', '.join(names)}; sys.exit(sorted({HEAVY} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr

@@ -34,7 +34,7 @@ def experiment(**changes) -> config.Experiment:
         optim=config.Optim(lr=3e-3),
         update=config.Update(epochs=2, batch=4, checkpoint_every=2),
         limits=config.Limits(teacher_prompt=128, student_prompt=64, completion=4),
-        score=config.Score(examples=4, validation=4, held_out=4, forgetting=2),
+        score=config.Score(examples=4, validation=4, measures=(config.HeldOutKL(4), config.Forgetting(2))),
     )
     return dataclasses.replace(base, **changes)
 
@@ -45,6 +45,11 @@ def outcome(workdir):
     for name in ("seconds", "commit", "versions"):
         del told[name]
     return told, metrics.read(workdir / "metrics.jsonl")
+
+
+def kl(told, stage):
+    """Held-out KL of the student before or after."""
+    return told["measures"]["held_out_kl"][stage]["mean"]
 
 
 def weights(workdir, seed=0):
@@ -136,7 +141,7 @@ def test_killed_when_the_last_checkpoint_is_written_resumes_from_its_weights_alo
 
 def test_the_student_comes_closer_to_the_teacher(whole):
     told, _ = outcome(whole)
-    assert told["held_out_kl"]["after"] < told["held_out_kl"]["before"]
+    assert kl(told, "after") < kl(told, "before")
 
 
 def test_samples_are_all_accounted_for(whole):
@@ -246,7 +251,7 @@ GROUPS = config.Plan(
 
 def test_rounds_of_groups_are_scored_on_their_own_operations_and_resume(tmp_path, monkeypatch):
     """The original teaches every round; killed in the third and resumed equals never killed."""
-    score = config.Score(examples=4, held_out=4, forgetting=0, wrong_association=True)
+    score = config.Score(examples=4, measures=(config.HeldOutKL(4), config.WrongAssociation()))
     cfg, teachers, sample = experiment(task="", plan=GROUPS, score=score), [], stages.sample_teacher
     with monkeypatch.context() as patch:
         patch.setattr(stages, "sample_teacher", lambda *given: teachers.append(given[:3]) or sample(*given))
@@ -263,10 +268,17 @@ def test_rounds_of_groups_are_scored_on_their_own_operations_and_resume(tmp_path
     journal = json.loads((tmp_path / "whole" / "journal.json").read_text())
     found = [journal[f"seed 0/round {number}/score"]["result"] for number in range(3)]
     assert [sorted(set(one["operations"])) for one in found] == [[0, 1], [2, 3], [0, 1]]
-    assert [sorted(set(one["wrong_association"]["views"])) for one in found] == [[0, 1], [2, 3], [0, 1]]
+    assert [sorted(set(one["measures"]["wrong_association"]["views"])) for one in found] == [[0, 1], [2, 3], [0, 1]]
     assert found[1]["inputs"] == found[0]["inputs"]
-    assert sorted(found[0]["inputs"]) == sorted(found[0]["wrong_association"]["inputs"])
-    assert set(outcome(tmp_path / "whole")[0]["wrong_association"]) == {"before", "round 0", "round 1", "round 2"}
+    assert sorted(found[0]["inputs"]) == sorted(found[0]["measures"]["wrong_association"]["inputs"])
+    assert set(outcome(tmp_path / "whole")[0]["measures"]["wrong_association"]) == {
+        "title",
+        "before",
+        "round 0",
+        "round 1",
+        "round 2",
+        "after",
+    }
     learn = stages.learn
     with monkeypatch.context() as patch:
         patch.setattr(stages, "learn", lambda *given: learn(*given) if given[0].number < 2 else die())
@@ -331,7 +343,7 @@ def test_an_adapter_learns_and_the_base_stays(tmp_path):
     assert trainable.has_adapter(student)
     frozen = jax.tree.map(lambda a, b: bool((a == b).all()), *map(trainable.without_adapter, (student, base)))
     assert all(jax.tree.leaves(frozen))
-    assert outcome(tmp_path)[0]["held_out_kl"]["after"] < outcome(tmp_path)[0]["held_out_kl"]["before"]
+    assert kl(outcome(tmp_path)[0], "after") < kl(outcome(tmp_path)[0], "before")
 
 
 def test_student_and_baseline_are_tuned_alike_on_validation_alone(tmp_path, monkeypatch):
@@ -402,9 +414,9 @@ def test_exported_students_answer_the_same(whole, tmp_path):
 
 def test_scores_without_training_are_the_first_stages_of_a_run(tmp_path):
     """`evaluate` leaves what a later `run` continues from; what is not asked for is None."""
-    cfg = experiment(score=config.Score(examples=4, held_out=0, forgetting=0))
+    cfg = experiment(score=config.Score(examples=4, measures=()))
     told = rounds.evaluate(cfg, tmp_path)
-    assert set(told["scores"]) == {"teacher", "before"} and told["held_out_kl"] == {"before": None, "after": None}
+    assert set(told["scores"]) == {"teacher", "before"} and told["measures"] == {}
     assert set(rounds.run(cfg, tmp_path)["scores"]) == {"teacher", "before", "after"}
     assert list(json.loads((tmp_path / "journal.json").read_text()))[:2] == ["teacher", "before"]
 

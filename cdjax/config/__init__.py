@@ -1,4 +1,9 @@
-"""An experiment as data, and how it is read, changed, checked and written."""
+"""An experiment as data, and how it is read, changed, checked and written.
+
+All parts that an experiment may be composed of have their names here, as `config.HeldOutKL`.
+"""
+
+from typing import Any
 
 from cdjax.config.experiment import (
     Experiment,
@@ -22,6 +27,7 @@ from cdjax.lessons.keep import Keep
 from cdjax.lessons.labelled import Labelled
 from cdjax.losses import Objective
 from cdjax.sampling import Sampling
+from cdjax.score.measures import MEASURES
 from cdjax.students import Adapter
 from cdjax.tasks.inputs import Inputs
 from cdjax.tasks.task import Demonstration
@@ -55,3 +61,16 @@ __all__ = [
     "to_json",
     "UserError",
 ]
+
+REGISTRIES = (MEASURES,)
+
+
+def __getattr__(name: str) -> Any:
+    for kinds in REGISTRIES:
+        if (part := kinds.named(name)) is not None:
+            return part
+    raise AttributeError(f"module 'cdjax.config' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for kinds in REGISTRIES for name in kinds.class_names())})

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cdjax import config
+from cdjax import config, parts
 from cdjax.errors import UserError
 
 SCORED = {"teacher", "before", "after", "gradient_descent"}  # the scores that every run has, or may have
@@ -36,8 +36,6 @@ LEAST: dict[str, float] = {
     "tune.every": 1,
     "score.examples": 1,
     "score.validation": 0,
-    "score.held_out": 0,
-    "score.forgetting": 0,
     "score.baseline.epochs": 1,
     "score.baseline.every": 1,
     "score.baseline.batch": 1,
@@ -51,7 +49,16 @@ FRACTIONS = ("objective.beta", "objective.alpha", "sampling.top_p")
 
 def validate(cfg: config.Experiment) -> None:
     """Raises one UserError that lists everything in the experiment that cannot work, before anything is compiled."""
-    problems = [*_numbers(cfg), *_whole(cfg), *_update(cfg), *_plan(cfg), *_supervised(cfg), *_ensembles(cfg)]
+    problems = [
+        *parts.problems(cfg),
+        *_numbers(cfg),
+        *_whole(cfg),
+        *_update(cfg),
+        *_plan(cfg),
+        *_supervised(cfg),
+        *_ensembles(cfg),
+        *_measures(cfg),
+    ]
     for index, operation in enumerate(cfg.operations()):
         where = f"plan.operations.{index}." if cfg.plan.operations else ""
         problems += (where + problem for problem in _operation(operation, cfg.sampling))
@@ -134,20 +141,33 @@ def _plan(cfg: config.Experiment) -> Iterator[str]:
         yield f"plan.rounds leave out {', '.join(unused)}"
     if plan.rounds and cfg.score.baseline.lrs:
         yield "score.baseline fits all operations at once; leave it out where plan.rounds group them"
-    if cfg.score.wrong_association:
-        yield from _association(cfg)
 
 
-def _association(cfg: config.Experiment) -> Iterator[str]:
+def _measures(cfg: config.Experiment) -> Iterator[str]:
+    """What a measure needs of the operations, and they do not give."""
+    kinds = [measure.kind for measure in cfg.score.measures]
+    if len(set(kinds)) < len(kinds):
+        yield f"score.measures has a kind twice: {', '.join(kinds)}"
+    ensembles = [operation.name for operation in cfg.operations() if operation.context.ensemble]
+    alike = list(_alike(cfg))
+    missing = {
+        "one prompt": f"the teacher of {', '.join(ensembles)} reads several (context.ensemble)" if ensembles else "",
+        "several views": "; ".join(alike),
+    }
+    for index, measure in enumerate(cfg.score.measures):
+        for need in sorted(getattr(measure, "needs", ())):
+            if missing[need]:
+                yield f"score.measures.{index}: {measure.kind} needs {need}, and {missing[need]}; leave it out"
+
+
+def _alike(cfg: config.Experiment) -> Iterator[str]:
+    """Rounds whose operations cannot be told apart by what the student is shown."""
     every = cfg.operations()
     for group in [tuple(one for one in every if one.name in group) for group in cfg.plan.rounds] or [every]:
         views = len({operation.student for operation in group})
         if len(group) < 2 or views < len(group):
             names = ", ".join(operation.name for operation in group)
-            yield (
-                "score.wrong_association asks one operation's inputs under another's student view: it needs two "
-                f"operations or more a round, no two with the same view; {names}: {len(group)} with {views}"
-            )
+            yield f"a round asks {names}: {len(group)} with {views}"
 
 
 def _supervised(cfg: config.Experiment) -> Iterator[str]:
@@ -191,8 +211,6 @@ def _ensembles(cfg: config.Experiment) -> Iterator[str]:
         yield f"sampling.draft={cfg.sampling.draft} {several}; set it to 0"
     if cfg.objective.reads_teacher:
         yield f"objective.targets='full' {several}; use 'top_k' or 'sampled', which are recorded when it answers"
-    if cfg.score.held_out:
-        yield f"score.held_out={cfg.score.held_out} {several}; set it to 0"
 
 
 def _operation(operation: config.Operation, sampling: config.Sampling) -> Iterator[str]:

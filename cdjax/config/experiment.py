@@ -8,10 +8,11 @@ import json
 import runpy
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cdjax import parts
 from cdjax.config import read
 from cdjax.errors import UserError
 from cdjax.learn import Optim
@@ -20,6 +21,9 @@ from cdjax.lessons.keep import Keep
 from cdjax.lessons.labelled import Labelled
 from cdjax.losses import Objective
 from cdjax.sampling import Sampling
+from cdjax.score.measures import Measure
+from cdjax.score.measures.forgetting import Forgetting
+from cdjax.score.measures.held_out_kl import HeldOutKL
 from cdjax.students import Adapter
 from cdjax.tasks.inputs import Inputs
 from cdjax.views.context import Context, Template
@@ -98,9 +102,7 @@ class Score:
 
     examples: int = 128  # test examples at most
     validation: int = 64  # examples that choose points of the baseline's grid and the student's; never test examples
-    held_out: int = 32  # inputs for the held-out KL, never distilled on
-    forgetting: int = 16  # unrelated prompts
-    wrong_association: bool = False  # also ask test inputs under other operations' student views: low is good
+    measures: tuple[Measure, ...] = (HeldOutKL(), Forgetting())  # of the student, beside its grades
     baseline: GradientDescent = GradientDescent()
     supervised: tuple[Supervised, ...] = ()  # further baselines, each scored as the student is
 
@@ -199,7 +201,7 @@ def override(cfg: Experiment, changes: Mapping[str, Any]) -> Experiment:
 
 def to_json(cfg: Experiment) -> str:
     """Every field, defaults included, as indented JSON."""
-    return json.dumps(asdict(cfg), indent=2, ensure_ascii=False)
+    return json.dumps(parts.plain(cfg), indent=2, ensure_ascii=False)
 
 
 def from_json(text: str) -> Experiment:

@@ -195,15 +195,15 @@ def _curves(run: Run) -> Markup:
 
 def _cards(results: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Small tables: a title, and names with their numbers."""
-    seconds, forgetting = results.get("seconds") or {}, dict(results.get("forgetting") or {})
-    measure = forgetting.pop("metric", "on unrelated prompts")
-    wrong = {name: one["mean"] for name, one in (results.get("wrong_association") or {}).items()}
-    kinds = {
-        "Tokens a request": (results.get("tokens_per_request"), "{:,.1f}"),
-        "Held-out KL to the teacher, nats a token": (results.get("held_out_kl"), "{:.4f}"),
+    seconds = results.get("seconds") or {}
+    kinds = {"Tokens a request": (results.get("tokens_per_request"), "{:,.1f}")}
+    for measure in (results.get("measures") or {}).values():
+        stages = {name: entry for name, entry in measure.items() if name != "title"}
+        units = {entry["metric"] for entry in stages.values()}
+        means = {name: entry["mean"] for name, entry in stages.items()}
+        kinds[", ".join([measure["title"], *units])] = (means, "{:.4f}")
+    kinds |= {
         "Acceptance: drafts of the student that stood": (results.get("acceptance"), "{:.3f}"),
-        f"Forgetting: {measure}": (forgetting, "{:.4f}"),
-        "Wrong association: right under another operation's view": (wrong, "{:.3f}"),
         "Chosen on validation examples": (results.get("chosen"), "{:g}"),
         f"Seconds, {sum(seconds.values()):,.0f} in all": (seconds, "{:,.1f}"),
     }

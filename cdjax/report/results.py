@@ -46,8 +46,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         },
         "inputs": inputs(found),
         "rollouts": rollouts(found),
-        "held_out_kl": {"before": found["before"]["held_out_kl"], "after": mean(last, "held_out_kl")},
-        "forgetting": {"metric": "KL(before || after), nats a token", "mean": mean(last, "forgetting")},
+        "measures": measures(cfg, found["before"], scored),
         "rounds": [summarize(metric, many) for many in scored],
         "seconds": seconds(journal),
     }
@@ -56,8 +55,6 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         results["chosen"] = chosen
     if cfg.sampling.draft:
         results["acceptance"] = acceptance(found)
-    if cfg.score.wrong_association:
-        results["wrong_association"] = wrong_association(metric, found["before"], scored)
     columns = {"input": graded["teacher"][0]["inputs"], "expected": graded["teacher"][0]["expected"]}
     columns |= {name: graded[name][0]["answers"] for name in ("teacher", "before", "after") if name in graded}
     examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -87,10 +84,28 @@ def only(graded: Graded, operations: Sequence[int]) -> Graded:
     return graded | {name: [graded[name][row] for row in rows] for name in (*COLUMNS, "magnitudes") if name in graded}
 
 
-def wrong_association(metric: str, before: Graded, scored: list[list[Graded]]) -> dict[str, Any]:
-    """How often inputs get their own task's answer under another operation's view, before and after every round."""
-    every = {"before": [before]} | {f"round {number}": many for number, many in enumerate(scored)}
-    return {name: summary(metric, [one["wrong_association"]["grades"] for one in many]) for name, many in every.items()}
+def measures(cfg: config.Experiment, before: Graded, scored: list[list[Graded]]) -> dict[str, Any]:
+    """What every measure says of the student before and after each round, over seeds; `after` is the last round."""
+    stages = {"before": [before]} | {f"round {number}": graded for number, graded in enumerate(scored)}
+    if scored:
+        stages["after"] = scored[-1]
+    told: dict[str, Any] = {}
+    for measure in cfg.score.measures:
+        kept = {name: [one["measures"].get(measure.kind) for one in graded] for name, graded in stages.items()}
+        told[measure.kind] = {"title": measure.title} | {
+            name: measured(many) for name, many in kept.items() if None not in many
+        }
+    return told
+
+
+def measured(many: list[dict[str, Any]]) -> dict[str, Any]:
+    """One measure over seeds: its mean, with an interval where it is known example by example."""
+    unit = many[0]["unit"]
+    if all("grades" in one for one in many):
+        return summary(unit, [one["grades"] for one in many])
+    per_seed = [one["mean"] for one in many]
+    known = [mean for mean in per_seed if mean is not None]
+    return {"metric": unit, "mean": float(np.mean(known)) if known else None, "per_seed": per_seed}
 
 
 def inputs(found: dict[str, Any]) -> dict[str, int]:

@@ -5,6 +5,7 @@ In: what is asked (Assignment) and a model. Out: `Graded`, lists with an entry a
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import jax
@@ -113,6 +114,20 @@ class Exam:
                 store=store,
                 progress=advance,
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A student that is measured, what it is asked, and the models that it is compared with."""
+
+    exam: Exam
+    operations: tuple[int, ...]  # those that it is asked
+    expected: list[list[Example]]  # the test examples of every operation
+    student: Decoder
+    before: Decoder  # what the student began as
+    teacher: Decoder  # the first one
+    answers: Path  # where the answers of the other two are kept: they are the same for all students
+    batch: int  # texts of both sides that are read at once
 
 
 def only(examples: list[list[Example]], operations: Sequence[int]) -> list[list[Example]]:

@@ -67,11 +67,11 @@ def read(kind: str, workdir: Path, seeds: Sequence[int]) -> dict[tuple[str, str,
         after = [found[f"seed {seed}/round {number}/score"] for seed in seeds]
         of = set(after[0]["operations"])
         cells[kind, "correct", number] = _cell(after, of)
-        cells[kind, "wrong", number] = _cell([one["wrong_association"] for one in after], of)
+        cells[kind, "wrong", number] = _cell([one["measures"]["wrong_association"] for one in after], of)
         cells["teacher", "correct", number] = _cell([found["teacher"]], of)
         cells["before", "correct", number] = _cell([found["before"]], of)
         if number != 1:  # before any round only the first and last numbers are asked about
-            cells["before", "wrong", number] = _cell([found["before"]["wrong_association"]], of)
+            cells["before", "wrong", number] = _cell([found["before"]["measures"]["wrong_association"]], of)
     return cells
 
 

@@ -60,7 +60,7 @@ def get_config(
         optim=config.Optim(lr=1e-4, warmup=5),
         update=config.Update(epochs=2, batch=16),
         limits=config.Limits(teacher_prompt=512, student_prompt=48, completion=8, overflow="drop"),
-        score=config.Score(examples=48, held_out=0, forgetting=0, wrong_association=True),
+        score=config.Score(examples=48, measures=(config.WrongAssociation(),)),
         dtype="auto",
     )
 

@@ -100,8 +100,7 @@ def get_config(
         score=config.Score(
             examples=60,
             validation=VALIDATION,
-            held_out=0,
-            forgetting=0,
+            measures=(),
             baseline=config.GradientDescent(LRS, epochs=EPOCHS, every=EPOCHS // SCORED, batch=BATCH),
             supervised=(paper,),
         ),

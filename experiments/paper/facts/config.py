@@ -56,7 +56,7 @@ def get_config(case: int, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
         # An object is a few tokens: an answer is cut there and kept, also where the teacher would go on in prose.
         keep=config.Keep(filters=("non_empty",)),
         limits=config.Limits(teacher_prompt=512, student_prompt=64, completion=6, overflow="drop"),
-        score=config.Score(held_out=0, forgetting=0),
+        score=config.Score(measures=()),
         seeds=seeds,
     )
     small = {

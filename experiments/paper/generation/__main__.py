@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> Cells:
         cfg = config.get_config(tone, args.workdir / "openings", args.seeds, tiny=args.tiny)
         told = cdjax.run(cfg, args.workdir / tone)
         runs.append(told)
-        forgetting[tone] = told["forgetting"]["mean"]
+        forgetting[tone] = told["measures"]["forgetting"]["after"]["mean"]
         found = Journal(args.workdir / tone / "journal.json").results()
         stages = {"teacher": ["teacher"], "before": ["before"]}
         stages["after"] = [f"seed {seed}/round 0/score" for seed in args.seeds]

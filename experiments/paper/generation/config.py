@@ -89,7 +89,7 @@ def get_config(tone: str, folder: Path, seeds: tuple[int, ...] = (0, 1), *, tiny
         optim=config.Optim(lr=1e-4, warmup=5),
         update=config.Update(epochs=2, batch=16),
         limits=config.Limits(teacher_prompt=512, student_prompt=96, completion=24, overflow="drop"),
-        score=config.Score(examples=64, validation=0, held_out=0, forgetting=16),
+        score=config.Score(examples=64, validation=0, measures=(config.Forgetting(),)),
         seeds=seeds,
     )
     small = {
@@ -100,6 +100,6 @@ def get_config(tone: str, folder: Path, seeds: tuple[int, ...] = (0, 1), *, tiny
         "limits.completion": 4,
         "update.epochs": 1,
         "update.batch": 4,
-        "score.forgetting": 1,
+        "score.measures.0.prompts": 1,
     }
     return config.override(full, small) if tiny else full

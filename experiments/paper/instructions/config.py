@@ -72,7 +72,7 @@ def get_config(task: str, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
         optim=config.Optim(lr=1e-4, schedule="linear", warmup=3),
         update=config.Update(epochs=3, batch=16),
         limits=config.Limits(teacher_prompt=1024, student_prompt=512, completion=24, overflow="drop"),
-        score=config.Score(examples=100, held_out=0, forgetting=0),
+        score=config.Score(examples=100, measures=()),
         dtype="bfloat16",
         seeds=seeds,
     )

@@ -26,7 +26,7 @@ MEASURES = {
     "held_out_kl": "KL to the teacher on held-out inputs",
     "forgetting": "KL to the model before on unrelated text",
 }
-Scored: TypeAlias = dict[str, Any]  # what a stage "score" left: grades, held_out_kl, forgetting; and its `steps`
+Scored: TypeAlias = dict[str, Any]  # what a stage "score" left: grades, measures; and its `steps`
 Found: TypeAlias = dict[str, list[list[Scored]]]  # variant -> [rounds][seeds]
 
 
@@ -98,7 +98,9 @@ def read(workdir: Path, seeds: Sequence[int]) -> list[list[Scored]]:
 
 def values(scored: Sequence[Scored], measure: str) -> list[float]:
     """The measure for each seed, accuracy in points of 100."""
-    return [100 * float(np.mean(one["grades"])) if measure == "accuracy" else one[measure] for one in scored]
+    if measure == "accuracy":
+        return [100 * float(np.mean(one["grades"])) for one in scored]
+    return [one["measures"][measure]["mean"] for one in scored]
 
 
 def difference(one: Sequence[Scored], other: Sequence[Scored], measure: str) -> tuple[float, tuple[float, float]]:

@@ -64,7 +64,7 @@ BASE = config.Experiment(
     optim=config.Optim(lr=1e-4, warmup=4),
     update=config.Update(epochs=2, batch=16),
     limits=config.Limits(teacher_prompt=256, student_prompt=32, completion=8, overflow="drop"),
-    score=config.Score(examples=100, validation=0, held_out=32, forgetting=16),
+    score=config.Score(examples=100, validation=0),
 )
 KEPT = config.Keep(filters=("non_empty",))  # a random model's answers do not end
 TINY = {
@@ -77,8 +77,8 @@ TINY = {
     "limits.student_prompt": 128,
     "limits.completion": 3,
     "score.examples": 4,
-    "score.held_out": 2,
-    "score.forgetting": 1,
+    "score.measures.0.inputs": 2,
+    "score.measures.1.prompts": 1,
 }
 
 

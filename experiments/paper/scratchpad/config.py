@@ -81,8 +81,7 @@ def get_config(model: str, seed: int = 0, digits: int = 3, *, tiny: bool = False
         score=config.Score(
             examples=10_000,  # all that the task has
             validation=0,
-            held_out=24,
-            forgetting=0,
+            measures=(config.HeldOutKL(24),),
             supervised=(
                 Supervised("Sc->Dir", (direct,), "teacher", fit, Update(epochs=72, batch=32)),
                 Supervised("Sc+Dir", (steps, direct), "model", fit, Update(epochs=30, batch=32)),
@@ -103,7 +102,7 @@ def get_config(model: str, seed: int = 0, digits: int = 3, *, tiny: bool = False
         "limits.teacher_prompt": 64,
         "limits.student_prompt": 32,
         "limits.completion": 64,
-        "score.held_out": 0,
+        "score.measures": (),
     }
     for number in range(2):
         small |= {

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> Grades:
         workdir = args.workdir / ("with_replay" if mixed else "without_replay")
         cfg = config.get_config(mixed, args.data_dir, args.seeds, tiny=args.tiny)
         told = cdjax.run(cfg, workdir)
-        forgetting[side] = told["forgetting"]["mean"]
+        forgetting[side] = told["measures"]["forgetting"]["after"]["mean"]
         found, said = Journal(workdir / "journal.json").results(), Journal(workdir / "skills.json")
         if not mixed:
             grades["addition", "teacher, with the scratch-pad"] = [found["teacher"]["grades"]]

@@ -91,7 +91,7 @@ def get_config(
         optim=Optim(lr=1e-4, warmup=5, schedule="linear"),
         update=Update(epochs=4, batch=16),
         limits=config.Limits(teacher_prompt=256, student_prompt=64, completion=96, overflow="drop"),
-        score=config.Score(examples=120, validation=0, held_out=0, forgetting=16),
+        score=config.Score(examples=120, validation=0, measures=(config.Forgetting(),)),
         seeds=seeds,
     )
     small: dict[str, Any] = {
@@ -105,6 +105,6 @@ def get_config(
         "update.batch": 4,
         "limits.student_prompt": 128,
         "score.examples": 6,
-        "score.forgetting": 1,
+        "score.measures.0.prompts": 1,
     }
     return config.override(full, small) if tiny else full

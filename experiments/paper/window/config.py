@@ -60,7 +60,7 @@ def get_config(
         optim=config.Optim(lr=1e-4, schedule="linear", warmup=5),
         update=config.Update(epochs=2, batch=16),
         limits=config.Limits(teacher_prompt=WINDOW, student_prompt=WINDOW, completion=8, overflow="drop"),
-        score=config.Score(examples=80, held_out=0, forgetting=0),
+        score=config.Score(examples=80, measures=()),
     )
 
 

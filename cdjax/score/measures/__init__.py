@@ -1,0 +1,19 @@
+"""What is measured of a student beside its grades, a file each.
+
+A measure is called with a `Subject` and returns a dictionary that goes into the journal as it is. In it, "mean" is the
+number that results and report show (None where there was nothing to measure it on), "unit" says of what, and "grades",
+if there are any, lists it example by example, for an interval.
+"""
+
+from typing import Annotated, Any
+
+from cdjax.parts import Kinds
+
+MEASURES = Kinds(
+    "measure",
+    held_out_kl="cdjax.score.measures.held_out_kl:HeldOutKL",
+    forgetting="cdjax.score.measures.forgetting:Forgetting",
+    wrong_association="cdjax.score.measures.wrong_association:WrongAssociation",
+    agreement="cdjax.score.measures.agreement:Agreement",
+)
+Measure = Annotated[Any, MEASURES]

@@ -1,0 +1,47 @@
+"""KL(teacher under its view || student under its own) on the teacher's answers to inputs never distilled on."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cdjax.parts import at_least
+
+if TYPE_CHECKING:
+    from cdjax.score.distance import Texts
+    from cdjax.score.exam import Subject
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutKL:
+    """Nats a token over the whole vocabulary; the answers are the first teacher's greedy ones, cut by f."""
+
+    kind: ClassVar[str] = "held_out_kl"
+    title: ClassVar[str] = "Held-out KL to the teacher"
+    needs: ClassVar[frozenset[str]] = frozenset({"one prompt"})
+    inputs: int = at_least(1, 32)  # of each operation
+
+    def __call__(self, subject: "Subject") -> dict[str, Any]:
+        from cdjax.score import distance
+
+        exam = subject.exam
+        mean = distance.divergence(subject.teacher, subject.student, self.texts(subject), exam.mesh, subject.batch)
+        return {"mean": mean, "unit": "nats a token"}
+
+    def texts(self, subject: "Subject") -> "Iterator[Texts]":
+        """For each operation the teacher's context, and its answers as both sides read them."""
+        from cdjax.lessons import keep, pairs
+        from cdjax.sampling.store import Store
+
+        for number in subject.operations:
+            assignment = subject.exam.assignments[number]
+            inputs = assignment.task.held_out[: self.inputs]
+            if not inputs:
+                continue
+            shown, format = assignment.views.prompts(inputs), assignment.views.teacher.format
+            store = Store(subject.answers / "held_out" / f"operation_{number}")
+            rollouts = subject.exam.greedy(
+                subject.teacher, shown.teacher, format.stops, title="held-out answers", store=store
+            )
+            kept, _ = keep.keep(rollouts, format, dataclasses.replace(assignment.keep, filters=(), majority=False))
+            budget = subject.exam.steps
+            yield shown.teacher.context, pairs.pair(kept, shown.teacher, shown.student, completion_budget=budget)
