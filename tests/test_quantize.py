@@ -14,7 +14,7 @@ from cdjax.model import decoder, quantize
 from cdjax.model.layers import Projection
 from cdjax.report import results
 from cdjax.sampling import answers, read
-from cdjax.students import trainable
+from cdjax.students import adapter
 from tests.conftest import TINY
 from tests.test_rounds import experiment
 from tests.test_sampling import PROMPTS, ask, assert_same
@@ -125,7 +125,7 @@ def test_an_int8_model_has_an_identity_of_its_own(tiny, mesh):
 
 def test_an_adapter_stays_as_it_is(tiny, mesh):
     """The teacher of a recursive round: its base weights are rounded, what it has learned is not."""
-    model = trainable.add_adapter(tiny, config.Adapter(rank=2), seed=0)
+    model = adapter.put(tiny, adapter.fresh(tiny, 2, seed=0), 8.0)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Projection):
             module.b[...] = 0.1 * jax.random.normal(jax.random.key(1), module.b.shape)

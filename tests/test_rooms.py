@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "parallel": {"errors"},
     "tasks": {"errors", "parts"},
     "views": {"errors", "parts", "tasks"},
-    "model": CORE | {"compiled", "students"},
+    "model": CORE | {"compiled"},
     "students": CORE | {"model"},
     "sampling": MODEL | {"views"},
     "lessons": LESSONS,

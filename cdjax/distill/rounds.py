@@ -19,7 +19,7 @@ from cdjax.distill.stages import Round
 from cdjax.errors import UserError
 from cdjax.model.files import huggingface
 from cdjax.report import page, results
-from cdjax.students import trainable
+from cdjax.students import adapter
 
 
 def run(cfg: Experiment, workdir: str | Path, *, profile: bool = False) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
     """Writes a seed's last student as a Hugging Face directory. Raises UserError if that seed has not been trained."""
     run = opening.reopen(Path(workdir))
     with jax.set_mesh(run.mesh):
-        model = trainable.merge_adapter(run.decoder(last_student(run, seed)))
+        model = adapter.merge(run.decoder(last_student(run, seed)))
     huggingface.write(model, run.format.tokenizer, directory, stop_ids=run.ends)
 
 

@@ -19,7 +19,6 @@ from cdjax.model import attention, cache
 from cdjax.model.layers import PRODUCT, Projection, RMSNorm, Scales, rope, weight
 from cdjax.model.spec import DecoderSpec
 from cdjax.parallel import constrain, shardings
-from cdjax.students import Adapter
 
 REMAT: dict[str, Callable] = {
     "none": lambda layer: layer,
@@ -58,9 +57,9 @@ class Readout:
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions; biases and query/key norms where the family has them."""
 
-    def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, adapter: Adapter, dtype: jnp.dtype) -> None:
+    def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype) -> None:
         self.spec = spec
-        make = functools.partial(Projection, spec.layers, rngs=rngs, adapter=adapter, dtype=dtype)
+        make = functools.partial(Projection, spec.layers, rngs=rngs, dtype=dtype)
         into_q, into_kv = (spec.embed, spec.heads, spec.head_dim), (spec.embed, spec.kv_heads, spec.head_dim)
         self.q = make(into_q, ("embed", "heads", "head_dim"), bias=spec.qkv_bias)
         self.k = make(into_kv, ("embed", "kv_heads", "head_dim"), bias=spec.qkv_bias)
@@ -85,11 +84,11 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """One layer: attention and a gated MLP, each after a norm, each added to the stream."""
 
-    def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, adapter: Adapter, dtype: jnp.dtype) -> None:
-        make = functools.partial(Projection, spec.layers, rngs=rngs, adapter=adapter, dtype=dtype)
+    def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype) -> None:
+        make = functools.partial(Projection, spec.layers, rngs=rngs, dtype=dtype)
         norm = functools.partial(RMSNorm, (spec.layers,), spec.embed, "embed", spec.norm_eps, rngs=rngs)
         self.attention_norm = norm()
-        self.attention = Attention(spec, rngs=rngs, adapter=adapter, dtype=dtype)
+        self.attention = Attention(spec, rngs=rngs, dtype=dtype)
         self.mlp_norm = norm()
         self.gate = make((spec.embed, spec.mlp), ("embed", "mlp"))
         self.up = make((spec.embed, spec.mlp), ("embed", "mlp"))
@@ -111,7 +110,6 @@ class Decoder(nnx.Module):
         spec: DecoderSpec,
         *,
         rngs: nnx.Rngs,
-        adapter: Adapter = Adapter(),
         dtype: jnp.dtype = jnp.dtype("float32"),
         remat: str = "dots",
     ) -> None:
@@ -120,7 +118,7 @@ class Decoder(nnx.Module):
         self.remat = remat
         self.embedding = weight(rngs, (spec.vocab, spec.embed), ("vocab", "embed"))
         self.embedding_scales: Scales | None = nnx.data(None)  # where it is int8
-        self.blocks: Block | nnx.List = Block(spec, rngs=rngs, adapter=adapter, dtype=dtype)
+        self.blocks: Block | nnx.List = Block(spec, rngs=rngs, dtype=dtype)
         self.final_norm = RMSNorm((), spec.embed, "embed", spec.norm_eps, rngs=rngs)
         self.head = None if spec.tied else weight(rngs, (spec.embed, spec.vocab), ("embed", "vocab"))
         self.head_scales: Scales | None = nnx.data(None)
@@ -273,14 +271,13 @@ def create(
     mesh: jax.sharding.Mesh,
     *,
     seed: int = 0,
-    adapter: Adapter = Adapter(),
     dtype: jnp.dtype = jnp.dtype("float32"),
     remat: str = "dots",
 ) -> Decoder:
     """A randomly initialised decoder, born sharded: never whole on one device."""
 
     def make(key: jax.Array) -> Decoder:
-        return Decoder(spec, rngs=nnx.Rngs(params=key), adapter=adapter, dtype=dtype, remat=remat)
+        return Decoder(spec, rngs=nnx.Rngs(params=key), dtype=dtype, remat=remat)
 
     key = jax.random.key(seed)
     with jax.set_mesh(mesh):

@@ -4,7 +4,6 @@ Every parameter of a block is created with a leading `layers` axis; `jax.lax.sca
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from cdjax.model.spec import DecoderSpec
-from cdjax.students import Adapter
 
 PRODUCT = "product"  # the name under which rematerialisation may keep a projection's result
 
@@ -69,7 +67,7 @@ class Scales(nnx.Variable):
 
 
 class Projection(nnx.Module):
-    """x @ w (+ bias) (+ low-rank adapter), contracting the first `contract` axes of w; stacked over layers."""
+    """x @ w (+ bias) (+ scale * x @ a @ b), contracting the first `contract` axes of w; stacked over layers."""
 
     def __init__(
         self,
@@ -80,25 +78,20 @@ class Projection(nnx.Module):
         rngs: nnx.Rngs,
         contract: int = 1,
         bias: bool = False,
-        adapter: Adapter = Adapter(),
         dtype: jnp.dtype = jnp.dtype("float32"),
     ) -> None:
         self.contract = contract
         self.outputs = len(shape) - contract  # axes
         self.dtype = dtype
-        self.scale = adapter.alpha / max(adapter.rank, 1)
-        into, out = shape[:contract], shape[contract:]
-        into_axes, out_axes = axes[:contract], axes[contract:]
         self.w = weight(rngs, (layers, *shape), ("layers", *axes))
         self.scales: Scales | None = nnx.data(None)  # where w is int8
-        zeros = nnx.initializers.zeros
-        # Assigned once each: nnx fixes an attribute as static or as data at its first assignment.
-        self.bias = weight(rngs, (layers, *out), ("layers", *out_axes), init=zeros) if bias else None
-        low = functools.partial(weight, rngs, kind=nnx.LoRAParam)
-        down = nnx.initializers.normal(1.0 / math.sqrt(math.prod(into)))
-        rank = adapter.rank
-        self.a = low((layers, *into, rank), ("layers", *into_axes, "rank"), init=down) if rank else None
-        self.b = low((layers, rank, *out), ("layers", "rank", *out_axes), init=zeros) if rank else None
+        # Assigned once: nnx fixes an attribute as static or as data at its first assignment.
+        of_bias = (layers, *shape[contract:]), ("layers", *axes[contract:])
+        self.bias = weight(rngs, *of_bias, init=nnx.initializers.zeros) if bias else None
+        # Low-rank weights [L, *in, R] and [L, R, *out] beside w, where students/adapter.py has put some.
+        self.a: nnx.Variable | None = nnx.data(None)
+        self.b: nnx.Variable | None = nnx.data(None)
+        self.scale = 1.0
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         w = self.w[...].astype(self.dtype)

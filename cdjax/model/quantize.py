@@ -1,7 +1,8 @@
 """A decoder -> the same one with its matrices in int8: a quarter of the memory and of the reading, for sampling.
 
 Symmetric and weight-only: a whole number between -127 and 127 for each weight, and one float32 step for each output of
-the matrix. Products are made of the whole numbers and scaled once summed. Norms, biases and adapters stay as they are.
+the matrix. Products are made of the whole numbers and scaled once summed. Norms, biases and low-rank weights
+stay as they are.
 """
 
 import jax

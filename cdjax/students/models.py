@@ -6,7 +6,7 @@ from typing import Literal
 from flax import nnx
 
 from cdjax.model.decoder import Decoder
-from cdjax.students import Adapter, trainable
+from cdjax.students import Adapter, adapter, trainable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Models:
             return self.original
         if not self.adapter.rank:
             return self.base
-        model = trainable.without_adapter(self.decoder(self.base))
+        model = adapter.take_out(self.decoder(self.base))
         return trainable.split(trainable.add_adapter(model, self.adapter, seed), self.adapter)[1]
 
 

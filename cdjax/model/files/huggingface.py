@@ -21,21 +21,13 @@ from cdjax.model.architectures import config_from_spec, spec_from_config
 from cdjax.model.decoder import Decoder
 from cdjax.model.files import weights
 from cdjax.model.spec import DecoderSpec
-from cdjax.students import Adapter
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 4 * 2**30
 
 
-def read(
-    directory: str | Path,
-    mesh: jax.sharding.Mesh,
-    *,
-    dtype: str = "float32",
-    remat: str = "dots",
-    adapter: Adapter = Adapter(),
-) -> Decoder:
+def read(directory: str | Path, mesh: jax.sharding.Mesh, *, dtype: str = "float32", remat: str = "dots") -> Decoder:
     """The decoder saved in a directory. Raises UserError naming everything in it that does not fit."""
     directory = Path(directory)
     try:
@@ -49,7 +41,7 @@ def read(
         packed = [f"{name} ({tensors[name].get_dtype()})" for name in shapes if tensors[name].get_dtype() not in FLOATS]
         if packed:
             raise UserError(f"{directory} has tensors that are not floating point: {', '.join(packed)}")
-        return weights.assemble(spec, lambda name: tensors[name][:], weights.Build(mesh, dtype, remat, adapter))
+        return weights.assemble(spec, lambda name: tensors[name][:], weights.Build(mesh, dtype, remat))
 
 
 def write(
@@ -57,10 +49,10 @@ def write(
 ) -> None:
     """Float32 safetensors, config.json, generation_config.json, tokenizer and chat template.
 
-    `stop_ids` end an answer; without them the tokenizer's end token does. An adapter must be merged first.
+    `stop_ids` end an answer; without them the tokenizer's end token does. Low-rank weights must be merged first.
     """
     if jax.tree.leaves(nnx.state(decoder, nnx.LoRAParam)):
-        raise ValueError("the decoder still has an adapter: merge it before it is written")
+        raise ValueError("the decoder still has low-rank weights: merge them before it is written")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.glob("model*.safetensors*"):

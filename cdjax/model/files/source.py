@@ -25,7 +25,6 @@ from cdjax.errors import UserError
 from cdjax.model import decoder
 from cdjax.model.files import gguf, huggingface, tokenizer, weights
 from cdjax.model.spec import DecoderSpec
-from cdjax.students import Adapter
 
 TINY = DecoderSpec(vocab=512, embed=64, layers=2, heads=4, kv_heads=2, head_dim=16, mlp=128)
 DATA = Path(__file__).parent / "data"
@@ -36,19 +35,14 @@ Parts = tuple[decoder.Decoder, PreTrainedTokenizerFast, list[int]]  # the list: 
 
 
 def load(
-    source: str,
-    mesh: jax.sharding.Mesh,
-    *,
-    dtype: str = "float32",
-    remat: str = "dots",
-    adapter: Adapter = Adapter(),
+    source: str, mesh: jax.sharding.Mesh, *, dtype: str = "float32", remat: str = "dots"
 ) -> tuple[decoder.Decoder, PreTrainedTokenizerFast, dict[str, Any]]:
     """The decoder on the mesh, its tokenizer, and `{"source": ..., "stop_ids": [...]}`.
 
     Weights are float32, computed in `dtype` (auto: what is faster here).
     Raises UserError if the source is unknown, incomplete or does not fit.
     """
-    build = weights.Build(mesh, dtype, remat, adapter)
+    build = weights.Build(mesh, dtype, remat)
     if source.startswith("tiny:"):
         model, words, stops = _tiny(source, build)
     elif source.startswith("pypi:"):
@@ -157,7 +151,7 @@ def _from_gguf(path: Path, build: weights.Build) -> Parts:
 
 
 def _from_directory(path: Path, build: weights.Build) -> Parts:
-    model = huggingface.read(path, build.mesh, dtype=build.dtype, remat=build.remat, adapter=build.adapter)
+    model = huggingface.read(path, build.mesh, dtype=build.dtype, remat=build.remat)
     words = tokenizer.load(path)
     return model, words, huggingface.stop_ids(path) or _end(words)
 

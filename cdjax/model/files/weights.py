@@ -20,7 +20,6 @@ from cdjax.errors import UserError
 from cdjax.model import precision
 from cdjax.model.decoder import Decoder
 from cdjax.model.spec import DecoderSpec
-from cdjax.students import Adapter
 
 Fetch = Callable[[str], np.ndarray]
 Path = tuple[str, ...]
@@ -92,12 +91,10 @@ class Build:
     mesh: jax.sharding.Mesh
     dtype: str = "float32"  # of the computation, or "auto", see `precision.choose`; weights stay float32
     remat: str = "dots"
-    adapter: Adapter = Adapter()
 
     def fresh(self, spec: DecoderSpec, key: jax.Array) -> Decoder:
         """A randomly initialised decoder; under `jax.eval_shape` only its shapes."""
-        rngs = nnx.Rngs(params=key)
-        return Decoder(spec, rngs=rngs, adapter=self.adapter, dtype=jnp.dtype(self.dtype), remat=self.remat)
+        return Decoder(spec, rngs=nnx.Rngs(params=key), dtype=jnp.dtype(self.dtype), remat=self.remat)
 
 
 def expected(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
@@ -127,32 +124,18 @@ def check(spec: DecoderSpec, found: dict[str, tuple[int, ...]], where: Any) -> N
 
 
 def assemble(spec: DecoderSpec, fetch: Fetch, build: Build) -> Decoder:
-    """Reads every tensor once and places it on the mesh; a device and the host hold only their own parts.
-
-    Adapter weights, which no checkpoint has, start as a fresh adapter does: without effect.
-    """
+    """Reads every tensor once and places it on the mesh; a device and the host hold only their own parts."""
     if build.dtype == "auto":
         build = dataclasses.replace(build, dtype=precision.choose(spec)["dtype"])
-    key = jax.random.key(0)
-    abstract = jax.eval_shape(functools.partial(build.fresh, spec), key)
-    graph, *states = nnx.split(abstract, nnx.LoRAParam, ...)
-    fresh, base = states
-    where = parallel.shardings(base, build.mesh)
+    graph, abstract = nnx.split(jax.eval_shape(functools.partial(build.fresh, spec), jax.random.key(0)))
+    where = parallel.shardings(abstract, build.mesh)
 
     def read(path: Any, variable: nnx.Variable, sharding: nnx.Variable) -> nnx.Variable:
         tensor = TABLE[_keys(path)]
         stack = _stack(tensor, tensor.names(spec.layers), variable.shape, sharding.get_value(), fetch)
         return variable.replace(stack)
 
-    loaded = jax.tree_util.tree_map_with_path(read, base, where, is_leaf=_is_variable)
-    if build.adapter.rank:
-        make = jax.jit(
-            lambda key: nnx.state(build.fresh(spec, key), nnx.LoRAParam),
-            out_shardings=parallel.shardings(fresh, build.mesh),
-        )
-        with jax.set_mesh(build.mesh):
-            fresh = make(key)
-    return nnx.merge(graph, fresh, loaded)
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(read, abstract, where, is_leaf=_is_variable))
 
 
 def named(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
