@@ -98,7 +98,7 @@ def test_an_answer_is_graded_against_the_whole_example(tmp_path, monkeypatch, si
 
 def test_wrong_association_asks_under_another_view_and_grades_by_the_own_task(tmp_path, monkeypatch):
     operations = tuple(
-        config.Operation(name, name, config.Inputs(pool=True), student=config.Context(instruction=name))
+        config.Operation(name, name, config.Inputs(pool=True), student_context=config.Context(instruction=name))
         for name in ("past_tense", "plural")
     )
     score = config.Score(examples=4, measures=(config.WrongAssociation(),))

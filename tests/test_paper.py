@@ -125,7 +125,9 @@ def test_help_tells_of_what_only_this_command_takes(main, option, capsys):
 def test_association(tmp_path):
     """Every round is asked under its own numbers, and every test input once under another task's."""
     cells = association.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
-    shown = [int(one.student.instruction.removeprefix("Task ")) for one in association.tiny("mixed").operations()]
+    shown = [
+        int(one.student_context.instruction.removeprefix("Task ")) for one in association.tiny("mixed").operations()
+    ]
     for kind in association.KINDS:
         found = Journal(tmp_path / kind / "journal.json").results()
         for number, numbers in enumerate(((1, 2), (2, 1), (1, 2))):
@@ -171,7 +173,7 @@ def test_demonstrations_of_a_database_stand_beside_its_schema(tmp_path):
     cfg = demonstrations.config.get_config("library", 4, 0, str(tmp_path))
     validate(cfg)
     (solved,) = cfg.score.supervised[0].examples
-    assert cfg.student.instruction == solved.view.instruction == cfg.context.instruction == "{definition}"
+    assert cfg.student_context.instruction == solved.view.instruction == cfg.context.instruction == "{definition}"
     assert solved.demonstrations == cfg.context.demonstrations and len(solved.demonstrations) == 4
 
 

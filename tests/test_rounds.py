@@ -236,7 +236,7 @@ def indexed(index: int, operation: config.Operation) -> config.Operation:
     """The operation with a number that the student is shown, on inputs of both tasks."""
     mixed = config.Inputs(pool=True, tasks=tuple({"past_tense", "plural"} - {operation.task}), limit=6)
     shown = config.Context(instruction=f"Task {index}")
-    return dataclasses.replace(operation, name=f"{operation.name} {index}", student=shown, inputs=mixed)
+    return dataclasses.replace(operation, name=f"{operation.name} {index}", student_context=shown, inputs=mixed)
 
 
 FIRST, SECOND = ("past 1", "plural 2"), ("past 2", "plural 1")

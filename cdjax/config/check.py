@@ -164,7 +164,7 @@ def _alike(cfg: config.Experiment) -> Iterator[str]:
     """Rounds whose operations cannot be told apart by what the student is shown."""
     every = cfg.operations()
     for group in [tuple(one for one in every if one.name in group) for group in cfg.plan.rounds] or [every]:
-        views = len({operation.student for operation in group})
+        views = len({operation.student_context for operation in group})
         if len(group) < 2 or views < len(group):
             names = ", ".join(operation.name for operation in group)
             yield f"a round asks {names}: {len(group)} with {views}"
@@ -216,7 +216,7 @@ def _ensembles(cfg: config.Experiment) -> Iterator[str]:
 def _operation(operation: config.Operation, sampling: config.Sampling) -> Iterator[str]:
     inputs, keep = operation.inputs, operation.keep
     yield from (f"inputs.{problem}" for problem in _inputs(inputs, operation.task))
-    for name, context in (("context", operation.context), ("student", operation.student)):
+    for name, context in (("context", operation.context), ("student_context", operation.student_context)):
         yield from (f"{name}.{problem}" for problem in _context(context, operation.task, teacher=name == "context"))
     if (keep.span == "all") == bool(keep.pattern):
         yield f"keep.span={keep.span!r} {'takes no' if keep.pattern else 'needs a'} keep.pattern"

@@ -37,7 +37,7 @@ class Operation:
     task: str = ""  # a name in `cdjax.tasks`; empty: the task is just its `inputs.file`
     inputs: Inputs = Inputs()
     context: Context = Context()
-    student: Context = Context()
+    student_context: Context = Context()
     keep: Keep = Keep()
 
 
@@ -126,7 +126,7 @@ class Experiment:
     data_dir: str = ""
     template: Template = Template()
     context: Context = Context()
-    student: Context = Context()
+    student_context: Context = Context()
     inputs: Inputs = Inputs()
     keep: Keep = Keep()
     teacher: Supervised = Supervised()  # what makes the teacher out of the model, before the first round
@@ -148,7 +148,7 @@ class Experiment:
 
     def operations(self) -> tuple[Operation, ...]:
         """The plan's operations, or the experiment's own one."""
-        own = Operation(self.name, self.task, self.inputs, self.context, self.student, self.keep)
+        own = Operation(self.name, self.task, self.inputs, self.context, self.student_context, self.keep)
         return self.plan.operations or (own,)
 
     def rounds(self) -> tuple[tuple[int, ...], ...]:

@@ -131,7 +131,7 @@ def _views(cfg: Experiment, format: Format, operation: Operation, task: Task) ->
     limits = cfg.limits
     return Views(
         View(format, operation.context, task, limits.teacher_prompt, limits.overflow),
-        View(format, operation.student, task, limits.student_prompt, limits.overflow),
+        View(format, operation.student_context, task, limits.student_prompt, limits.overflow),
     )
 
 

@@ -60,7 +60,7 @@ def digests(cfg: Experiment) -> dict[str, str]:
     names = {
         name
         for operation in cfg.operations()
-        for name in (operation.context.file, operation.student.file, operation.inputs.file)
+        for name in (operation.context.file, operation.student_context.file, operation.inputs.file)
     }
     names |= {examples.view.file for examples in labelled(cfg)}
     return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in sorted(names - {""})}

@@ -91,5 +91,5 @@ def _operation(kind: str, name: str, tasks: Sequence[str], shift: int) -> config
         task=TASKS[name],
         inputs=config.Inputs(pool=True, tasks=others, limit=96),
         context=config.Context(shots=10),
-        student=config.Context(instruction=f"Task {number}"),
+        student_context=config.Context(instruction=f"Task {number}"),
     )

@@ -49,7 +49,7 @@ TASKS = {
 TINY_TASKS = ("past tense", "plural")
 SPIDER = {  # what is different for a database
     "context.instruction": "{definition}",
-    "student.instruction": "{definition}",
+    "student_context.instruction": "{definition}",
     "inputs": config.Inputs(written=192, written_tokens=48, limit=96),
     "limits": config.Limits(teacher_prompt=2048, student_prompt=1024, completion=96, overflow="drop"),
 }

@@ -36,7 +36,7 @@ def get_config(task: str, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
     """The experiment of one task; `tiny` is the same on a random model."""
     changes = {
         "name": f"explanations of {task}",
-        "student": UNEXPLAINED,
+        "student_context": UNEXPLAINED,
         "inputs.limit": 6 if tiny else 32,
         "update.epochs": 1,
         "update.batch": 4,

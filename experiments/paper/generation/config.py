@@ -81,7 +81,7 @@ def get_config(tone: str, folder: Path, seeds: tuple[int, ...] = (0, 1), *, tiny
         data_dir=str(folder),
         template=config.Template(question="Review: {input}", answer=" {output}\n"),
         context=config.Context(instruction=instruction, demonstrations=tuple(Demonstration(*one) for one in shown)),
-        student=config.Context(instruction=GO_ON),
+        student_context=config.Context(instruction=GO_ON),
         inputs=config.Inputs(pool=True, limit=192),
         keep=config.Keep(filters=("non_empty",)),  # a long review is cut, as the paper's are
         sampling=config.Sampling(temperature=1.0, batch=64),

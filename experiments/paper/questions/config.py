@@ -98,7 +98,7 @@ def _operation(number: int, task: str) -> config.Operation:
         task=task,
         inputs=config.Inputs(pool=True, limit=64),
         context=config.Context(shots=10),
-        student=config.Context(instruction=f"Task {number}"),
+        student_context=config.Context(instruction=f"Task {number}"),
     )
 
 

@@ -66,7 +66,7 @@ def get_config(model: str, seed: int = 0, digits: int = 3, *, tiny: bool = False
         teacher=Supervised(examples=(steps,), optim=fit, update=Update(epochs=30, batch=16, checkpoint_every=500)),
         start="teacher",
         context=STEPS,
-        student=DIRECT,
+        student_context=DIRECT,
         inputs=config.Inputs(rule=30_000),
         keep=config.Keep("regex", "#(.+)#"),
         sampling=config.Sampling(temperature=1.0, batch=256),

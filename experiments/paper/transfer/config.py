@@ -83,7 +83,7 @@ def get_config(
         ),
         start="model",
         context=STEPS,
-        student=DIRECT,
+        student_context=DIRECT,
         inputs=config.Inputs(rule=2000, limit=600),
         keep=config.Keep("regex", "#(.+)#"),
         replay=tuple(replay(name, data_dir, 4 if tiny else REPLAY) for name in names) if mixed else (),

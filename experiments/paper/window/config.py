@@ -84,5 +84,5 @@ def _operation(task: str, student: config.Context) -> config.Operation:
         task=task,
         inputs=config.Inputs(pool=True, limit=64),
         context=dataclasses.replace(ALL, ensemble=8, drawn=4),
-        student=student,
+        student_context=student,
     )
