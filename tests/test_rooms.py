@@ -130,6 +130,17 @@ def test_a_room_imports_only_what_it_may(name):
     assert {one for one in inside(name) if one.split(".")[0] not in MAY_IMPORT[room] | {room}} == set()
 
 
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_no_room_may_import_itself_by_way_of_others(room):
+    seen, waiting = set(), sorted(MAY_IMPORT[room] - {room})
+    while waiting:
+        other = waiting.pop()
+        if other not in seen:
+            seen.add(other)
+            waiting += MAY_IMPORT[other] - {other}
+    assert room not in seen
+
+
 def test_no_room_imports_what_sees_the_whole():
     rooms = {name for name in set(MODULES) - WHOLE if not name.startswith("distill")}
     assert {name for name in rooms if inside(name) & WHOLE} == set()

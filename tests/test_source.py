@@ -1,5 +1,6 @@
 """Every kind of source gives a decoder on the mesh, its tokenizer and its end ids, or says what is wrong."""
 
+import dataclasses
 import subprocess
 import zipfile
 from pathlib import Path
@@ -52,6 +53,39 @@ def test_a_directory_a_file_and_the_original_are_one_model(tiny_model, tiny_gguf
             again, their_words, their_info = source.load(place, where)
             assert same(model, again) and their_info == {"source": place, "stop_ids": info["stop_ids"]}
             assert their_words.get_vocab() == words.get_vocab()
+
+
+def test_random_weights_have_the_shape_and_the_tokenizer_of_any_source(tiny_model, tiny_gguf, mesh, tmp_path):
+    """Of a directory its weights are not even looked for."""
+    model, words, info = tiny_model
+    huggingface.write(model, words, tmp_path, stop_ids=info["stop_ids"])
+    next(tmp_path.glob("*.safetensors")).unlink()
+    made = [source.load(f"random:3:{shape}", mesh) for shape in ("tiny:0", tiny_gguf, tmp_path)]
+    for again, their_words, their_info in made:
+        assert dataclasses.replace(again.spec, norm_eps=model.spec.norm_eps) == model.spec
+        assert their_words.get_vocab() == words.get_vocab() and their_info["stop_ids"] == info["stop_ids"]
+    assert same(made[0][0], made[1][0]) and not same(made[0][0], model)
+    assert not same(made[0][0], source.load("random:4:tiny:0", mesh)[0])
+    for wrong in ("random:tiny:0", "random:3", "random::tiny:0"):
+        with pytest.raises(config.UserError, match="is not random:SEED:SOURCE"):
+            source.load(wrong, mesh)
+
+
+@pytest.mark.parametrize("where", ["mesh", "mesh8"])
+def test_some_layers_are_those_of_the_whole(where, tiny_model, request):
+    """In the order in which they are named; a layer that is not there is refused."""
+    mesh = request.getfixturevalue(where)
+    last, _, _ = source.load("tiny:0", mesh, layers=(1,))
+    whole, turned = (dict(weights.named(source.load("tiny:0", mesh, layers=layers)[0])) for layers in ((), (1, 0)))
+    assert last.spec.layers == 1
+    for name, value in weights.named(last):
+        np.testing.assert_array_equal(value, whole[name.replace("layers.0.", "layers.1.")])
+    for name, value in whole.items():
+        turned_name = name.replace("layers.0.", "layers.x.").replace("layers.1.", "layers.0.").replace(".x.", ".1.")
+        np.testing.assert_array_equal(value, turned[turned_name])
+    for wrong in ((2,), (0, 0), (-1,)):
+        with pytest.raises(config.UserError, match="must be different numbers from 0 to 1"):
+            source.load("tiny:0", mesh, layers=wrong)
 
 
 @pytest.mark.parametrize("kind", ["tiny", "gguf", "directory"])

@@ -6,7 +6,7 @@ taken apart, once, by `unstack`.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from cdjax.errors import UserError
 from cdjax.model import attention, cache
 from cdjax.model.layers import PRODUCT, Projection, RMSNorm, Scales, rope, weight
 from cdjax.model.spec import DecoderSpec
@@ -258,6 +259,27 @@ def unstack(model: Decoder) -> Decoder:
         apart.head = nnx.data(cast(model.embedding, model.embedding.axes[::-1], model.embedding[...].T))
         apart.head_scales = apart.embedding_scales
     return apart
+
+
+def with_layers(model: Decoder, layers: Sequence[int]) -> Decoder:
+    """The decoder with only these of its layers, in this order. The caller has entered `jax.set_mesh`.
+
+    Raises UserError for a layer that is not there, and for one that is named twice.
+    """
+    if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(range(model.spec.layers)):
+        raise UserError(f"layers={list(layers)} must be different numbers from 0 to {model.spec.layers - 1}")
+
+    def make(key: jax.Array) -> Decoder:
+        spec = dataclasses.replace(model.spec, layers=len(layers))
+        return Decoder(spec, rngs=nnx.Rngs(params=key), dtype=model.dtype, remat=model.remat)
+
+    def pick(variable: nnx.Variable) -> nnx.Variable:
+        if variable.axes[0] != "layers":
+            return variable
+        return variable.replace(constrain(variable[...][np.array(layers)], *variable.axes))
+
+    picked = jax.jit(functools.partial(jax.tree.map, pick, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
+    return nnx.merge(nnx.graphdef(jax.eval_shape(make, jax.random.key(0))), picked(nnx.state(model)))
 
 
 def row_positions(real: Bool[Array, "B T"], prefix: cache.Prefix | None) -> Int[Array, "B T"]:

@@ -30,10 +30,7 @@ SHARD_BYTES = 4 * 2**30
 def read(directory: str | Path, mesh: jax.sharding.Mesh, *, dtype: str = "float32", remat: str = "dots") -> Decoder:
     """The decoder saved in a directory. Raises UserError naming everything in it that does not fit."""
     directory = Path(directory)
-    try:
-        spec = spec_from_config(_read_json(directory / "config.json"))
-    except ValueError as error:
-        raise UserError(f"{directory}: {error}") from error
+    spec = read_spec(directory)
     with contextlib.ExitStack() as files:
         tensors = {name: tensor for path in _files(directory) for name, tensor in _open(path, files).items()}
         shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items() if not _derived(name, spec)}
@@ -42,6 +39,14 @@ def read(directory: str | Path, mesh: jax.sharding.Mesh, *, dtype: str = "float3
         if packed:
             raise UserError(f"{directory} has tensors that are not floating point: {', '.join(packed)}")
         return weights.assemble(spec, lambda name: tensors[name][:], weights.Build(mesh, dtype, remat))
+
+
+def read_spec(directory: Path) -> DecoderSpec:
+    """The spec in a directory's config.json. Raises UserError for what the decoder does not compute."""
+    try:
+        return spec_from_config(_read_json(directory / "config.json"))
+    except ValueError as error:
+        raise UserError(f"{directory}: {error}") from error
 
 
 def write(

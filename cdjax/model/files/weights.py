@@ -17,7 +17,7 @@ from flax import nnx
 
 from cdjax import parallel
 from cdjax.errors import UserError
-from cdjax.model import precision
+from cdjax.model import decoder, precision
 from cdjax.model.decoder import Decoder
 from cdjax.model.spec import DecoderSpec
 
@@ -92,6 +92,14 @@ class Build:
     dtype: str = "float32"  # of the computation, or "auto", see `precision.choose`; weights stay float32
     remat: str = "dots"
 
+    def random(self, spec: DecoderSpec, seed: int) -> Decoder:
+        """A randomly initialised decoder on the mesh, see `decoder.create`."""
+        return decoder.create(spec, self.mesh, seed=seed, dtype=jnp.dtype(self.computed_in(spec)), remat=self.remat)
+
+    def computed_in(self, spec: DecoderSpec) -> str:
+        """The dtype, measured where it is "auto"."""
+        return precision.choose(spec)["dtype"] if self.dtype == "auto" else self.dtype
+
     def fresh(self, spec: DecoderSpec, key: jax.Array) -> Decoder:
         """A randomly initialised decoder; under `jax.eval_shape` only its shapes."""
         return Decoder(spec, rngs=nnx.Rngs(params=key), dtype=jnp.dtype(self.dtype), remat=self.remat)
@@ -125,8 +133,7 @@ def check(spec: DecoderSpec, found: dict[str, tuple[int, ...]], where: Any) -> N
 
 def assemble(spec: DecoderSpec, fetch: Fetch, build: Build) -> Decoder:
     """Reads every tensor once and places it on the mesh; a device and the host hold only their own parts."""
-    if build.dtype == "auto":
-        build = dataclasses.replace(build, dtype=precision.choose(spec)["dtype"])
+    build = dataclasses.replace(build, dtype=build.computed_in(spec))
     graph, abstract = nnx.split(jax.eval_shape(functools.partial(build.fresh, spec), jax.random.key(0)))
     where = parallel.shardings(abstract, build.mesh)
 
