@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax
 
 from cdjax import config, parallel
-from cdjax.losses import divergence, fused
+from cdjax.losses import divergence, fused, logits
 from cdjax.model import decoder
 from tests.conftest import TINY
 

@@ -11,7 +11,7 @@ import pytest
 
 from cdjax import config, parallel
 from cdjax.model import decoder
-from cdjax.sampling import answers, choose, speculate
+from cdjax.sampling import answers, choose, read, speculate
 from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Record
 from cdjax.sampling.store import Store

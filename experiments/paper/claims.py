@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from cdjax.errors import UserError
-from cdjax.score import evaluate
+from cdjax.score import summary
 from cdjax.workdir import journal
 
 HERE = Path(__file__).parent
@@ -159,7 +159,7 @@ def share(rows: Sequence[Sequence[float]]) -> tuple[float, tuple[float, float]]:
     seen have no spread.
     """
     mean, drawn = difference(rows, np.zeros_like(rows).tolist())
-    lows, highs = zip(drawn, evaluate.wilson(mean, len(rows[0])), strict=True)
+    lows, highs = zip(drawn, summary.wilson(mean, len(rows[0])), strict=True)
     return mean, (max(0.0, min(lows)), min(1.0, max(highs)))
 
 
