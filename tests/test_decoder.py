@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cdjax.model import attention, cache, decoder
+from cdjax.model.reader import Reader
 from cdjax.model.spec import DecoderSpec
 from tests.conftest import TINY
 
@@ -22,7 +23,7 @@ def forward(model, tokens, real, prefix=None):
 def test_shared_prefix_equals_plain_concatenation(tiny, mesh):
     @jax.jit
     def split(model):
-        return forward(model, TOKENS, jnp.ones(TOKENS.shape, bool), decoder.read_prefix(model, CONTEXT))
+        return forward(model, TOKENS, jnp.ones(TOKENS.shape, bool), Reader(model).after(CONTEXT).prefix)
 
     @jax.jit
     def whole(model):
@@ -35,7 +36,7 @@ def test_shared_prefix_equals_plain_concatenation(tiny, mesh):
 
 def test_contexts_of_like_length_share_what_is_compiled(tiny, mesh):
     with jax.set_mesh(mesh):
-        shapes = {decoder.read_prefix(tiny, np.arange(1, length, dtype=np.int32)).k.shape for length in (2, 40, 60)}
+        shapes = {Reader(tiny).after(np.arange(1, length, dtype=np.int32)).prefix.k.shape for length in (2, 40, 60)}
     assert len(shapes) == 1
 
 
@@ -51,7 +52,7 @@ def test_rows_grouped_by_context_equal_plain_concatenation(mesh, mesh8, window, 
     for where in (mesh, mesh8):
         model = decoder.create(spec, where, seed=0)
         with jax.set_mesh(where):
-            grouped = jax.jit(forward)(model, TOKENS, REAL, decoder.read_prefix(model, *contexts))
+            grouped = jax.jit(forward)(model, TOKENS, REAL, Reader(model).after(*contexts).prefix)
             wanted = jax.jit(forward)(model, whole, real)[:, 7:]
         np.testing.assert_allclose(np.asarray(grouped)[REAL], np.asarray(wanted)[REAL], atol=2e-5)
     assert "rematerialization" not in capfd.readouterr().err
@@ -75,7 +76,7 @@ def test_cached_decode_equals_whole_forward(tiny, mesh, block, monkeypatch):
 
 def test_attention_in_blocks_equals_attention_at_once(tiny, mesh, monkeypatch):
     with jax.set_mesh(mesh):
-        prefix = decoder.read_prefix(tiny, CONTEXT)
+        prefix = Reader(tiny).after(CONTEXT).prefix
         whole = jax.jit(forward)(tiny, TOKENS, REAL, prefix)
         monkeypatch.setattr(attention, "QUERIES", 4)
         monkeypatch.setattr(attention, "BLOCK", 4)

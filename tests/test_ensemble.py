@@ -9,6 +9,7 @@ import pytest
 
 from cdjax import config, parallel
 from cdjax.model import decoder
+from cdjax.model.reader import Reader
 from cdjax.sampling import answers, choose, generate
 from cdjax.sampling.generate import Record
 from cdjax.sampling.store import Store
@@ -85,7 +86,7 @@ def test_a_sample_depends_on_neither_batch_nor_mesh(tiny, mesh, mesh8, capfd):
 
 def test_decoding_lowers_for_a_tpu(tiny, mesh):
     with jax.set_mesh(mesh):
-        model, prefix = decoder.unstack(tiny), decoder.read_prefix(tiny, *CONTEXTS)
+        model, prefix = decoder.unstack(tiny), Reader(tiny).after(*CONTEXTS).prefix
         state = generate.start(model, 4, 16, record=RECORD, steps=6, members=3)
         leaves, tree = jax.tree.flatten(state)
 

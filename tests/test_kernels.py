@@ -10,6 +10,7 @@ import pytest
 
 from cdjax.model import attention, cache, decoder, kernels
 from cdjax.model.layers import product
+from cdjax.model.reader import Reader
 from cdjax.sampling import read
 from tests.conftest import TINY
 
@@ -90,7 +91,7 @@ def test_model_on_a_tpu_equals_the_model_elsewhere(rows, window, mesh, request):
 
     def run():
         with jax.set_mesh(mesh):
-            prefix = decoder.read_prefix(model, np.arange(1, 20))
+            prefix = Reader(model).after(np.arange(1, 20)).prefix
             texts = prompt, real(prompt, bool), completion, real(completion, bool)
             return np.asarray(read.logprobs(model, *texts, prefix))
 

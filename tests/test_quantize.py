@@ -12,6 +12,7 @@ from cdjax import config, parallel
 from cdjax.distill import opening, stages
 from cdjax.model import decoder, quantize
 from cdjax.model.layers import Projection
+from cdjax.model.reader import Reader
 from cdjax.report import results
 from cdjax.sampling import answers, read
 from cdjax.students import adapter
@@ -104,7 +105,7 @@ def test_scoring_reproduces_what_the_int8_sampler_recorded(tiny, mesh):
     int8, own = rounded(tiny, mesh), dict(zip(PROMPTS.inputs, PROMPTS.own, strict=True))
     rollouts = ask(tiny, mesh, sampling=config.Sampling(batch=3, weights="int8"))
     with jax.set_mesh(mesh):
-        prefix = decoder.read_prefix(int8, PROMPTS.context)
+        prefix = Reader(int8).after(PROMPTS.context).prefix
         for rollout in rollouts:
             prompt, completion = (jnp.asarray(x)[None] for x in (own[rollout.input], rollout.ids))
             real = [jnp.ones(x.shape, bool) for x in (prompt, completion)]

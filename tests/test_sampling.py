@@ -7,6 +7,7 @@ import pytest
 
 from cdjax import config, parallel
 from cdjax.model import decoder
+from cdjax.model.reader import Reader
 from cdjax.sampling import answers, choose, generate, read, slots
 from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Record
@@ -46,7 +47,7 @@ def sampled(model, mesh, batch, prefix, choice, stops):
 def run(model, mesh, *, rows=slice(None), real=REAL, context=CONTEXT, choice=Choice(), stops=STOPS):
     keys = jax.random.split(jax.random.key(7), 8)[rows]
     with jax.set_mesh(mesh):
-        prefix = decoder.read_prefix(model, np.asarray(context)) if len(context) else None
+        prefix = Reader(model).after(np.asarray(context)).prefix if len(context) else None
     return sampled(model, mesh, (TOKENS[rows], real[rows], keys), prefix, choice, stops), prefix
 
 

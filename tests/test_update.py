@@ -12,6 +12,7 @@ from cdjax import config
 from cdjax.learn import update
 from cdjax.lessons import batches
 from cdjax.model import decoder
+from cdjax.model.reader import Reader
 from cdjax.model.spec import DecoderSpec
 from cdjax.sampling import read
 from cdjax.students import trainable
@@ -168,7 +169,7 @@ def test_a_shared_context_is_read_before_every_prompt_of_the_teacher(mesh):
         dataclasses.replace(pair, teacher_prompt=np.concatenate([context, pair.teacher_prompt])) for pair in pairs
     ]
     with jax.set_mesh(mesh):
-        prefix = decoder.read_prefix(model_on(mesh), context)
+        prefix = Reader(model_on(mesh)).after(context).prefix
     shared = step(mesh, batch_of(mesh, pairs), model_on(mesh), prefix, objective=FULL)
     assert_same(shared, step(mesh, batch_of(mesh, longer), model_on(mesh), objective=FULL))
     assert shared[1]["kl"] != step(mesh, batch_of(mesh, pairs), model_on(mesh), objective=FULL)[1]["kl"]
@@ -187,7 +188,7 @@ def test_each_pair_is_read_after_its_own_context(where, request):
         for pair in pairs
     ]
     with jax.set_mesh(mesh):
-        prefix = decoder.read_prefix(model_on(mesh), *contexts)
+        prefix = Reader(model_on(mesh)).after(*contexts).prefix
     shared = step(mesh, batch_of(mesh, pairs, 24, 2), model_on(mesh), prefix, objective=FULL)
     assert_same(shared, step(mesh, batch_of(mesh, whole, 24, 2), model_on(mesh), objective=FULL), rtol=1e-4)
 

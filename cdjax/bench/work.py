@@ -22,6 +22,7 @@ from cdjax.losses import Objective, divergence, fused
 from cdjax.model import decoder
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
+from cdjax.model.reader import Reader
 from cdjax.model.spec import DecoderSpec
 from cdjax.sampling import Sampling, answers, read
 from cdjax.sampling.generate import Record
@@ -69,10 +70,10 @@ def score_answers(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> 
     """Answers under a context that was read once, or, with `read`, is read every time."""
     model, context = _model(shapes, options, mesh), _context(shapes)
     rows = _scored(shapes, mesh, slice(None), with_context=False)
-    kept = None if options.get("read") else decoder.read_prefix(model, context)
+    kept = None if options.get("read") else Reader(model).after(context).prefix
 
     def work() -> Done:
-        prefix = decoder.read_prefix(model, context) if kept is None else kept
+        prefix = Reader(model).after(context).prefix if kept is None else kept
         return Done(read.logprobs(model, *rows, prefix))
 
     return work
@@ -111,7 +112,7 @@ def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
         kept = [Kept(rollout, np.arange(len(rollout.ids), dtype=np.int32), "") for rollout in ask(model)]
         lesson = pairs.pair(kept, views, of_student, completion_budget=shapes["answer"])
         batch = batches.Batches(lesson, Update(batch=len(lesson)), 0, mesh, teacher=full)[0]
-        prefix = decoder.read_prefix(model, views.context) if full else None
+        prefix = Reader(model).after(views.context).prefix if full else None
         return learner.step(model if full else None, prefix, batch)
 
     return work

@@ -27,7 +27,8 @@ from cdjax.lessons.keep import Kept
 from cdjax.losses import Objective
 from cdjax.model import quantize
 from cdjax.model.cache import Prefix
-from cdjax.model.decoder import Decoder, read_prefix
+from cdjax.model.decoder import Decoder
+from cdjax.model.reader import Reader
 from cdjax.progress import progress, tell_compilations
 from cdjax.sampling import Sampling, answers, slots
 from cdjax.sampling.generate import Record
@@ -356,8 +357,8 @@ def _full_teacher(run: Run, params: nnx.State, lessons: list[Lesson]) -> FullTea
     """For full targets the teacher itself, and every lesson's context, read once."""
     if not run.cfg.objective.reads_teacher:
         return None, None
-    teacher, contexts = run.decoder(params), [lesson.context for lesson in lessons]
-    return teacher, read_prefix(teacher, *contexts) if any(map(len, contexts)) else None
+    teacher = run.decoder(params)
+    return teacher, Reader(teacher).after(*(lesson.context for lesson in lessons)).prefix
 
 
 def replay(run: Run) -> list[pairs.Pair]:

@@ -59,6 +59,26 @@ class Prefix:
         real = (columns[None] < self.starts(len(positions))[:, None])[:, None]
         return real & (positions[..., None] - columns[None, None] < window)
 
+    def then(self, other: "Prefix") -> "Prefix":
+        """These contexts, each with one of `other` in the columns after it; a single context goes with each of many.
+
+        The other's keys are those of the positions that follow this prefix.
+        """
+        contexts = max(len(self.lengths), len(other.lengths))
+
+        def join(old: Array, new: Array) -> Array:
+            old, new = (jnp.broadcast_to(x, (len(x), contexts, *x.shape[2:])) for x in (old, new.astype(old.dtype)))
+            wide = jnp.pad(old, ((0, 0), (0, 0), (0, 0), (0, new.shape[3]), (0, 0)))
+            put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=2)
+            return jax.vmap(put, in_axes=(1, 1, 0), out_axes=1)(wide, new, jnp.broadcast_to(self.lengths, (contexts,)))
+
+        return Prefix(join(self.k, other.k), join(self.v, other.v), self.lengths + other.lengths)
+
+    def whole(self) -> "Prefix":
+        """The same on every device that has its heads: any row may read any context."""
+        k, v = (parallel.constrain(x, "layers", "length", "kv_heads", "length", "head_dim") for x in (self.k, self.v))
+        return Prefix(k, v, self.lengths)
+
 
 def new_cache(spec: DecoderSpec, batch: int, slots: int, dtype: jnp.dtype, contexts: int = 1) -> Cache:
     """An empty cache of at least `slots` columns, born sharded when called under jit; of several contexts, if asked."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -212,24 +211,6 @@ class Decoder(nnx.Module):
         return Readout(
             weights[...], layout, self.dtype, self.spec.logit_soft_cap, None if scales is None else scales[...]
         )
-
-
-def read_prefix(model: Decoder, *contexts: Int[np.ndarray, "_"]) -> cache.Prefix:
-    """The keys and values of one context or of several, read once, and padded to one of few widths."""
-    lengths = np.array([len(context) for context in contexts], np.int32)
-    padded = np.zeros((len(contexts), -(-lengths.max() // cache.COLUMNS) * cache.COLUMNS), np.int32)
-    for row, context in zip(padded, contexts, strict=True):
-        row[: len(context)] = context
-    return _read_contexts(model, padded, lengths)
-
-
-@jax.jit
-def _read_contexts(model: Decoder, contexts: Int[Array, "G P"], lengths: Int[Array, "G"]) -> cache.Prefix:
-    real = jnp.arange(contexts.shape[1])[None] < lengths[:, None]
-    k, v = model.read(contexts, row_positions(real, None), real)
-    # Whole on every device that has its heads: any row may read any context.
-    k, v = (constrain(x, "layers", "length", "kv_heads", "length", "head_dim") for x in (k, v))
-    return cache.Prefix(k, v, lengths)
 
 
 @jax.jit

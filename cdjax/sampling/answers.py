@@ -18,6 +18,7 @@ from jaxtyping import Array, Int32, UInt32
 from cdjax import parallel
 from cdjax.errors import UserError
 from cdjax.model import decoder, quantize
+from cdjax.model.reader import Reader
 from cdjax.sampling import Sampling
 from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Record
@@ -153,8 +154,7 @@ def _shards(prompts: Prompts, sampling: Sampling) -> list[list[Row]]:
 
 
 def _side(model: decoder.Decoder, prompts: Prompts) -> Side:
-    prefix = decoder.read_prefix(model, *prompts.contexts) if any(map(len, prompts.contexts)) else None
-    return Side(decoder.unstack(model), prefix, prompts.own)
+    return Side(decoder.unstack(model), Reader(model).after(*prompts.contexts).prefix, prompts.own)
 
 
 def _rows_on(mesh: jax.sharding.Mesh, rows: int) -> int:

@@ -12,7 +12,8 @@ from cdjax.lessons import Update, batches
 from cdjax.lessons.pairs import Pair, PairBatch
 from cdjax.losses import Objective
 from cdjax.model.cache import Prefix
-from cdjax.model.decoder import Decoder, read_prefix
+from cdjax.model.decoder import Decoder
+from cdjax.model.reader import Reader
 
 FULL_KL = Objective(kind="forward_kl", targets="full")
 Texts: TypeAlias = tuple[Int32[np.ndarray, "P"], list[Pair]]  # the teacher's context, and what both sides read
@@ -24,7 +25,7 @@ def divergence(
     """Mean KL(teacher under its view || student) in nats a token; None without text."""
     total = count = 0.0
     for context, pairs in texts:
-        prefix = read_prefix(teacher, context) if len(context) else None
+        prefix = Reader(teacher).after(context).prefix
         for rows in batches.Batches(pairs, Update(batch=batch), 0, mesh, teacher=True):
             sums = _sums(student, teacher, prefix, rows)
             total, count = total + float(sums["kl"]), count + float(sums["count"])

@@ -16,7 +16,8 @@ from jaxtyping import Float64, Int32
 
 from cdjax import parallel
 from cdjax.errors import UserError
-from cdjax.model.decoder import Decoder, read_prefix
+from cdjax.model.decoder import Decoder
+from cdjax.model.reader import Reader
 from cdjax.sampling import read, slots
 from cdjax.tasks import Example
 from cdjax.tasks.task import Demonstration
@@ -87,7 +88,7 @@ def logprobs(
     asked, answered = _padded(prompts, left=True), _padded(answers, left=False)
     found = []
     with jax.set_mesh(mesh):
-        prefixes = [read_prefix(model, context) if len(context) else None for context in contexts]
+        prefixes = [Reader(model).after(context).prefix for context in contexts]
         for start in range(0, len(answers), batch):
             rows = np.minimum(np.arange(start, start + batch), len(answers) - 1)  # the last row fills the last batch
             placed = parallel.place_batch([x[rows] for x in (*asked, *answered)], mesh)

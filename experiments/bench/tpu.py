@@ -34,7 +34,7 @@ from cdjax import config, parallel
 from cdjax.learn import optim, update
 from cdjax.lessons.pairs import PairBatch, Rows
 from cdjax.losses import fused
-from cdjax.model import cache, decoder
+from cdjax.model import cache, decoder, reader
 from cdjax.model.spec import DecoderSpec, RopeScaling
 from cdjax.sampling import choose, generate, read
 from cdjax.students import trainable
@@ -185,7 +185,7 @@ def score_step(job: Job) -> Any:
 
 def context(job: Job) -> Any:
     """The keys and values of the context, at batch 1."""
-    return decoder._read_contexts.lower(job.model(), *job.contexts())
+    return reader._read.lower(reader.Reader(job.model()), *job.contexts())
 
 
 def prefill(job: Job) -> Any:
