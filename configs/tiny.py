@@ -17,7 +17,7 @@ def get_config() -> config.Experiment:
         template=config.Template(question="{input} ->", answer=" {output}\n"),
         context=config.Context(shots=4),
         inputs=config.Inputs(pool=True, written=16, limit=96),
-        keep=config.Keep(filters=("non_empty",)),  # a random model hardly ever ends its answer
+        keep=config.Keep(filters=(config.NonEmpty(),)),  # a random model hardly ever ends its answer
         sampling=config.Sampling(temperature=1.0, batch=32),
         objective=config.Objective(top_k=8),
         optim=config.Optim(lr=3e-3, schedule="cosine", warmup=4),

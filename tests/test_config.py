@@ -28,7 +28,8 @@ GOOD = [
     ("score.baseline.lrs", "", ()),
     ("score.baseline.lrs", "()", ()),
     ("seeds", "(0, 1)", (0, 1)),
-    ("keep.filters", "finished,correct", ("finished", "correct")),
+    ("keep.filters", "finished,correct", (config.Finished(), config.Correct())),
+    ("keep.filters", ["duplicate", {"kind": "majority"}], (config.Duplicate(), config.Majority())),
     ("context", '{"shots": 4}', config.Context(shots=4)),
     ("context", {"shots": 4}, config.Context(shots=4)),
     ("context", config.Context(shots=4), config.Context(shots=4)),
@@ -53,7 +54,7 @@ BAD = [
     ("remat", "some", "remat must be one of 'none', 'dots', 'full', got 'some'"),
     ("seeds", "0,x", "seeds.1 must be an integer, got 'x'"),
     ("seeds", 3, "seeds must be a list, each entry an integer"),
-    ("keep.filters", "finished,tidy", "keep.filters.1 must be one of"),
+    ("keep.filters", "finished,tidy", "keep.filters.1.kind must be one of finished, non_empty"),
     ("context", "4 shots", "context must be a Context, as JSON"),
     ("context", "[4]", "context must be a Context, got [4]"),
     ("context.demonstrations", '[{"input": "a"}]', "context.demonstrations.0 lacks output"),
@@ -200,7 +201,7 @@ WRONG = [
     ({"keep.span": "regex"}, "needs a keep.pattern"),
     ({"keep.pattern": "x"}, "takes no keep.pattern"),
     ({"keep.span": "regex", "keep.pattern": "("}, "is not a regular expression"),
-    ({"keep.majority": True}, "raise sampling.per_input"),
+    ({"keep.filters": "majority"}, "raise sampling.per_input"),
     ({"plan.operations": [{"task": "plural"}]}, "plan.operations.0.inputs.pool"),
     ({"inputs.tasks": ["plural"]}, "inputs.tasks=['plural'] must be different names of other tasks"),
     ({"context.skip": -1}, "context.skip=-1 must be at least 0"),
@@ -243,6 +244,14 @@ def test_an_empty_inputs_file_is_refused(tmp_path):
         check.validate(config.override(CFG, {"inputs.file": str(path)}))
     path.write_text("\nfox\n")
     check.validate(config.override(CFG, {"inputs.file": str(path)}))
+
+
+def test_parts_are_names_of_the_config():
+    for kinds in config.REGISTRIES:
+        assert [getattr(config, name) for name in kinds.class_names()] == list(kinds.values())
+        assert set(kinds.class_names()) < set(dir(config))
+    with pytest.raises(AttributeError, match="module 'cdjax.config' has no attribute 'Finnished'"):
+        _ = config.Finnished
 
 
 def test_all_problems_are_told_at_once():

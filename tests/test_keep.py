@@ -1,11 +1,15 @@
+import dataclasses
 import random
 
 import numpy as np
 import pytest
 
 from cdjax import config
-from cdjax.lessons.keep import extract, keep
+from cdjax.lessons import keep as lessons
+from cdjax.lessons.filters import Evidence
+from cdjax.lessons.keep import extract
 from cdjax.sampling.store import Rollout
+from cdjax.tasks.task import Example, Task, exact_match
 from cdjax.views import encode
 from cdjax.views.view import Format
 from tests import small_tokenizer
@@ -22,6 +26,13 @@ def rollout(text, *, given="x", sample=0, stop="\n", tokenizer=TOKENIZER):
     nothing = np.zeros((len(ids), 0), np.int32)
     logprobs = np.zeros(len(ids), np.float32)
     return Rollout(given, sample, ids, logprobs, bool(stop), nothing, nothing.astype(np.float32), nothing, ids * 0)
+
+
+TWELVE = Task("twelve", "accuracy", exact_match, solve=lambda text: Example(text, "12"))
+
+
+def keep(rollouts, format, cfg, task=TWELVE):
+    return lessons.keep(rollouts, format, cfg, Evidence(task))
 
 
 def said(kept):
@@ -82,6 +93,12 @@ def test_a_span_that_ends_inside_a_token_is_dropped():
     assert [one.text for one in kept] == ["77"] and dropped == {"split_token": 1}
 
 
+def test_an_answer_with_no_token_to_learn_is_unfinished():
+    rollouts = [rollout("Answer: ", stop=""), rollout("Answer: "), rollout("Answer: 1", stop="")]
+    kept, dropped = keep(rollouts, FORMAT, config.Keep("after", "Answer:", filters=()))
+    assert [one.text for one in kept] == ["", "1"] and dropped == {"unfinished": 1}
+
+
 def test_what_a_stop_token_says_before_the_stop_counts():
     tokenizer = small_tokenizer.make(across_words=True)
     format = Format(tokenizer, config.Template(), encode.stop_ids(tokenizer, config.Template(), [END]))
@@ -112,23 +129,25 @@ MANY = [
     [
         (config.Keep(), {"unfinished": 1, "empty": 1}),
         (config.Keep(filters=()), {}),
-        (config.Keep(filters=("non_empty",)), {"empty": 1}),
-        (config.Keep(filters=("correct",)), {"wrong": 5}),
-        (config.Keep(filters=("duplicate",)), {"duplicate": 2}),
-        (config.Keep(filters=(), majority=True), {"minority": 2}),
-        (config.Keep(filters=("duplicate",), majority=True), {"minority": 2, "duplicate": 2}),
+        (config.Keep(filters=(config.NonEmpty(),)), {"empty": 1}),
+        (config.Keep(filters=(config.Correct(),)), {"wrong": 5}),
+        (config.Keep(filters=(config.Duplicate(),)), {"duplicate": 2}),
+        (config.Keep(filters=(config.Majority(),)), {"minority": 2}),
+        (config.Keep(filters=(config.Majority(), config.Duplicate())), {"minority": 2, "duplicate": 2}),
+        (config.Keep(filters=(config.Duplicate(), config.Majority())), {"duplicate": 2, "minority": 2}),
+        (config.Keep(filters=(config.Correct(), config.Majority())), {"wrong": 5}),
         (config.Keep("regex", r"\d+"), {"no_span": 2, "unfinished": 1}),
     ],
 )
 def test_drop_reasons_sum_to_the_input(cfg, reasons):
-    kept, dropped = keep(MANY, FORMAT, cfg, grade=lambda given, answer: answer == "12")
+    kept, dropped = keep(MANY, FORMAT, cfg)
     assert dropped == reasons
     assert sum(dropped.values()) + len(kept) == len(MANY)
     assert [one.rollout for one in kept] == [one for one in MANY if any(one is k.rollout for k in kept)]
 
 
 def test_the_majority_wins_and_a_tie_goes_to_the_first():
-    kept, _ = keep(MANY, FORMAT, config.Keep(filters=(), majority=True))
+    kept, _ = keep(MANY, FORMAT, config.Keep(filters=(config.Majority(),)))
     assert {(one.rollout.input, one.text) for one in kept} == set(
         zip("abcde", ["12", "12", "", "twelve", "14"], strict=True)
     )
@@ -136,7 +155,7 @@ def test_the_majority_wins_and_a_tie_goes_to_the_first():
 
 def test_votes_count_only_answers_that_passed():
     votes = [rollout("13", sample=i, stop="") for i in range(3)] + [rollout("12", sample=3)]
-    kept, dropped = keep(votes, FORMAT, config.Keep(majority=True))
+    kept, dropped = keep(votes, FORMAT, config.Keep(filters=(config.Finished(), config.Majority())))
     assert [one.text for one in kept] == ["12"] and dropped == {"unfinished": 3}
 
 
@@ -145,5 +164,5 @@ def test_nothing_kept_is_an_error_with_the_counts():
         keep([rollout("12", stop=""), rollout("")], FORMAT, config.Keep())
     with pytest.raises(config.UserError, match="there were none"):
         keep([], FORMAT, config.Keep())
-    with pytest.raises(config.UserError, match='"correct" needs a task whose answers are known'):
-        keep(MANY, FORMAT, config.Keep(filters=("correct",)))
+    with pytest.raises(config.UserError, match="'correct', and the answers of task 'twelve' are not known"):
+        keep(MANY, FORMAT, config.Keep(filters=(config.Correct(),)), dataclasses.replace(TWELVE, solve=None))

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdjax.lessons.keep import Kept
+from cdjax.lessons.filters import Kept
 from cdjax.lessons.pairs import certain, pair
 from cdjax.losses import divergence
 from cdjax.sampling.store import Rollout

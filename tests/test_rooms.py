@@ -18,6 +18,7 @@ PLAIN = {
     "bench.figures",
     "config",
     "errors",
+    "lessons.filters",
     "lessons.keep",
     "lessons.packing",
     "parts",

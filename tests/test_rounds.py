@@ -28,7 +28,7 @@ def experiment(**changes) -> config.Experiment:
         template=config.Template(question="{input} ->", answer=" {output}\n"),
         context=config.Context(shots=3),
         inputs=config.Inputs(pool=True, limit=12),
-        keep=config.Keep(filters=("non_empty",)),
+        keep=config.Keep(filters=(config.NonEmpty(),)),
         sampling=config.Sampling(temperature=1.0, batch=8),
         objective=config.Objective(top_k=8),
         optim=config.Optim(lr=3e-3),
@@ -96,6 +96,16 @@ def test_killed_and_resumed_equals_never_killed(where, whole, tmp_path, monkeypa
         patch.setattr(*where, die)
         with pytest.raises(Killed):
             rounds.run(experiment(), tmp_path)
+    rounds.run(experiment(), tmp_path)
+    assert_same_end(tmp_path, whole)
+
+
+def test_what_filters_dropped_stays_dropped_in_a_run_that_goes_on(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.update, "train", die)
+        with pytest.raises(Killed):
+            rounds.run(experiment(), tmp_path)
+    monkeypatch.setattr(config.NonEmpty, "refuse", lambda self, answers, evidence: ["late"] * len(answers))
     rounds.run(experiment(), tmp_path)
     assert_same_end(tmp_path, whole)
 
@@ -187,7 +197,7 @@ OPERATIONS = (
     config.Operation("past", "past_tense", config.Inputs(pool=True, limit=8), config.Context(shots=3)),
     config.Operation("plural", "plural", config.Inputs(pool=True, limit=8), config.Context(shots=3)),
 )
-OPERATIONS = tuple(dataclasses.replace(one, keep=config.Keep(filters=("non_empty",))) for one in OPERATIONS)
+OPERATIONS = tuple(dataclasses.replace(one, keep=config.Keep(filters=(config.NonEmpty(),))) for one in OPERATIONS)
 
 
 @pytest.mark.parametrize("order", ["simultaneous", "sequential", "recursive"])

@@ -17,7 +17,7 @@ from cdjax import parallel
 from cdjax.bench.peers import serve
 from cdjax.learn import Optim, optim, update
 from cdjax.lessons import Update, batches, pairs
-from cdjax.lessons.keep import Kept
+from cdjax.lessons.filters import Kept
 from cdjax.losses import Objective, divergence, fused
 from cdjax.model import decoder
 from cdjax.model.cache import Prefix

@@ -23,6 +23,7 @@ from cdjax.config.experiment import (
 from cdjax.errors import UserError
 from cdjax.learn import Optim
 from cdjax.lessons import Update
+from cdjax.lessons.filters import FILTERS
 from cdjax.lessons.keep import Keep
 from cdjax.lessons.labelled import Labelled
 from cdjax.losses import Objective
@@ -62,7 +63,7 @@ __all__ = [
     "UserError",
 ]
 
-REGISTRIES = (MEASURES,)
+REGISTRIES = (FILTERS, MEASURES)
 
 
 def __getattr__(name: str) -> Any:

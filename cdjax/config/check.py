@@ -4,7 +4,6 @@ In: an `Experiment`. Out: nothing, or one UserError with a sentence for every pr
 """
 
 import functools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -214,18 +213,14 @@ def _ensembles(cfg: config.Experiment) -> Iterator[str]:
 
 
 def _operation(operation: config.Operation, sampling: config.Sampling) -> Iterator[str]:
-    inputs, keep = operation.inputs, operation.keep
-    yield from (f"inputs.{problem}" for problem in _inputs(inputs, operation.task))
+    yield from (f"inputs.{problem}" for problem in _inputs(operation.inputs, operation.task))
     for name, context in (("context", operation.context), ("student_context", operation.student_context)):
         yield from (f"{name}.{problem}" for problem in _context(context, operation.task, teacher=name == "context"))
-    if (keep.span == "all") == bool(keep.pattern):
-        yield f"keep.span={keep.span!r} {'takes no' if keep.pattern else 'needs a'} keep.pattern"
-    if keep.span == "regex" and (error := _regex_error(keep.pattern)):
-        yield f"keep.pattern={keep.pattern!r} is not a regular expression: {error}"
-    if "correct" in keep.filters and not operation.task:
+    filters = {part.kind for part in operation.keep.filters}
+    if "correct" in filters and not operation.task:
         yield "keep.filters has 'correct', which needs a task that grades answers"
-    if keep.majority and sampling.per_input < 2:
-        yield "keep.majority needs several answers an input; raise sampling.per_input"
+    if "majority" in filters and sampling.per_input < 2:
+        yield "keep.filters has 'majority', which needs several answers an input; raise sampling.per_input"
 
 
 def _inputs(inputs: config.Inputs, task: str) -> Iterator[str]:
@@ -269,11 +264,3 @@ def _context(context: config.Context, task: str, *, teacher: bool = False) -> It
         )
     if config.DEFINITION in context.instruction and not task:
         yield f"instruction has {config.DEFINITION}, which is a task's, and task is ''"
-
-
-def _regex_error(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        return str(error)
-    return ""

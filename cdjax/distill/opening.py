@@ -140,8 +140,9 @@ def _check_task(cfg: Experiment, operation: Operation, task: Task, others: Seque
     inputs.check(task, operation.inputs, others)
     baseline = bool(cfg.score.baseline.lrs)
     shown = operation.context.demonstrations or task.demonstrations[: operation.context.shots]
+    asks_answers = "correct" in {part.kind for part in operation.keep.filters}
     wrong = {
-        "the filter 'correct', but its answers are not known": "correct" in operation.keep.filters and not task.solve,
+        "the filter 'correct', but its answers are not known": asks_answers and not task.solve,
         "score.baseline, but its context has no demonstrations": baseline and not shown,
         "score.baseline, but it has no labelled validation examples": baseline and not task.validation,
         "tune, but it has no labelled validation examples": bool(cfg.tune.lrs) and not task.validation,

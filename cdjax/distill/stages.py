@@ -22,8 +22,8 @@ from cdjax.distill.opening import Run
 from cdjax.errors import UserError
 from cdjax.learn import Optim, optim, search, update
 from cdjax.learn.checkpoint import Checkpoints
-from cdjax.lessons import batches, pairs
-from cdjax.lessons.keep import Kept
+from cdjax.lessons import batches, keep, pairs
+from cdjax.lessons.filters import Evidence, Kept
 from cdjax.losses import Objective
 from cdjax.model import quantize
 from cdjax.model.cache import Prefix
@@ -174,10 +174,15 @@ def _int8_kl(run: Run, teacher: Decoder, shown: Shown, rollouts: Sequence[Rollou
 
 
 def keep_answers(round: Round, operation: int, rollouts: Sequence[Rollout]) -> list[Kept]:
-    """f and the filters."""
-    kept, dropped = round.run.assignments[operation].kept(rollouts)
-    round.run.journal.once(round.stage("keep", operation), lambda: {"kept": len(kept), "dropped": dropped})
-    return kept
+    """f and the filters. Their reasons are written down: a filter that measures time may judge differently later."""
+    assignment = round.run.assignments[operation]
+    answers = keep.cut(rollouts, assignment.views.teacher.format, assignment.keep)
+
+    def judge() -> dict[str, Any]:
+        reasons = keep.judge(answers, assignment.keep.filters, Evidence(assignment.task))
+        return {"kept": reasons.count(None), "dropped": keep.counts(reasons), "reasons": reasons}
+
+    return keep.left(answers, round.run.journal.once(round.stage("keep", operation), judge)["reasons"])
 
 
 def learn(round: Round, student: nnx.State, teacher: nnx.State, lessons: list[Lesson]) -> nnx.State:

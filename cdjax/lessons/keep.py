@@ -7,20 +7,21 @@ import bisect
 import dataclasses
 import os.path
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int
 
 from cdjax.errors import UserError
+from cdjax.lessons.filters import Evidence, Filter, Kept
+from cdjax.lessons.filters.finished import Finished
+from cdjax.lessons.filters.non_empty import NonEmpty
 from cdjax.sampling.store import Rollout
 from cdjax.views import encode
 from cdjax.views.render import Tokenizer
 from cdjax.views.view import Format
-
-Grade = Callable[[str, str], bool]  # an input and an answer -> whether it is right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,39 +30,58 @@ class Keep:
 
     span: Literal["all", "regex", "after"] = "all"
     pattern: str = ""  # for "regex" the first group (or the match), for "after" the marker
-    filters: tuple[Literal["finished", "non_empty", "correct", "duplicate"], ...] = ("finished", "non_empty")
-    majority: bool = False  # with several samples an input, keep those that give the most common answer
+    filters: tuple[Filter, ...] = (Finished(), NonEmpty())  # one after the other, each on what is left
 
-
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """An answer that counts, and the part of it that the student must produce."""
-
-    rollout: Rollout
-    kept: Int32[np.ndarray, "C"]  # indices into the rollout's tokens, the stop token among them if the teacher stopped
-    text: str  # what they say, without the stop
+    def problems(self) -> Iterator[str]:
+        if (self.span == "all") == bool(self.pattern):
+            yield f"span={self.span!r} {'takes no' if self.pattern else 'needs a'} keep.pattern"
+        if self.span == "regex" and (error := _regex_error(self.pattern)):
+            yield f"pattern={self.pattern!r} is not a regular expression: {error}"
 
 
 def keep(
-    rollouts: Sequence[Rollout],
-    format: Format,
-    cfg: Keep,
-    grade: Grade | None = None,
+    rollouts: Sequence[Rollout], format: Format, cfg: Keep, evidence: Evidence
 ) -> tuple[list[Kept], dict[str, int]]:
     """The answers that survive f and the filters, in order, and how many were dropped for each reason.
 
     The counts and the kept sum to the rollouts given. Raises UserError when nothing survives.
     """
-    if "correct" in cfg.filters and grade is None:
-        raise UserError('the filter "correct" needs a task whose answers are known; take it out of keep.filters')
-    cut = [_cut(rollout, format.body(rollout.ids), format.tokenizer, cfg) for rollout in rollouts]
-    judged = _without_repeats(cfg, [_judge(cfg, result, grade) for result in cut])
-    kept = [result for result in judged if isinstance(result, Kept)]
-    dropped = dict(Counter(result for result in judged if isinstance(result, str)))
-    if not kept:
-        reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items()) or "there were none"
-        raise UserError(f"none of {len(rollouts)} teacher answers was kept ({reasons}); see keep and limits.completion")
-    return kept, dropped
+    answers = cut(rollouts, format, cfg)
+    reasons = judge(answers, cfg.filters, evidence)
+    return left(answers, reasons), counts(reasons)
+
+
+def cut(rollouts: Sequence[Rollout], format: Format, cfg: Keep) -> list[Kept | str]:
+    """What f keeps of every answer, or why it cannot."""
+    return [_cut(rollout, format.body(rollout.ids), format.tokenizer, cfg) for rollout in rollouts]
+
+
+def judge(answers: Sequence[Kept | str], filters: Sequence[Filter], evidence: Evidence) -> list[str | None]:
+    """The reason to drop each answer, f's or that of the first filter against it, or None.
+
+    Raises UserError when no answer is left.
+    """
+    reasons = [answer if isinstance(answer, str) else None for answer in answers]
+    for part in filters:
+        places = [place for place, reason in enumerate(reasons) if reason is None]
+        verdicts = part.refuse(left(answers, reasons), evidence)
+        for place, verdict in zip(places, verdicts, strict=True):
+            reasons[place] = verdict
+    if None not in reasons:
+        dropped = ", ".join(f"{reason} {n}" for reason, n in counts(reasons).items()) or "there were none"
+        raise UserError(f"none of {len(answers)} teacher answers was kept ({dropped}); see keep and limits.completion")
+    return reasons
+
+
+def left(answers: Sequence[Kept | str], reasons: Sequence[str | None]) -> list[Kept]:
+    """The answers that there is no reason to drop."""
+    judged = zip(answers, reasons, strict=True)
+    return [answer for answer, reason in judged if reason is None and isinstance(answer, Kept)]
+
+
+def counts(reasons: Sequence[str | None]) -> dict[str, int]:
+    """How many answers were dropped for each reason."""
+    return dict(Counter(reason for reason in reasons if reason is not None))
 
 
 def extract(cfg: Keep, text: str) -> str | None:
@@ -98,8 +118,17 @@ def _cut(rollout: Rollout, body: str, tokenizer: Tokenizer, cfg: Keep) -> Kept |
         first, last, said = _tokens(tokenizer, rollout.ids, body, span) if text else (0, 0, "")
         if said.strip() != text:
             return "split_token"
-    stop = {count - 1} if rollout.stopped else set()
-    return Kept(rollout, np.array(sorted({*range(first, last)} | stop), np.int32), text)
+    places = sorted({*range(first, last)} | ({count - 1} if rollout.stopped else set()))
+    # An answer that ran into the limit before it said anything of the span has no token to learn.
+    return Kept(rollout, np.array(places, np.int32), text) if places else "unfinished"
+
+
+def _regex_error(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return str(error)
+    return ""
 
 
 def _tokens(tokenizer: Tokenizer, ids: Int[np.ndarray, "_"], body: str, span: tuple[int, int]) -> tuple[int, int, str]:
@@ -116,36 +145,3 @@ def _tokens(tokenizer: Tokenizer, ids: Int[np.ndarray, "_"], body: str, span: tu
     first = bisect.bisect_right(range(1, len(ids) + 1), span[0], key=touched)
     last = bisect.bisect_left(range(len(ids) + 1), span[1], key=complete)
     return first, last, body[complete(first) : complete(last)]
-
-
-def _judge(cfg: Keep, result: Kept | str, grade: Grade | None) -> Kept | str:
-    """The answer, or the first filter's reason against it."""
-    if isinstance(result, str):
-        return result
-    if "finished" in cfg.filters and not result.rollout.stopped:
-        return "unfinished"
-    if not len(result.kept) or "non_empty" in cfg.filters and not result.text:
-        return "empty"
-    if "correct" in cfg.filters and grade is not None and not grade(result.rollout.input, result.text):
-        return "wrong"
-    return result
-
-
-def _without_repeats(cfg: Keep, judged: list[Kept | str]) -> list[Kept | str]:
-    """Answers compared with the others to the same input: the majority's, the first in a tie, and each once."""
-    votes: dict[str, Counter[str]] = defaultdict(Counter)
-    for result in judged:
-        if isinstance(result, Kept):
-            votes[result.rollout.input][result.text] += 1
-    seen: set[tuple[str, str]] = set()
-    compared: list[Kept | str] = []
-    for result in judged:
-        if isinstance(result, Kept):
-            own = result.rollout.input, result.text
-            if cfg.majority and votes[own[0]].most_common(1)[0][0] != own[1]:
-                result = "minority"
-            elif "duplicate" in cfg.filters and own in seen:
-                result = "duplicate"
-            seen.add(own)
-        compared.append(result)
-    return compared

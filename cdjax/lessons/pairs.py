@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
-from cdjax.lessons.keep import Kept
+from cdjax.lessons.filters import Kept
 from cdjax.views.prompts import Prompts
 
 

@@ -30,6 +30,7 @@ class HeldOutKL:
     def texts(self, subject: "Subject") -> "Iterator[Texts]":
         """For each operation the teacher's context, and its answers as both sides read them."""
         from cdjax.lessons import keep, pairs
+        from cdjax.lessons.filters import Evidence
         from cdjax.sampling.store import Store
 
         for number in subject.operations:
@@ -42,6 +43,7 @@ class HeldOutKL:
             rollouts = subject.exam.greedy(
                 subject.teacher, shown.teacher, format.stops, title="held-out answers", store=store
             )
-            kept, _ = keep.keep(rollouts, format, dataclasses.replace(assignment.keep, filters=(), majority=False))
+            f = dataclasses.replace(assignment.keep, filters=())
+            kept, _ = keep.keep(rollouts, format, f, Evidence(assignment.task))
             budget = subject.exam.steps
             yield shown.teacher.context, pairs.pair(kept, shown.teacher, shown.student, completion_budget=budget)

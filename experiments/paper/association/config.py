@@ -70,7 +70,7 @@ def tiny(kind: Literal["naive", "mixed"]) -> config.Experiment:
     cfg = get_config(kind, tasks=("past tense", "plural"))
     few = (dataclasses.replace(one, context=config.Context(shots=3)) for one in cfg.plan.operations)
     few = (dataclasses.replace(one, inputs=dataclasses.replace(one.inputs, limit=4)) for one in few)
-    any_answer = config.Keep(filters=("non_empty",))
+    any_answer = config.Keep(filters=(config.NonEmpty(),))
     operations = tuple(dataclasses.replace(one, keep=any_answer) for one in few)
     return dataclasses.replace(
         cfg,

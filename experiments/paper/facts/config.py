@@ -54,7 +54,7 @@ def get_config(case: int, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
         optim=config.Optim(lr=1e-3, schedule="linear", warmup=2),
         update=config.Update(epochs=2, batch=16),
         # An object is a few tokens: an answer is cut there and kept, also where the teacher would go on in prose.
-        keep=config.Keep(filters=("non_empty",)),
+        keep=config.Keep(filters=(config.NonEmpty(),)),
         limits=config.Limits(teacher_prompt=512, student_prompt=64, completion=6, overflow="drop"),
         score=config.Score(measures=()),
         seeds=seeds,

@@ -83,7 +83,7 @@ def get_config(tone: str, folder: Path, seeds: tuple[int, ...] = (0, 1), *, tiny
         context=config.Context(instruction=instruction, demonstrations=tuple(Demonstration(*one) for one in shown)),
         student_context=config.Context(instruction=GO_ON),
         inputs=config.Inputs(pool=True, limit=192),
-        keep=config.Keep(filters=("non_empty",)),  # a long review is cut, as the paper's are
+        keep=config.Keep(filters=(config.NonEmpty(),)),  # a long review is cut, as the paper's are
         sampling=config.Sampling(temperature=1.0, batch=64),
         objective=config.Objective(kind="forward_kl", targets="top_k", top_k=32),
         optim=config.Optim(lr=1e-4, warmup=5),

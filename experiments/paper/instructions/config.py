@@ -67,7 +67,7 @@ def get_config(task: str, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
         context=SHOWN,
         inputs=config.Inputs(pool=True, limit=96),
         # An answer is cut after 24 tokens and kept, as it is when it is graded.
-        keep=config.Keep(filters=("non_empty",)),
+        keep=config.Keep(filters=(config.NonEmpty(),)),
         sampling=config.Sampling(batch=32),
         optim=config.Optim(lr=1e-4, schedule="linear", warmup=3),
         update=config.Update(epochs=3, batch=16),

@@ -66,7 +66,7 @@ BASE = config.Experiment(
     limits=config.Limits(teacher_prompt=256, student_prompt=32, completion=8, overflow="drop"),
     score=config.Score(examples=100, validation=0),
 )
-KEPT = config.Keep(filters=("non_empty",))  # a random model's answers do not end
+KEPT = config.Keep(filters=(config.NonEmpty(),))  # a random model's answers do not end
 TINY = {
     "model": "tiny:0",
     "inputs.limit": 4,

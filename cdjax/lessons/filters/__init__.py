@@ -1,0 +1,41 @@
+"""Filters: which answers are dropped before the student learns from the rest.
+
+A filter is a frozen dataclass with `refuse(answers, evidence)`, which gives for every answer the reason to drop it, or
+None. It sees all answers at once, so that it may compare them; filters run one after the other, each on what is left.
+"""
+
+import dataclasses
+from typing import Annotated, Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Int32
+
+from cdjax.parts import Kinds
+from cdjax.sampling.store import Rollout
+from cdjax.tasks.task import Task
+
+FILTERS = Kinds(
+    "filter",
+    finished="cdjax.lessons.filters.finished:Finished",
+    non_empty="cdjax.lessons.filters.non_empty:NonEmpty",
+    correct="cdjax.lessons.filters.correct:Correct",
+    duplicate="cdjax.lessons.filters.duplicate:Duplicate",
+    majority="cdjax.lessons.filters.majority:Majority",
+)
+Filter: TypeAlias = Annotated[Any, FILTERS]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """An answer, and the part of it that the student must produce."""
+
+    rollout: Rollout
+    kept: Int32[np.ndarray, "C"]  # indices into the rollout's tokens, the stop token among them if the teacher stopped
+    text: str  # what they say, without the stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What a filter may ask about beyond the answers."""
+
+    task: Task
