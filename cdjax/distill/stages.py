@@ -83,7 +83,7 @@ def teach(round: Round, operation: int, teacher: nnx.State, student: nnx.State) 
     inputs = collect_inputs(round, operation)
     shown = round.run.assignments[operation].views.prompts(inputs)
     rollouts = sample_teacher(round, operation, teacher, student, shown)
-    kept = keep_answers(round, operation, rollouts)
+    kept = keep_answers(round, operation, teacher, shown, rollouts)
     budget = round.run.cfg.limits.completion
     return Lesson(pairs.pair(kept, shown.teacher, shown.student, completion_budget=budget), shown.teacher.context)
 
@@ -173,16 +173,38 @@ def _int8_kl(run: Run, teacher: Decoder, shown: Shown, rollouts: Sequence[Rollou
     return distance.divergence(teacher, rounded, [(prompts.context, read)], run.mesh, run.cfg.update.batch)
 
 
-def keep_answers(round: Round, operation: int, rollouts: Sequence[Rollout]) -> list[Kept]:
+def keep_answers(
+    round: Round, operation: int, teacher: nnx.State, shown: Shown, rollouts: Sequence[Rollout]
+) -> list[Kept]:
     """f and the filters. Their reasons are written down: a filter that measures time may judge differently later."""
     assignment = round.run.assignments[operation]
-    answers = keep.cut(rollouts, assignment.views.teacher.format, assignment.keep)
+    cut = keep.cut(rollouts, assignment.views.teacher.format, assignment.keep)
+    evidence = Evidence(assignment.task, functools.partial(bare_answers, round, operation, teacher, shown))
 
     def judge() -> dict[str, Any]:
-        reasons = keep.judge(answers, assignment.keep.filters, Evidence(assignment.task))
+        reasons = keep.judge(cut, assignment.keep.filters, evidence)
         return {"kept": reasons.count(None), "dropped": keep.counts(reasons), "reasons": reasons}
 
-    return keep.left(answers, round.run.journal.once(round.stage("keep", operation), judge)["reasons"])
+    return keep.left(cut, round.run.journal.once(round.stage("keep", operation), judge)["reasons"])
+
+
+def bare_answers(round: Round, operation: int, teacher: nnx.State, shown: Shown) -> dict[str, Rollout]:
+    """The teacher's answer to each input under the student's view, drawn as its own are; one an input."""
+    run = round.run
+    with progress("answers without the context", len(shown.student.inputs)) as advance:
+        rollouts = answers.sample(
+            run.decoder(teacher),
+            run.mesh,
+            shown.student,
+            stops=run.format.stops,
+            sampling=dataclasses.replace(run.cfg.sampling, per_input=1, draft=0),
+            record=Record(),
+            steps=run.cfg.limits.completion,
+            seed=round.fold("bare", operation),
+            store=Store(round.folder("rollouts", operation) / "bare"),
+            progress=advance,
+        )
+    return {rollout.input: rollout for rollout in rollouts}
 
 
 def learn(round: Round, student: nnx.State, teacher: nnx.State, lessons: list[Lesson]) -> nnx.State:

@@ -5,6 +5,7 @@ None. It sees all answers at once, so that it may compare them; filters run one 
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -21,6 +22,7 @@ FILTERS = Kinds(
     correct="cdjax.lessons.filters.correct:Correct",
     duplicate="cdjax.lessons.filters.duplicate:Duplicate",
     majority="cdjax.lessons.filters.majority:Majority",
+    length_ratio="cdjax.lessons.filters.length_ratio:LengthRatio",
 )
 Filter: TypeAlias = Annotated[Any, FILTERS]
 
@@ -34,8 +36,13 @@ class Kept:
     text: str  # what they say, without the stop
 
 
+def _no_model() -> Mapping[str, Rollout]:
+    raise ValueError("a filter asks for bare answers, and there is no model here that could give them")
+
+
 @dataclasses.dataclass(frozen=True)
 class Evidence:
     """What a filter may ask about beyond the answers."""
 
     task: Task
+    bare: Callable[[], Mapping[str, Rollout]] = _no_model  # the teacher's answer to each input, without the context
