@@ -23,6 +23,7 @@ FILTERS = Kinds(
     duplicate="cdjax.lessons.filters.duplicate:Duplicate",
     majority="cdjax.lessons.filters.majority:Majority",
     length_ratio="cdjax.lessons.filters.length_ratio:LengthRatio",
+    phrases="cdjax.lessons.filters.phrases:Phrases",
 )
 Filter: TypeAlias = Annotated[Any, FILTERS]
 
