@@ -98,6 +98,14 @@ def test_json_round_trip_is_exact():
     assert set(json.loads(config.to_json(cfg))) == {field.name for field in dataclasses.fields(Experiment)}
 
 
+def test_a_part_is_there_by_the_name_of_its_class():
+    from cdjax.sampling.targets.top_k import TopK
+
+    assert config.TopK is TopK and "TopK" in dir(config)
+    with pytest.raises(AttributeError, match="'cdjax.config' has no attribute 'BottomK'"):
+        _ = config.BottomK
+
+
 def test_json_of_another_shape_is_refused():
     with pytest.raises(UserError, match="Experiment lacks model"):
         config.from_json('{"name": "x"}')

@@ -28,6 +28,7 @@ PLAIN = {
     "workdir.journal",
     "workdir.metrics",
     "sampling.store",
+    "sampling.targets",
     "score.measures",
     "score.summary",
     "tasks",
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     "students": CORE | {"model"},
     "sampling": MODEL | {"views"},
     "lessons": LESSONS,
-    "losses": MODEL,
+    "losses": MODEL | {"sampling"},
     "learn": LEARN,
     "score": SCORE,
     "config": SCORE,
@@ -104,7 +105,7 @@ def inside(name: str, *, late: bool = True) -> set[str]:
 
 
 def closure(name: str) -> set[str]:
-    """A module and everything of this package that importing it imports."""
+    """A module and everything of this package that is imported with it, but not what its functions import later."""
     seen, waiting = set(), [name]
     while waiting:
         one = waiting.pop()
@@ -112,6 +113,11 @@ def closure(name: str) -> set[str]:
             seen.add(one)
             waiting += inside(one, late=False) | ({one.rpartition(".")[0]} - {""})
     return seen
+
+
+def is_plain(name: str) -> bool:
+    """Whether a module or a folder that it is in is in PLAIN."""
+    return any(f"{name}.".startswith(f"{one}.") for one in PLAIN)
 
 
 def test_the_walker_sees_every_kind_of_import():

@@ -28,11 +28,14 @@ from cdjax.lessons.keep import Keep
 from cdjax.lessons.labelled import Labelled
 from cdjax.losses import Objective
 from cdjax.sampling import Sampling
+from cdjax.sampling.targets import TARGETS
 from cdjax.score.measures import MEASURES
 from cdjax.students import Adapter
 from cdjax.tasks.inputs import Inputs
 from cdjax.tasks.task import Demonstration
 from cdjax.views.context import DEFINITION, Context, Template
+
+KINDS = (TARGETS,)  # all parts that an experiment may have
 
 __all__ = [
     "DEFINITION",
@@ -63,7 +66,7 @@ __all__ = [
     "UserError",
 ]
 
-REGISTRIES = (FILTERS, MEASURES)
+REGISTRIES = (FILTERS, MEASURES, TARGETS)
 
 
 def __getattr__(name: str) -> Any:

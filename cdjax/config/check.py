@@ -104,12 +104,11 @@ def _whole(cfg: config.Experiment) -> Iterator[str]:
 
 def _update(cfg: config.Experiment) -> Iterator[str]:
     update, baseline, mesh = cfg.update, cfg.score.baseline, cfg.mesh
-    parts = (
-        update.micro_batches * max(1, mesh.data) * mesh.fsdp
-    )  # with data=-1 devices are counted when there is a mesh
-    if update.batch < parts:
+    # with data=-1 devices are counted when there is a mesh
+    pieces = update.micro_batches * max(1, mesh.data) * mesh.fsdp
+    if update.batch < pieces:
         yield (
-            f"update.batch={update.batch} cannot be cut into {parts} parts of one pair or more "
+            f"update.batch={update.batch} cannot be cut into {pieces} parts of one pair or more "
             "(update.micro_batches times mesh.data times mesh.fsdp)"
         )
     for name, grid, epochs in (("score.baseline", baseline, baseline.epochs), ("tune", cfg.tune, update.epochs)):

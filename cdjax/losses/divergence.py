@@ -15,8 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cdjax.errors import UserError
 from cdjax.losses import Objective
-
-ROUNDING = 1e-7  # a float32 sum of probabilities does not know a tail smaller than this
+from cdjax.sampling import choose
 
 
 @jax.tree_util.register_dataclass
@@ -118,7 +117,7 @@ def bucket_divergence(
     top_logprobs: Float[Array, "*b k"], student_logprobs: Float[Array, "*b k"], *, kind: str, beta: float
 ) -> Float[Array, "*b"]:
     """The divergence of k + 1 outcomes: the teacher's k most likely ids, and everything else as one."""
-    teacher, student = (jnp.concatenate([top, _tail(top)], -1) for top in (top_logprobs, student_logprobs))
+    teacher, student = map(choose.with_tail, (top_logprobs, student_logprobs))
     return token_divergence(teacher, student, kind=kind, beta=beta)
 
 
@@ -140,9 +139,3 @@ def _end(kind: str, beta: float) -> str:
     if kind == "jsd" and not 0 <= beta <= 1:
         raise UserError(f"objective.beta={beta} must be between 0 (forward_kl) and 1 (reverse_kl)")
     return {0.0: "forward_kl", 1.0: "reverse_kl"}.get(beta, kind) if kind == "jsd" else kind
-
-
-def _tail(top: Array) -> Array:
-    """Log of the mass that listed log-probabilities leave; not below rounding, so that reverse KL stays bounded."""
-    mass = jnp.minimum(jax.nn.logsumexp(top, -1, keepdims=True), -ROUNDING)
-    return jnp.log(-jnp.expm1(mass))

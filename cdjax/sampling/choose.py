@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from cdjax.errors import UserError
 
+ROUNDING = 1e-7  # a float32 sum of probabilities does not know a tail smaller than this
 BLOCK = 64  # vocabulary entries in a block: between the smallest total work for k = 32 and for k = 1
 
 
@@ -74,6 +75,15 @@ def logprobs(logits: Float[Array, "B V"], ids: Int[Array, "B n"], temperature: f
     """log_softmax(logits / temperature) at the ids, without the other entries."""
     total = jnp.log(softmax_weights(logits, temperature).sum(-1, keepdims=True))
     return (jnp.take_along_axis(logits, ids, 1) - logits.max(-1, keepdims=True)) / temperature - total
+
+
+def with_tail(listed: Float[Array, "*b k"]) -> Float[Array, "*b k+1"]:
+    """Log-probabilities of listed outcomes, and of everything else as one more: the mass that they leave.
+
+    That is not below rounding, so that reverse KL stays bounded.
+    """
+    mass = jnp.minimum(jax.nn.logsumexp(listed, -1, keepdims=True), -ROUNDING)
+    return jnp.concatenate([listed, jnp.log(-jnp.expm1(mass))], -1)
 
 
 def largest(logits: Float[Array, "B V"], k: int) -> tuple[Float[Array, "B k"], Int[Array, "B k"]]:
