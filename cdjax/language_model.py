@@ -18,7 +18,7 @@ from cdjax.model import decoder, precision
 from cdjax.model.files import source as origin
 from cdjax.model.spec import DecoderSpec
 from cdjax.sampling import Sampling, answers
-from cdjax.sampling.generate import Record
+from cdjax.sampling.targets.labels import Labels
 from cdjax.tasks.task import Task
 from cdjax.views import encode
 from cdjax.views.context import Context, Template
@@ -107,7 +107,7 @@ class LanguageModel:
             view,
             stops=np.array(self.stop_ids, np.int32),
             sampling=Sampling(temperature=temperature),
-            record=Record(),
+            targets=Labels(),
             steps=max_new_tokens,
             seed=seed,
         )

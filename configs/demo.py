@@ -23,7 +23,7 @@ def get_config() -> config.Experiment:
         context=config.Context(shots=10),
         inputs=config.Inputs(pool=True, written=128),
         sampling=config.Sampling(temperature=0.0, batch=64),
-        objective=config.Objective(kind="forward_kl", targets="top_k", top_k=32),
+        targets=config.TopK(32),
         optim=config.Optim(lr=1e-4, schedule="linear", warmup=10),
         update=config.Update(epochs=2, batch=16),
         # Nearly every verb is one or two tokens; what the model writes beyond that is dropped, and counted.

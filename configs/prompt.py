@@ -18,7 +18,7 @@ def get_config() -> config.Experiment:
         inputs=config.Inputs(file="inputs.jsonl"),
         context=config.Context(file="prompt.md"),
         sampling=config.Sampling(temperature=0.7, per_input=2, batch=16),
-        objective=config.Objective(kind="forward_kl", targets="top_k", top_k=64),
+        targets=config.TopK(64),
         optim=config.Optim(lr=3e-5, schedule="cosine", warmup=10),
         update=config.Update(epochs=3, batch=16, micro_batches=2, checkpoint_every=100),
         limits=config.Limits(teacher_prompt=2048, student_prompt=512, completion=256, overflow="drop"),

@@ -19,7 +19,7 @@ def get_config() -> config.Experiment:
         inputs=config.Inputs(pool=True, written=16, limit=96),
         keep=config.Keep(filters=(config.NonEmpty(),)),  # a random model hardly ever ends its answer
         sampling=config.Sampling(temperature=1.0, batch=32),
-        objective=config.Objective(top_k=8),
+        targets=config.TopK(8),
         optim=config.Optim(lr=3e-3, schedule="cosine", warmup=4),
         update=config.Update(epochs=8, batch=32, checkpoint_every=8),
         limits=config.Limits(teacher_prompt=256, student_prompt=64, completion=8),

@@ -1,7 +1,9 @@
 """Eight simulated devices, rank promotion is an error, no network; tiny models that every test may share."""
 
+import dataclasses
 import os
 import tempfile
+from typing import ClassVar
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -21,8 +23,33 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 from cdjax import parallel
 from cdjax.model import decoder
 from cdjax.model.spec import DecoderSpec
+from cdjax.sampling.targets.draws import Draws
+from cdjax.sampling.targets.target import Target
+from cdjax.sampling.targets.top_k import TopK
 
 TINY = DecoderSpec(vocab=64, embed=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Both(Target):
+    """The most likely tokens and draws, each array under the name of its kind."""
+
+    kind: ClassVar[str] = "both"
+    top_k: TopK = TopK(5, temperature=2.0)
+    draws: Draws = Draws(3, temperature=2.0)
+
+    @property
+    def uniforms(self):
+        return self.draws.uniforms
+
+    def buffers(self):
+        return self._each(lambda part: part.buffers())
+
+    def observe(self, *given):
+        return self._each(lambda part: part.observe(*given))
+
+    def _each(self, of):
+        return {f"{part.kind}.{name}": x for part in (self.top_k, self.draws) for name, x in of(part).items()}
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from cdjax import config
 from cdjax.lessons import batches
 from cdjax.lessons.pairs import Pair, hard
 
-VOCAB, TOP, DRAWS = 64, 4, 3
+VOCAB, TOP = 64, 4
 
 
 def make_pairs(count, seed=0):
@@ -22,7 +22,7 @@ def make_pairs(count, seed=0):
         mass = np.log(np.sort(rng.dirichlet(np.ones(TOP + 1), length - 1)[:, :TOP])[:, ::-1]).astype(np.float32)
         top = np.argsort(rng.random((length - 1, VOCAB)), -1)[:, :TOP].astype(np.int32)
         kept = np.arange(1, length, dtype=np.int32)
-        return Pair(ids(3 + i % 3), ids(1 + i % 5), ids(length), kept, top, mass, ids(length - 1, DRAWS))
+        return Pair(ids(3 + i % 3), ids(1 + i % 5), ids(length), kept, {"ids": top, "logprobs": mass})
 
     return [one(i) for i in range(count)]
 
@@ -71,23 +71,19 @@ def test_kept_tokens_are_read_at_the_token_before_them_on_both_sides(mesh):
     for i in np.flatnonzero(real):
         (pair, j), *more = [
             (pair, j) for pair in pairs for j, kept in enumerate(pair.kept)
-            if np.array_equal(pair.top_ids[j], batch.top_ids[0, i]) and pair.rollout[kept] == ids[i]
+            if np.array_equal(pair.targets["ids"][j], batch.targets["ids"][0, i]) and pair.rollout[kept] == ids[i]
         ]  # fmt: skip
         assert not more
         found.add((id(pair), j))
         assert before["teacher"][i] == pair.rollout[pair.kept[j] - 1]
         assert before["student"][i] == (pair.rollout[pair.kept[j - 1]] if j else pair.student_prompt[-1])
-        np.testing.assert_array_equal(batch.top_logprobs[0, i], pair.top_logprobs[j])
-        np.testing.assert_array_equal(batch.draws[0, i], pair.draws[j])
+        np.testing.assert_array_equal(batch.targets["logprobs"][0, i], pair.targets["logprobs"][j])
     assert len(found) == real.sum() == sum(len(pair.kept) for pair in pairs)
 
 
 def test_the_teacher_reads_no_further_than_the_last_kept_token():
     pair = hard(*(np.array(ids, np.int32) for ids in ([7, 8], [9], [1, 2, 3, 4])))
-    nothing = pair.top_ids[:2]
-    pair = dataclasses.replace(
-        pair, kept=np.array([0, 2], np.int32), top_ids=nothing, draws=nothing, top_logprobs=pair.top_logprobs[:2]
-    )
+    pair = dataclasses.replace(pair, kept=np.array([0, 2], np.int32))
     tokens, at = pair.read("teacher")
     assert tokens.tolist() == [7, 8, 1, 2] and tokens[at].tolist() == [8, 2]
 

@@ -174,7 +174,7 @@ WRONG = [
     ({"model": ""}, "name and model must not be empty"),
     ({"model": "./nowhere.gguf"}, "no such file"),
     ({"data_dir": "/nowhere"}, "data_dir is '/nowhere'"),
-    ({"objective.targets": "sampled", "objective.kind": "reverse_kl"}, "estimates forward_kl only, not reverse_kl"),
+    ({"targets": "draws", "objective.kind": "reverse_kl"}, "estimates forward_kl only, not reverse_kl"),
     ({"sampling.per_input": 4, "sampling.temperature": 0}, "greedy samples are all the same"),
     ({"template.question": "Q:"}, "template.question must contain {input}"),
     ({"template.stop": ""}, "no answer would ever end"),
@@ -221,7 +221,7 @@ WRONG = [
         "student_context.ensemble=2: only what a teacher reads",
     ),
     (AVERAGED | {"sampling.draft": 2}, "sampling.draft=2 reads the teacher under one prompt"),
-    (AVERAGED | {"objective.targets": "full"}, "objective.targets='full' reads the teacher under one prompt"),
+    (AVERAGED | {"targets": "full"}, "targets.kind='full' reads the teacher under one prompt"),
     (AVERAGED, "score.measures.0: held_out_kl needs one prompt, and the teacher of one reads several"),
     (GROUPED | {"plan.order": "simultaneous"}, "plan.order must be 'sequential' or 'recursive'"),
     (

@@ -11,23 +11,22 @@ from cdjax import config, parallel
 from cdjax.model import decoder
 from cdjax.model.reader import Reader
 from cdjax.sampling import answers, choose, generate
-from cdjax.sampling.generate import Record
 from cdjax.sampling.store import Store
 from cdjax.views import encode, render
 from tests import small_tokenizer, test_views
-from tests.conftest import TINY
+from tests.conftest import TINY, Both
 from tests.test_sampling import PROMPTS, STOPS, assert_same
 
 RNG = np.random.default_rng(1)
 CONTEXTS = tuple(RNG.integers(1, 64, n).astype(np.int32) for n in (7, 3, 11))
 SEVERAL = dataclasses.replace(PROMPTS, context=CONTEXTS[0], others=CONTEXTS[1:])
-RECORD = Record(top_k=5, draws=3)
+BOTH = Both(config.TopK(5), config.Draws(3))
 GREEDY = config.Sampling(temperature=0.0, batch=3)
 SHOWN = tuple(config.Demonstration(word, word.upper()) for word in ("one", "two", "three", "four", "five"))
 
 
 def sample(model, mesh, prompts=SEVERAL, **changes):
-    wanted = dict(stops=np.array(STOPS, np.int32), sampling=config.Sampling(batch=3), record=RECORD, steps=6, seed=1)
+    wanted = dict(stops=np.array(STOPS, np.int32), sampling=config.Sampling(batch=3), targets=BOTH, steps=6, seed=1)
     return answers.sample(model, mesh, prompts, **{**wanted, **changes})
 
 
@@ -63,7 +62,7 @@ def test_what_is_recorded_is_the_mean_of_whole_forwards(mesh, window, sampling):
         mean = np.log(np.mean(np.exp(each.astype(np.float64)), 0))
         rows = np.arange(len(rollout.ids))
         np.testing.assert_allclose(rollout.logprobs, mean[rows, rollout.ids], atol=1e-4)
-        np.testing.assert_allclose(rollout.top_logprobs, -np.sort(-mean, -1)[:, :5], atol=1e-4)
+        np.testing.assert_allclose(rollout.targets["top_k.logprobs"], -np.sort(-mean, -1)[:, :5], atol=1e-4)
         if sampling == GREEDY:
             np.testing.assert_array_equal(rollout.ids, mean.argmax(-1))
         apart = max(apart, np.abs(each.mean(0) - mean).max())
@@ -87,13 +86,13 @@ def test_a_sample_depends_on_neither_batch_nor_mesh(tiny, mesh, mesh8, capfd):
 def test_decoding_lowers_for_a_tpu(tiny, mesh):
     with jax.set_mesh(mesh):
         model, prefix = decoder.unstack(tiny), Reader(tiny).after(*CONTEXTS).prefix
-        state = generate.start(model, 4, 16, record=RECORD, steps=6, members=3)
+        state = generate.start(model, 4, 16, targets=BOTH, steps=6, members=3)
         leaves, tree = jax.tree.flatten(state)
 
         def decode(leaves):
             stops = jnp.zeros(64, bool)
             return generate.decode(
-                model, tree.unflatten(leaves), stops, prefix, 4, choice=choose.Choice(), record=RECORD
+                model, tree.unflatten(leaves), stops, prefix, 4, choice=choose.Choice(), targets=BOTH
             )
 
         lowered = jax.jit(decode).trace(leaves).lower(lowering_platforms=("tpu",))

@@ -148,7 +148,8 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
         steps = batches.Batches(finetuning.taught(run.labelled(plurals)), Update(batch=6), 0, run.mesh)
         student = run.decoder(rounds.last_student(run, 0))
         with jax.set_mesh(run.mesh):
-            loss, _ = jax.jit(functools.partial(update.batch_loss, objective=finetuning.HARD))(
+            targets, objective = finetuning.HARD
+            loss, _ = jax.jit(functools.partial(update.batch_loss, targets=targets, objective=objective))(
                 student, None, None, steps[0]
             )
         nats[name] = float(loss)
@@ -159,11 +160,11 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"kind": "reverse_kl"}, {"kind": "jsd"}, {"targets": "full"}],
+    [{"objective.kind": "reverse_kl"}, {"objective.kind": "jsd"}, {"targets": "full"}],
 )
 def test_a_written_answer_has_no_distribution_to_be_compared_with(changes):
     with pytest.raises(config.UserError, match="replay has written answers"):
-        check.validate(experiment(replay=(DIRECT,), objective=config.Objective(**changes)))
+        check.validate(config.override(experiment(replay=(DIRECT,)), changes))
 
 
 def test_one_input_may_have_two_written_answers_and_a_views_file_is_watched(tmp_path):

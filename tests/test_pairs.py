@@ -3,18 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cdjax import config
 from cdjax.lessons.filters import Kept
-from cdjax.lessons.pairs import certain, pair
+from cdjax.lessons.pairs import pair
 from cdjax.losses import divergence
 from cdjax.sampling.store import Rollout
 from cdjax.views.prompts import Prompts
 
 IDS = np.array([11, 12, 13, 14], np.int32)
 TOP = np.arange(8, dtype=np.int32).reshape(4, 2)
-NONE = np.zeros((4, 0), np.int32)
-ROLLOUT = Rollout(
-    "two", 0, IDS, (-IDS / 10).astype(np.float32), True, TOP, (-TOP / 7).astype(np.float32), NONE, IDS * 0
-)
+TARGETS = {"ids": TOP, "logprobs": (-TOP / 7).astype(np.float32)}
+ROLLOUT = Rollout("two", 0, IDS, (-IDS / 10).astype(np.float32), True, TARGETS, IDS * 0)
 KEPT = Kept(ROLLOUT, np.array([1, 3], np.int32), "x")
 
 
@@ -32,9 +31,9 @@ def test_soft_targets_follow_the_kept_tokens_and_prompts_the_input():
     assert made.teacher_prompt.tolist() == [5, 6], "the shared context stands before it"
     assert made.student_prompt.tolist() == [9, 7], "the student has no shared context"
     assert made.rollout[made.kept].tolist() == [12, 14]
-    np.testing.assert_array_equal(made.top_ids, TOP[[1, 3]])
-    np.testing.assert_array_equal(made.top_logprobs, ROLLOUT.top_logprobs[[1, 3]])
-    assert made.draws.shape == (2, 0)
+    assert made.targets.keys() == TARGETS.keys()
+    for name, recorded in TARGETS.items():
+        np.testing.assert_array_equal(made.targets[name], recorded[[1, 3]])
 
 
 def test_nothing_is_left_out_in_silence():
@@ -45,16 +44,17 @@ def test_nothing_is_left_out_in_silence():
 
 
 def test_a_written_answer_beside_recorded_ones_is_cross_entropy():
-    """In value and gradient, as the one outcome that is certain; its draws are all the token itself."""
+    """In value and gradient, as the one outcome that is certain."""
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32))
     answer = np.array([0, 3, 2, 15], np.int32)
-    one = certain(np.array([7], np.int32), answer, top_k=3, draws=5, vocab=16)
-    assert all(len(set(row)) == 3 and 0 <= min(row) and max(row) < 16 for row in one.top_ids.tolist())
-    assert (one.draws == answer[:, None]).all() and one.draws.shape == (4, 5)
+    targets = config.TopK(3)
+    recorded = targets.certain(answer, 16)
+    assert all(len(set(row)) == 3 and 0 <= min(row) and max(row) < 16 for row in recorded["ids"].tolist())
+    recorded = jax.tree.map(jnp.asarray, recorded)
 
     def soft(logits):
-        top = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.asarray(one.top_ids), 1)
-        return divergence.bucket_divergence(jnp.asarray(one.top_logprobs), top, kind="forward_kl", beta=0.5).sum()
+        student = jnp.take_along_axis(jax.nn.log_softmax(logits), targets.listed(recorded), 1)
+        return divergence.kl(*targets.outcomes(recorded, student)).sum()
 
     def hard(logits):
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), answer[:, None], 1).sum()

@@ -30,7 +30,7 @@ def experiment(**changes) -> config.Experiment:
         inputs=config.Inputs(pool=True, limit=12),
         keep=config.Keep(filters=(config.NonEmpty(),)),
         sampling=config.Sampling(temperature=1.0, batch=8),
-        objective=config.Objective(top_k=8),
+        targets=config.TopK(8),
         optim=config.Optim(lr=3e-3),
         update=config.Update(epochs=2, batch=4, checkpoint_every=2),
         limits=config.Limits(teacher_prompt=128, student_prompt=64, completion=4),
@@ -179,12 +179,12 @@ def test_seeds_can_be_added_to_a_run(whole, tmp_path):
     assert any((a != b).any() for a, b in zip(weights(tmp_path / "more", 1), weights(whole), strict=True))
 
 
-@pytest.mark.parametrize("targets", ["top_k", "full"])
+@pytest.mark.parametrize("targets", [config.TopK(8), config.Full()], ids=str)
 def test_one_device_equals_a_mesh(targets, tmp_path):
     """The same run on 1 device and on 4 x 2 simulated ones: the same samples and the same losses."""
     runs = []
     for name, mesh in (("one", config.Mesh()), ("mesh", config.Mesh(data=2, fsdp=2, tensor=2))):
-        cfg = experiment(mesh=mesh, objective=config.Objective(targets=targets, top_k=8))
+        cfg = experiment(mesh=mesh, targets=targets)
         rounds.run(cfg, tmp_path / name)
         samples = (tmp_path / name / "rollouts/seed_0/round_0/operation_0/samples.jsonl").read_text()
         losses = [line["loss"] for line in metrics.read(tmp_path / name / "metrics.jsonl")]
@@ -324,7 +324,7 @@ def test_a_baseline_that_diverges_costs_a_grid_point_and_no_run(tmp_path):
         ({"task": "addition"}, "inputs.pool asked of task .addition., which has none"),
         ({"context": config.Context(), "score": config.Score(baseline=config.GradientDescent((1e-3,)))}, "demonstrat"),
         ({"mesh": config.Mesh(data=8)}, "update.batch=4"),
-        ({"objective": config.Objective(top_k=10_000)}, "over the vocabulary"),
+        ({"targets": config.TopK(10_000)}, "targets.k=10000 is over the vocabulary"),
         ({"limits": config.Limits(teacher_prompt=4)}, "over its budget"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

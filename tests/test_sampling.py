@@ -10,16 +10,15 @@ from cdjax.model import decoder
 from cdjax.model.reader import Reader
 from cdjax.sampling import answers, choose, generate, read, slots
 from cdjax.sampling.choose import Choice
-from cdjax.sampling.generate import Record
 from cdjax.sampling.store import Store
 from cdjax.views.prompts import Prompts
-from tests.conftest import TINY
+from tests.conftest import TINY, Both
 
 RNG = np.random.default_rng(0)
 CONTEXT = np.arange(1, 8, dtype=np.int32)
 TOKENS = RNG.integers(1, 64, (8, 9)).astype(np.int32)
 REAL = np.arange(9)[None] >= np.array([0, 1, 2, 3, 0, 8, 4, 1])[:, None]  # left-padded rows
-RECORD = Record(top_k=5, draws=3, temperature=2.0)
+BOTH = Both()
 STOPS = (3, 9, 20, 31, 40, 44)
 WITH_PREFIX = dict(context=CONTEXT, choice=Choice(), stops=STOPS)
 BARE = dict(context=CONTEXT[:0], choice=Choice(temperature=0.0), stops=())
@@ -40,7 +39,7 @@ def sampled(model, mesh, batch, prefix, choice, stops):
     ends = jnp.zeros(64, bool).at[jnp.asarray(stops, int)].set(True)
     with jax.set_mesh(mesh):
         batch = parallel.place_batch(batch, mesh)
-        samples = generate.generate(model, *batch, ends, prefix, choice=choice, record=RECORD, steps=6)
+        samples = generate.generate(model, *batch, ends, prefix, choice=choice, targets=BOTH, steps=6)
     return types.SimpleNamespace(**jax.device_get(vars(samples)))
 
 
@@ -52,7 +51,7 @@ def run(model, mesh, *, rows=slice(None), real=REAL, context=CONTEXT, choice=Cho
 
 
 def ask(model, mesh, **changes):
-    wanted = dict(stops=np.array(STOPS, np.int32), sampling=config.Sampling(batch=3), record=RECORD, steps=6, seed=1)
+    wanted = dict(stops=np.array(STOPS, np.int32), sampling=config.Sampling(batch=3), targets=BOTH, steps=6, seed=1)
     return answers.sample(model, mesh, PROMPTS, **{**wanted, **changes})
 
 
@@ -69,7 +68,7 @@ def assert_same(one, two, atol=0.0):
 
 def cut(samples, rows):
     """Some rows of samples."""
-    return types.SimpleNamespace(**{name: x[rows] for name, x in vars(samples).items()})
+    return types.SimpleNamespace(**jax.tree.map(lambda x: x[rows], vars(samples)))
 
 
 def assert_follows(ids, probabilities):
@@ -92,12 +91,12 @@ def test_scoring_reproduces_what_the_sampler_recorded(tiny, mesh, view):
         rows = [jnp.asarray(x) for x in (TOKENS, REAL, samples.ids, samples.real)]
         scored = read.logprobs(tiny, *rows, prefix)
         hidden = jax.jit(read.completion_hidden)(tiny, *rows, prefix)
-        soft = np.asarray(jax.nn.log_softmax(tiny.logits(hidden) / RECORD.temperature))
+        soft = np.asarray(jax.nn.log_softmax(tiny.logits(hidden) / BOTH.top_k.temperature))
     assert samples.real.sum() > 20
     np.testing.assert_allclose(scored, samples.logprobs, atol=2e-5)
-    top = np.argsort(-soft, -1, kind="stable")[..., : RECORD.top_k]
-    np.testing.assert_array_equal(samples.top_ids[samples.real], top[samples.real])
-    recorded = samples.top_logprobs[samples.real]
+    top = np.argsort(-soft, -1, kind="stable")[..., : BOTH.top_k.k]
+    np.testing.assert_array_equal(samples.targets["top_k.ids"][samples.real], top[samples.real])
+    recorded = samples.targets["top_k.logprobs"][samples.real]
     np.testing.assert_allclose(recorded, np.take_along_axis(soft, top, -1)[samples.real], atol=2e-5)
 
 
@@ -123,8 +122,9 @@ def test_shared_prefix_equals_the_context_in_every_prompt(tiny, mesh):
     for row, rollout in zip(rows, ask(tiny, mesh), strict=True):
         kept = samples.real[row]
         np.testing.assert_array_equal(rollout.ids, samples.ids[row, kept])
-        np.testing.assert_array_equal(rollout.draws, samples.draws[row, kept])
-        np.testing.assert_allclose(rollout.top_logprobs, samples.top_logprobs[row, kept], atol=2e-5)
+        np.testing.assert_array_equal(rollout.targets["draws.ids"], samples.targets["draws.ids"][row, kept])
+        logprobs = "top_k.logprobs"
+        np.testing.assert_allclose(rollout.targets[logprobs], samples.targets[logprobs][row, kept], atol=2e-5)
 
 
 # --- what a row gets is its own -------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_every_step_has_noise_of_its_own(tiny, mesh):
     samples, _ = run(tiny, mesh, stops=())  # a new model is nearly uniform over its vocabulary
     assert all(len(set(row)) > 2 for row in samples.ids.tolist())
     assert len({tuple(row) for row in samples.ids.tolist()}) == 8
-    assert np.mean(samples.ids[..., None] == samples.draws) < 0.2  # what is recorded has its own
+    assert np.mean(samples.ids[..., None] == samples.targets["draws.ids"]) < 0.2  # what is recorded has its own
 
 
 def test_a_row_ends_with_its_first_stop_token(tiny, mesh):
@@ -226,9 +226,9 @@ def test_rollouts_do_not_depend_on_batch_or_mesh(tiny, mesh, tiny8, mesh8, capfd
 
 
 def test_recording_changes_no_sample(tiny, mesh):
-    bare = ask(tiny, mesh, record=Record())
+    bare = ask(tiny, mesh, targets=config.Labels())
     assert [r.ids.tolist() for r in bare] == [r.ids.tolist() for r in ask(tiny, mesh)]
-    assert [r.draws.shape for r in bare] == [(len(r.ids), 0) for r in bare]
+    assert all(r.targets == {} for r in bare)
 
 
 def test_finished_rows_make_room(tiny, mesh, monkeypatch):
@@ -269,7 +269,9 @@ def test_killed_and_resumed_equals_never_killed(tiny, mesh, tmp_path, monkeypatc
     assert len(asked) == 14 - 6 and counts[:2] == [3, 3] and sum(counts) == 14
 
 
-@pytest.mark.parametrize("change", [{"seed": 2}, {"record": Record(4)}, {"stops": np.array([1], np.int32)}, "weights"])
+@pytest.mark.parametrize(
+    "change", [{"seed": 2}, {"targets": config.TopK(4)}, {"stops": np.array([1], np.int32)}, "weights"]
+)
 def test_a_store_of_another_request_is_refused(tiny, mesh, tmp_path, change):
     ask(tiny, mesh, store=Store(tmp_path))
     model = decoder.create(TINY, mesh, seed=1) if change == "weights" else tiny
@@ -287,7 +289,7 @@ def test_identity_is_that_of_the_weights(tiny, tiny8):
 
 def test_greedy_answers_come_in_input_order_whatever_the_seed(tiny, mesh):
     one, two = (
-        ask(tiny, mesh, sampling=config.Sampling(temperature=0.0, batch=3), record=Record(), seed=seed)
+        ask(tiny, mesh, sampling=config.Sampling(temperature=0.0, batch=3), targets=config.Labels(), seed=seed)
         for seed in (1, 5)
     )
     assert [rollout.input for rollout in one] == list(PROMPTS.inputs)
@@ -309,15 +311,15 @@ def test_widths_are_few():
 
 def test_decoding_writes_the_cache_in_place(tiny, mesh):
     def compiled(slots):
-        record = Record(top_k=4)
+        targets = config.TopK(4)
         with jax.set_mesh(mesh):
             model = decoder.unstack(tiny)
-            state = generate.start(model, 8, slots, record=record, steps=4)
+            state = generate.start(model, 8, slots, targets=targets, steps=4)
             leaves, tree = jax.tree.flatten(state)
 
             def decode(leaves):
                 stops = jnp.zeros(64, bool)
-                return generate.decode(model, tree.unflatten(leaves), stops, None, 8, choice=Choice(), record=record)
+                return generate.decode(model, tree.unflatten(leaves), stops, None, 8, choice=Choice(), targets=targets)
 
             done = jax.jit(decode, donate_argnums=0).lower(leaves).compile()
         return sum(buffer.nbytes for buffer in (*state.past.k, *state.past.v)), done.memory_analysis()

@@ -13,14 +13,13 @@ from cdjax import config, parallel
 from cdjax.model import decoder
 from cdjax.sampling import answers, choose, read, speculate
 from cdjax.sampling.choose import Choice
-from cdjax.sampling.generate import Record
 from cdjax.sampling.store import Store
 from cdjax.views.prompts import Prompts
-from tests.conftest import TINY
+from tests.conftest import TINY, Both
 from tests.test_sampling import assert_same
 
 RNG = np.random.default_rng(0)
-RECORD = Record(top_k=5, draws=3, temperature=2.0)
+BOTH = Both()
 STOPS = np.array((3, 9, 20, 31, 40, 44), np.int32)
 NAMES = tuple(f"input {i}" for i in range(7))
 TEACHERS = Prompts(
@@ -57,7 +56,7 @@ def sides8(sides, mesh8):
 
 def ask(models, mesh, *, draft=3, sampling=config.Sampling(batch=3), students=STUDENTS, **changes):
     """The stage's answers; without a draft the teacher writes them alone."""
-    wanted = dict(stops=STOPS, record=RECORD, steps=9, seed=1) | changes
+    wanted = dict(stops=STOPS, targets=BOTH, steps=9, seed=1) | changes
     sampling = dataclasses.replace(sampling, draft=draft)
     return answers.sample(
         models[0], mesh, TEACHERS, sampling=sampling, student=answers.Student(models[1], students), **wanted
@@ -132,7 +131,7 @@ def test_answers_are_distributed_as_the_teachers_own(mesh, draft, choice):
         sampling=config.Sampling(
             choice.temperature, choice.top_k, choice.top_p, per_input=20_000, batch=2048, draft=draft
         ),
-        record=Record(),
+        targets=config.Labels(),
         steps=3,
         seed=0,
         student=answers.Student(second, views[1]),
@@ -204,7 +203,7 @@ def test_the_rule_gives_the_teachers_distribution_and_others_do_not(rule):
 @pytest.mark.parametrize("draft", [1, 4])
 def test_greedy_answers_are_the_same(sides, mesh, draft):
     greedy = config.Sampling(temperature=0.0, batch=3)
-    plain, drafted = (ask(sides, mesh, draft=n, sampling=greedy, record=Record(5)) for n in (0, draft))
+    plain, drafted = (ask(sides, mesh, draft=n, sampling=greedy, targets=config.TopK(5)) for n in (0, draft))
     blank = [dataclasses.replace(one, verdicts=one.ids * 0) for one in drafted]
     assert_same(plain, blank, atol=2e-5)
     found = verdicts(drafted)
@@ -213,20 +212,20 @@ def test_greedy_answers_are_the_same(sides, mesh, draft):
 
 def test_scoring_reproduces_what_was_recorded(sides, mesh):
     @jax.jit
-    def scores(model, *rows):
+    def score(model, *rows):
         hidden = read.completion_hidden(model, *rows)
-        return read.logprobs(model, *rows), jax.nn.log_softmax(model.logits(hidden) / RECORD.temperature)
+        return read.logprobs(model, *rows), jax.nn.log_softmax(model.logits(hidden) / BOTH.top_k.temperature)
 
     for row, one in enumerate(ask(sides, mesh)[:4]):
         prompt = TEACHERS.whole[row]
         rows = [jnp.asarray(x)[None] for x in (prompt, prompt >= 0, one.ids, one.ids >= 0)]
         with jax.set_mesh(mesh):
-            scored, soft = (np.asarray(found[0]) for found in scores(sides[0], *rows))
+            scored, soft = (np.asarray(found[0]) for found in score(sides[0], *rows))
         np.testing.assert_allclose(scored, one.logprobs, atol=2e-4)
-        found = np.take_along_axis(soft, one.top_ids, -1)
-        np.testing.assert_allclose(found, one.top_logprobs, atol=2e-4)
+        found = np.take_along_axis(soft, one.targets["top_k.ids"], -1)
+        np.testing.assert_allclose(found, one.targets["top_k.logprobs"], atol=2e-4)
         np.testing.assert_allclose(found, -np.sort(-soft, -1)[:, :5], atol=2e-4)
-        assert (np.take_along_axis(soft, one.draws, -1) > -20).all()
+        assert (np.take_along_axis(soft, one.targets["draws.ids"], -1) > -20).all()
 
 
 def test_an_answer_ends_with_its_first_stop_token(sides, mesh):
@@ -287,5 +286,5 @@ def test_drafts_need_a_student(sides, mesh):
     with pytest.raises(config.UserError, match="sampling.draft=2 needs a student"):
         sampling = config.Sampling(draft=2)
         answers.sample(
-            sides[0], mesh, TEACHERS, stops=STOPS, sampling=sampling, record=RECORD, steps=4, seed=0, student=None
+            sides[0], mesh, TEACHERS, stops=STOPS, sampling=sampling, targets=BOTH, steps=4, seed=0, student=None
         )

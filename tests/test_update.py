@@ -19,7 +19,7 @@ from cdjax.students import trainable
 from tests.test_batches import make_pairs
 
 SMALL = DecoderSpec(vocab=64, embed=32, layers=1, heads=4, kv_heads=2, head_dim=8, mlp=32)
-FULL = config.Objective(targets="full")
+TOP_K, FULL = config.TopK(4), config.Full()
 SGD = optax.sgd(1.0)  # the step is minus the gradient
 
 
@@ -29,10 +29,10 @@ def model_on(mesh, seed=0):
 
 
 @functools.cache
-def compiled(mesh, objective=config.Objective(), adapter=config.Adapter()):
+def compiled(mesh, targets=TOP_K, adapter=config.Adapter()):
     """The update, its first student's parameters and the frozen rest."""
     graph, params, frozen = trainable.split(trainable.add_adapter(model_on(mesh), adapter, 0), adapter)
-    return update.make_update(graph, SGD, objective, mesh), params, frozen
+    return update.make_update(graph, SGD, targets, config.Objective(), mesh), params, frozen
 
 
 def batch_of(mesh, pairs, size=8, micro_batches=1):
@@ -69,14 +69,14 @@ def test_micro_batches_equal_one_batch(mesh):
 
 def test_one_device_equals_eight(mesh, mesh8, capfd):
     pairs, teacher = make_pairs(8), functools.partial(model_on, seed=1)
-    one = step(mesh, batch_of(mesh, pairs), teacher(mesh), objective=FULL)
-    eight = step(mesh8, batch_of(mesh8, pairs, micro_batches=2), teacher(mesh8), objective=FULL)
+    one = step(mesh, batch_of(mesh, pairs), teacher(mesh), targets=FULL)
+    eight = step(mesh8, batch_of(mesh8, pairs, micro_batches=2), teacher(mesh8), targets=FULL)
     assert_same(one, eight, rtol=1e-4)
     assert "rematerialization" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("objective", [config.Objective(), FULL], ids=["top_k", "full"])
-def test_packed_pairs_learn_as_pairs_alone(objective, mesh):
+@pytest.mark.parametrize("targets", [TOP_K, FULL], ids=str)
+def test_packed_pairs_learn_as_pairs_alone(targets, mesh):
     """Value and gradient: the sum over batches of one pair each, on both sides."""
     pairs, teacher = make_pairs(6), model_on(mesh, seed=1)
     packed = batch_of(mesh, pairs)
@@ -86,7 +86,7 @@ def test_packed_pairs_learn_as_pairs_alone(objective, mesh):
     @jax.jit
     def sums(params, frozen, teacher, batch):
         student = nnx.merge(graph, params, frozen)
-        return update.batch_loss(student, teacher, None, batch, objective=objective)[0]
+        return update.batch_loss(student, teacher, None, batch, targets=targets, objective=config.Objective())[0]
 
     with jax.set_mesh(mesh):
         whole = jax.value_and_grad(sums)(params, frozen, teacher, packed)
@@ -119,8 +119,10 @@ def test_what_stands_in_padding_does_nothing(mesh):
             at=jnp.where(real, rows.at, 5),
         ),
         ids=jnp.where(real, batch.ids, 7),
-        top_ids=jnp.where(real[..., None], batch.top_ids, 7),
-        top_logprobs=jnp.where(real[..., None], batch.top_logprobs, jnp.nan),
+        targets={
+            "ids": jnp.where(real[..., None], batch.targets["ids"], 7),
+            "logprobs": jnp.where(real[..., None], batch.targets["logprobs"], jnp.nan),
+        },
     )
     assert not any(differ(step(mesh, batch), step(mesh, other)))
 
@@ -147,9 +149,9 @@ def test_equal_weights_and_no_context_have_no_divergence(mesh):
         for pair in make_pairs(8)
     ]
     pairs = [dataclasses.replace(pair, rollout=pair.rollout[:-1]) for pair in pairs]
-    params, metrics = step(mesh, batch_of(mesh, pairs), model_on(mesh), objective=FULL)
+    params, metrics = step(mesh, batch_of(mesh, pairs), model_on(mesh), targets=FULL)
     assert metrics["kl"] == metrics["loss"] == 0.0 and metrics["grad_norm"] < 1e-6
-    _, apart = step(mesh, batch_of(mesh, make_pairs(8)), model_on(mesh), objective=FULL)
+    _, apart = step(mesh, batch_of(mesh, make_pairs(8)), model_on(mesh), targets=FULL)
     assert apart["kl"] > 1e-3
 
 
@@ -159,7 +161,7 @@ def test_the_teacher_is_read_at_the_kept_tokens(mesh):
         dataclasses.replace(pair, student_prompt=np.concatenate([pair.teacher_prompt, pair.rollout[: pair.kept[0]]]))
         for pair in make_pairs(8)
     ]
-    _, metrics = step(mesh, batch_of(mesh, pairs), model_on(mesh), objective=FULL)
+    _, metrics = step(mesh, batch_of(mesh, pairs), model_on(mesh), targets=FULL)
     assert all(pair.kept[0] > 0 for pair in pairs) and abs(metrics["kl"]) < 1e-7
 
 
@@ -170,9 +172,9 @@ def test_a_shared_context_is_read_before_every_prompt_of_the_teacher(mesh):
     ]
     with jax.set_mesh(mesh):
         prefix = Reader(model_on(mesh)).after(context).prefix
-    shared = step(mesh, batch_of(mesh, pairs), model_on(mesh), prefix, objective=FULL)
-    assert_same(shared, step(mesh, batch_of(mesh, longer), model_on(mesh), objective=FULL))
-    assert shared[1]["kl"] != step(mesh, batch_of(mesh, pairs), model_on(mesh), objective=FULL)[1]["kl"]
+    shared = step(mesh, batch_of(mesh, pairs), model_on(mesh), prefix, targets=FULL)
+    assert_same(shared, step(mesh, batch_of(mesh, longer), model_on(mesh), targets=FULL))
+    assert shared[1]["kl"] != step(mesh, batch_of(mesh, pairs), model_on(mesh), targets=FULL)[1]["kl"]
 
 
 @pytest.mark.parametrize("where", ["mesh", "mesh8"])
@@ -189,8 +191,8 @@ def test_each_pair_is_read_after_its_own_context(where, request):
     ]
     with jax.set_mesh(mesh):
         prefix = Reader(model_on(mesh)).after(*contexts).prefix
-    shared = step(mesh, batch_of(mesh, pairs, 24, 2), model_on(mesh), prefix, objective=FULL)
-    assert_same(shared, step(mesh, batch_of(mesh, whole, 24, 2), model_on(mesh), objective=FULL), rtol=1e-4)
+    shared = step(mesh, batch_of(mesh, pairs, 24, 2), model_on(mesh), prefix, targets=FULL)
+    assert_same(shared, step(mesh, batch_of(mesh, whole, 24, 2), model_on(mesh), targets=FULL), rtol=1e-4)
 
 
 def test_the_model_that_was_given_outlives_its_training(mesh):
@@ -259,6 +261,5 @@ def test_the_next_step_is_dispatched_before_the_last_one_is_read():
 
 def test_an_objective_that_cannot_be_computed_is_refused_before_compiling(mesh):
     graph = nnx.graphdef(model_on(mesh))
-    with pytest.raises(config.UserError, match="only ids"):
-        objective = config.Objective(kind="reverse_kl", targets="sampled")
-        update.make_update(graph, SGD, objective, mesh)
+    with pytest.raises(config.UserError, match="does not have them"):
+        update.make_update(graph, SGD, config.Draws(), config.Objective(kind="reverse_kl"), mesh)

@@ -25,8 +25,11 @@ from cdjax.model.decoder import Decoder
 from cdjax.model.reader import Reader
 from cdjax.model.spec import DecoderSpec
 from cdjax.sampling import Sampling, answers, read
-from cdjax.sampling.generate import Record
 from cdjax.sampling.store import Rollout
+from cdjax.sampling.targets.full import Full
+from cdjax.sampling.targets.labels import Labels
+from cdjax.sampling.targets.target import Target
+from cdjax.sampling.targets.top_k import TopK
 from cdjax.students import Adapter, trainable
 from cdjax.views.prompts import Prompts
 
@@ -62,7 +65,7 @@ def prepare(request: dict[str, Any]) -> Work:
 def sample(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     """`teacher.sample` from numpy prompts to numpy answers, the context read every time."""
     model = _model(shapes, options, mesh)
-    ask = _sampler(shapes, options, mesh, Record(top_k=options.get("record", 0)))
+    ask = _sampler(shapes, options, mesh, TopK(options["record"]) if "record" in options else Labels())
     return lambda: Done([rollout.ids for rollout in ask(model)])
 
 
@@ -95,18 +98,18 @@ def learn(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     cut = [(row[: shapes["prompt"]], row[shapes["prompt"] :]) for row in ids]
     examples = [pairs.hard(prompt, prompt, completion) for prompt, completion in cut]
     batch = batches.Batches(examples, Update(batch=len(examples)), 0, mesh, teacher=True)[0]
-    learner = Learner(student, Objective(targets="full"), mesh)
+    learner = Learner(student, Full(), mesh)
     return lambda: learner.step(other, None, batch)
 
 
 def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     """A round: the teacher's answers with their targets, the pairs, and one update on all of them."""
-    objective = Objective(targets=options.get("targets", "top_k"), top_k=TOP_K)
-    full = objective.targets == "full"
+    full = options.get("targets") == "full"
+    targets = Full() if full else TopK(TOP_K)
     model = _model(shapes, options, mesh)
-    ask = _sampler(shapes, options, mesh, Record() if full else Record(top_k=TOP_K))
+    ask = _sampler(shapes, options, mesh, targets)
     views, of_student = _prompts(shapes, _context(shapes)), _prompts(shapes, NEVER)
-    learner = Learner(model, objective, mesh)
+    learner = Learner(model, targets, mesh)
 
     def work() -> Done:
         kept = [Kept(rollout, np.arange(len(rollout.ids), dtype=np.int32), "") for rollout in ask(model)]
@@ -121,10 +124,10 @@ def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
 class Learner:
     """A student and its compiled update."""
 
-    def __init__(self, student: Decoder, objective: Objective, mesh: jax.sharding.Mesh) -> None:
+    def __init__(self, student: Decoder, targets: Target, mesh: jax.sharding.Mesh) -> None:
         graph, params, self._frozen = trainable.split(student, Adapter())
         tx = optim.make(Optim(lr=1e-5), 1000)
-        self._update = update.make_update(graph, tx, objective, mesh)
+        self._update = update.make_update(graph, tx, targets, Objective(), mesh)
         self._state = update.start(params, tx, mesh)
 
     def step(self, model: Decoder | None, prefix: Prefix | None, batch: pairs.PairBatch) -> Done:
@@ -135,13 +138,11 @@ class Learner:
 
 def fused_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     """Value and gradient by hidden states and embedding, as an update computes them."""
-    objective = Objective(targets="full")
 
     def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
-        none = ids[..., None][..., :0]
-        positions = divergence.Positions(hidden, wanted, ids, ids >= 0, none, none.astype(jnp.float32), none)
+        positions = divergence.Positions(hidden, wanted, ids, ids >= 0, {})
         over = jnp.maximum(positions.real.sum(), 1)
-        return fused.loss(student, other, positions, objective=objective, over=over)[0]
+        return fused.loss(student, other, positions, targets=Full(), objective=Objective(), over=over)[0]
 
     return _gradient(loss, shapes, options, mesh)
 
@@ -214,7 +215,7 @@ def _prompts(shapes: Shapes, context: np.ndarray) -> Prompts:
 
 
 def _sampler(
-    shapes: Shapes, options: Options, mesh: jax.sharding.Mesh, record: Record
+    shapes: Shapes, options: Options, mesh: jax.sharding.Mesh, targets: Target
 ) -> Callable[[Decoder], list[Rollout]]:
     return functools.partial(
         answers.sample,
@@ -222,7 +223,7 @@ def _sampler(
         prompts=_prompts(shapes, _context(shapes) if options.get("context", True) else NEVER),
         stops=NEVER,
         sampling=Sampling(batch=shapes["batch"]),
-        record=record,
+        targets=targets,
         steps=shapes["answer"],
         seed=0,
     )

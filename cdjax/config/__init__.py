@@ -35,8 +35,6 @@ from cdjax.tasks.inputs import Inputs
 from cdjax.tasks.task import Demonstration
 from cdjax.views.context import DEFINITION, Context, Template
 
-KINDS = (TARGETS,)  # all parts that an experiment may have
-
 __all__ = [
     "DEFINITION",
     "Adapter",

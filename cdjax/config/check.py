@@ -19,8 +19,6 @@ LEAST: dict[str, float] = {
     "sampling.per_input": 1,
     "sampling.batch": 1,
     "sampling.draft": 0,
-    "objective.top_k": 1,
-    "objective.draws": 1,
     "adapter.rank": 0,
     "optim.warmup": 0,
     "optim.weight_decay": 0,
@@ -42,7 +40,7 @@ LEAST: dict[str, float] = {
     "mesh.fsdp": 1,
     "mesh.tensor": 1,
 }
-POSITIVE = ("optim.lr", "adapter.alpha", "objective.temperature", "sampling.top_p")
+POSITIVE = ("optim.lr", "adapter.alpha", "sampling.top_p")
 FRACTIONS = ("objective.beta", "objective.alpha", "sampling.top_p")
 
 
@@ -92,8 +90,8 @@ def _whole(cfg: config.Experiment) -> Iterator[str]:
     if (cfg.model.endswith(".gguf") or cfg.model.startswith((".", "/"))) and not Path(cfg.model).exists():
         yield f"model is {cfg.model!r}, and there is no such file or directory"
     objective, sampling, plain = cfg.objective, cfg.sampling, not cfg.template.chat
-    if objective.targets == "sampled" and objective.kind not in ("forward_kl", "cross_entropy"):
-        yield f"objective.targets='sampled' estimates forward_kl only, not {objective.kind}; use 'top_k' or 'full'"
+    if "draws" in cfg.targets.gives and objective.kind not in ("forward_kl", "cross_entropy"):
+        yield f"targets.kind='draws' estimates forward_kl only, not {objective.kind}; use 'top_k' or 'full'"
     if sampling.per_input > 1 and sampling.temperature == 0:
         yield f"sampling.per_input={sampling.per_input} greedy samples are all the same; raise sampling.temperature"
     if plain and ("{input}" not in cfg.template.question or "{output}" not in cfg.template.answer):
@@ -183,10 +181,12 @@ def _supervised(cfg: config.Experiment) -> Iterator[str]:
             yield f"{path} must have an optim.lr of more than 0, and epochs, batch and micro_batches of at least 1"
         yield from _labelled(f"{path}.examples", one.examples)
     yield from _labelled("replay", cfg.replay)
-    if cfg.replay and (cfg.objective.reads_teacher or cfg.objective.kind not in ("forward_kl", "cross_entropy")):
+    if cfg.replay and (
+        cfg.objective.reads_teacher(cfg.targets) or cfg.objective.kind not in ("forward_kl", "cross_entropy")
+    ):
         yield (
             "replay has written answers, not a teacher's distribution: objective.kind must be forward_kl or "
-            "cross_entropy, and objective.targets 'top_k' or 'sampled'"
+            "cross_entropy, and targets.kind 'top_k' or 'draws'"
         )
 
 
@@ -207,8 +207,8 @@ def _ensembles(cfg: config.Experiment) -> Iterator[str]:
     several = "reads the teacher under one prompt, and context.ensemble asks for several"
     if cfg.sampling.draft:
         yield f"sampling.draft={cfg.sampling.draft} {several}; set it to 0"
-    if cfg.objective.reads_teacher:
-        yield f"objective.targets='full' {several}; use 'top_k' or 'sampled', which are recorded when it answers"
+    if cfg.objective.reads_teacher(cfg.targets):
+        yield f"targets.kind='full' {several}; use 'top_k' or 'draws', which are recorded when it answers"
 
 
 def _operation(operation: config.Operation, sampling: config.Sampling) -> Iterator[str]:

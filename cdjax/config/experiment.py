@@ -21,6 +21,8 @@ from cdjax.lessons.keep import Keep
 from cdjax.lessons.labelled import Labelled
 from cdjax.losses import Objective
 from cdjax.sampling import Sampling
+from cdjax.sampling.targets import Targets
+from cdjax.sampling.targets.top_k import TopK
 from cdjax.score.measures import Measure
 from cdjax.score.measures.forgetting import Forgetting
 from cdjax.score.measures.held_out_kl import HeldOutKL
@@ -134,6 +136,7 @@ class Experiment:
     replay: tuple[Labelled, ...] = ()  # solved examples that every round learns beside the answers, against forgetting
     plan: Plan = Plan()
     sampling: Sampling = Sampling()
+    targets: Targets = TopK()
     objective: Objective = Objective()
     adapter: Adapter = Adapter()
     optim: Optim = Optim()

@@ -23,9 +23,10 @@ from cdjax.losses import Objective
 from cdjax.parallel import batch_parts
 from cdjax.progress import progress
 from cdjax.sampling import answers
+from cdjax.sampling.targets.labels import Labels
 from cdjax.views import render
 
-HARD = Objective(kind="cross_entropy")
+HARD = Labels(), Objective(kind="cross_entropy")
 
 
 def with_teacher(run: Run) -> Run:
@@ -64,7 +65,7 @@ def fine_tune(run: Run, cfg: Supervised, seed: int, stage: str, folder: str | Pa
             def save(tree: Any, number: int) -> None:
                 write(number, tree, {"teacher": taught_by, "step": number, "steps": len(steps)})
 
-            step, every = stages.compiled_update(run, tx, HARD, of=stage), cfg.update.checkpoint_every
+            step, every = stages.compiled_update(run, tx, *HARD, of=stage), cfg.update.checkpoint_every
             log = functools.partial(run.metrics.append, seed=seed, stage=f"{stage}/tune")
             state = _descend(steps, step, state, title=stage, log=log, save=save, every=every)
             save(state.params, len(steps))
@@ -83,7 +84,7 @@ def gradient_descent(run: Run, seed: int) -> dict[str, Any]:
     cfg = run.cfg.score.baseline
     batch = max(cfg.batch, batch_parts(run.mesh))  # each device needs a pair
     steps = batches.Batches(_demonstrations(run), Update(epochs=cfg.epochs, batch=batch), seed, run.mesh)
-    step = stages.compiled_update(run, optim.make(Optim(), len(steps)), HARD, of="baseline")
+    step = stages.compiled_update(run, optim.make(Optim(), len(steps)), *HARD, of="baseline")
 
     def train(lr: float, score: search.Point) -> None:
         an_epoch = len(steps) // cfg.epochs

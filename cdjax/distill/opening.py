@@ -107,8 +107,8 @@ def _load(cfg: Experiment, workdir: Path, profile: Profile) -> Run:
     batches.check(cfg.update, mesh)
     journal = Journal(workdir / "journal.json")
     model, tokenizer, about = source.load(cfg.model, mesh, dtype=directory.dtype(cfg, journal), remat=cfg.remat)
-    if cfg.objective.targets == "top_k" and cfg.objective.top_k > model.spec.vocab:
-        raise UserError(f"objective.top_k={cfg.objective.top_k} is over the vocabulary, {model.spec.vocab}")
+    if wrong := list(cfg.targets.misfits(model.spec.vocab)):
+        raise UserError("; ".join(f"targets.{problem}" for problem in wrong))
     return Run(
         cfg=cfg,
         workdir=workdir,

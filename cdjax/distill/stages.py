@@ -31,8 +31,9 @@ from cdjax.model.decoder import Decoder
 from cdjax.model.reader import Reader
 from cdjax.progress import progress, tell_compilations
 from cdjax.sampling import Sampling, answers, slots
-from cdjax.sampling.generate import Record
 from cdjax.sampling.store import Rollout, Store
+from cdjax.sampling.targets.labels import Labels
+from cdjax.sampling.targets.target import Target
 from cdjax.score import distance, exam
 from cdjax.views import encode, writer
 from cdjax.views.view import Shown
@@ -112,7 +113,7 @@ def write_inputs(round: Round, operation: int) -> list[str]:
                 prompts,
                 stops=format.stops,
                 sampling=Sampling(batch=run.cfg.sampling.batch),
-                record=Record(),
+                targets=Labels(),
                 steps=assignment.inputs.written_tokens,
                 seed=seed,
                 progress=advance,
@@ -134,7 +135,7 @@ def sample_teacher(round: Round, operation: int, teacher: nnx.State, student: nn
             shown.teacher,
             stops=run.format.stops,
             sampling=cfg.sampling,
-            record=record(cfg.objective),
+            targets=cfg.targets,
             steps=cfg.limits.completion,
             seed=round.fold("sample", operation),
             student=answers.Student(run.decoder(student), shown.student),
@@ -198,7 +199,7 @@ def bare_answers(round: Round, operation: int, teacher: nnx.State, shown: Shown)
             shown.student,
             stops=run.format.stops,
             sampling=dataclasses.replace(run.cfg.sampling, per_input=1, draft=0),
-            record=Record(),
+            targets=Labels(),
             steps=run.cfg.limits.completion,
             seed=round.fold("bare", operation),
             store=Store(round.folder("rollouts", operation) / "bare"),
@@ -214,7 +215,9 @@ def learn(round: Round, student: nnx.State, teacher: nnx.State, lessons: list[Le
         return restore(round)
     replayed = replay(run)
     examples = _together(lessons) + replayed
-    steps = batches.Batches(examples, cfg.update, round.fold("update"), run.mesh, teacher=cfg.objective.reads_teacher)
+    steps = batches.Batches(
+        examples, cfg.update, round.fold("update"), run.mesh, teacher=cfg.objective.reads_teacher(cfg.targets)
+    )
     tx = optim.make(cfg.optim, len(steps))
     checkpoints = round.checkpoints()
     taught_by = answers.identity(run.decoder(teacher))
@@ -223,7 +226,7 @@ def learn(round: Round, student: nnx.State, teacher: nnx.State, lessons: list[Le
 
     def train() -> dict[str, Any]:
         nonlocal params
-        step = compiled_update(run, tx, cfg.objective, _full_teacher(run, teacher, lessons))
+        step = compiled_update(run, tx, cfg.targets, cfg.objective, _full_teacher(run, teacher, lessons))
         with checkpoints.writing() as write:
 
             def save(tree: Any, number: int) -> None:
@@ -360,20 +363,16 @@ def resume(
     return dataclasses.replace(ended, step=np.int32(steps))
 
 
-def record(objective: Objective) -> Record:
-    """What the decode step must write down for this objective."""
-    if objective.kind == "cross_entropy" or objective.targets == "full":
-        return Record()
-    if objective.targets == "sampled":
-        return Record(draws=objective.draws, temperature=objective.temperature)
-    return Record(top_k=objective.top_k, temperature=objective.temperature)
-
-
 def compiled_update(
-    run: Run, tx: optax.GradientTransformation, objective: Objective, teacher: FullTeacher = (None, None), of: str = ""
+    run: Run,
+    tx: optax.GradientTransformation,
+    targets: Target,
+    objective: Objective,
+    teacher: FullTeacher = (None, None),
+    of: str = "",
 ) -> Step:
     """The compiled update of a state by a batch, for every learning rate, which is part of the state."""
-    step = update.make_update(run.models.graph, tx, objective, run.mesh)
+    step = update.make_update(run.models.graph, tx, targets, objective, run.mesh)
     return tell_compilations(
         lambda state, batch: step(state, run.models.frozen, *teacher, batch),
         lambda _, batch: f"the update{f' of {of!r}' if of else ''} for {batch}",
@@ -382,7 +381,7 @@ def compiled_update(
 
 def _full_teacher(run: Run, params: nnx.State, lessons: list[Lesson]) -> FullTeacher:
     """For full targets the teacher itself, and every lesson's context, read once."""
-    if not run.cfg.objective.reads_teacher:
+    if not run.cfg.objective.reads_teacher(run.cfg.targets):
         return None, None
     teacher = run.decoder(params)
     return teacher, Reader(teacher).after(*(lesson.context for lesson in lessons)).prefix
@@ -390,10 +389,9 @@ def _full_teacher(run: Run, params: nnx.State, lessons: list[Lesson]) -> FullTea
 
 def replay(run: Run) -> list[pairs.Pair]:
     """The solved examples that every round learns beside the teacher's answers (paper, 4.3, transfer)."""
-    kept = record(run.cfg.objective)
     solved = [example for examples in run.cfg.replay for example in run.labelled(examples)]
-    vocab = run.decoder(run.models.base).spec.vocab
-    return [pairs.certain(*example, top_k=kept.top_k, draws=kept.draws, vocab=vocab) for example in solved]
+    certain, vocab = run.cfg.targets.certain, run.decoder(run.models.base).spec.vocab
+    return [pairs.hard(prompt, prompt, answer, certain(answer.astype(np.int32), vocab)) for prompt, answer in solved]
 
 
 def _together(lessons: list[Lesson]) -> list[pairs.Pair]:

@@ -20,6 +20,7 @@ from cdjax.lessons.pairs import PairBatch, Rows
 from cdjax.losses import Objective, divergence, fused
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
+from cdjax.sampling.targets.target import Target
 
 Metrics: TypeAlias = dict[str, tuple[Array, Array]]
 
@@ -65,6 +66,7 @@ def abstract(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.shar
 def make_update(
     graph: Any,
     tx: optax.GradientTransformation,
+    targets: Target,
     objective: Objective,
     mesh: jax.sharding.Mesh,
 ) -> Callable[[TrainState, nnx.State, Decoder | None, Prefix | None, PairBatch], tuple[TrainState, Metrics]]:
@@ -75,7 +77,7 @@ def make_update(
     one after the other (micro-batches), one at a time in memory.
     Raises UserError for an objective that cannot be computed.
     """
-    divergence.check(objective)
+    divergence.check(targets, objective)
 
     @functools.partial(jax.jit, donate_argnames="state")
     def update(state, frozen, teacher, prefix, batch):
@@ -83,7 +85,7 @@ def make_update(
 
         def loss(params: nnx.State, part: PairBatch) -> tuple[Array, dict[str, Array]]:
             student = nnx.merge(graph, params, frozen)
-            return batch_loss(student, teacher, prefix, part, objective=objective, over=count)
+            return batch_loss(student, teacher, prefix, part, targets=targets, objective=objective, over=count)
 
         place = functools.partial(_place, mesh=mesh)
         pieces = len(batch.real) // parallel.batch_parts(mesh)
@@ -102,18 +104,18 @@ def batch_loss(
     prefix: Prefix | None,
     batch: PairBatch,
     *,
+    targets: Target,
     objective: Objective,
     over: Int[Array, ""] | int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """`fused.loss` of one batch: the student reads its own rows, the teacher (full targets) prefix and its own."""
     hidden = hidden_at(student, batch.student, None)
     wanted = None
-    if teacher is not None and objective.reads_teacher:
+    if teacher is not None and objective.reads_teacher(targets):
         assert batch.teacher is not None
         wanted = jax.lax.stop_gradient(hidden_at(teacher, batch.teacher, prefix))
-    soft = batch.top_ids, batch.top_logprobs, batch.draws
-    positions = divergence.Positions(hidden, wanted, batch.ids, batch.real, *soft)
-    return fused.loss(student, teacher, positions, objective=objective, over=over)
+    positions = divergence.Positions(hidden, wanted, batch.ids, batch.real, batch.targets)
+    return fused.loss(student, teacher, positions, targets=targets, objective=objective, over=over)
 
 
 def hidden_at(model: Decoder, rows: Rows, prefix: Prefix | None) -> Float[Array, "G C D"]:

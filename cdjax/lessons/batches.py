@@ -4,7 +4,7 @@ In: `distill.pairs.Pair`s. Out: `PairBatch`es of at most `packing.SHAPES` shapes
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
@@ -67,33 +67,37 @@ def check(cfg: Update, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def pack(pairs: Sequence[Pair], sides: Sides, plan: packing.Plan, step: int) -> tuple[Arrays, list[Arrays]]:
+def pack(pairs: Sequence[Pair], sides: Sides, plan: packing.Plan, step: int) -> tuple[dict[str, Any], list[Arrays]]:
     """One step of the plan on the host: the fields of a `PairBatch`, and the `Rows` of each side."""
 
     def zeros(like: np.ndarray) -> np.ndarray:
         return np.zeros((plan.parts, plan.kept, *like.shape[1:]), like.dtype)
 
-    kept = {name: zeros(getattr(pairs[0], name)) for name in ("top_ids", "top_logprobs", "draws")}
-    kept |= {"ids": zeros(pairs[0].rollout), "real": zeros(np.zeros(0, bool))}
+    kept = jax.tree.map(zeros, _columns(pairs[0]))
     rows = [_rows(plan, layout, step) for layout in plan.sides]
     filled = [0] * plan.parts
     for place, number in enumerate(plan.index[step]):
         if number < 0:
             continue
         pair, part = pairs[number], plan.part[step, place]
-        here = part, slice(filled[part], filled[part] + len(pair.kept))
+        span = part, slice(filled[part], filled[part] + len(pair.kept))
         filled[part] += len(pair.kept)
-        kept["ids"][here], kept["real"][here] = pair.rollout[pair.kept], True
-        for name in ("top_ids", "top_logprobs", "draws"):
-            kept[name][here] = getattr(pair, name)
+        for into, column in zip(jax.tree.leaves(kept), jax.tree.leaves(_columns(pair)), strict=True):
+            into[span] = column
         for side, layout, into in zip(sides, plan.sides, rows, strict=True):
             tokens, at = pair.read(side)
             group, row, start = (x[step, place] for x in (layout.group, layout.row, layout.start))
             cells = part, group, row, slice(start, start + len(tokens))
             into["tokens"][cells], into["positions"][cells] = tokens, np.arange(len(tokens))
             into["texts"][cells] = place + 1
-            into["at"][here] = (group * layout.rows + row) * layout.width[step] + start + at
+            into["at"][span] = (group * layout.rows + row) * layout.width[step] + start + at
     return kept, rows
+
+
+def _columns(pair: Pair) -> dict[str, Any]:
+    """The fields of a `PairBatch` at a pair's kept tokens; a batch has zeros where it has none."""
+    ids = pair.rollout[pair.kept]
+    return {"ids": ids, "real": np.ones(ids.shape, bool), "targets": pair.targets}
 
 
 def _rows(plan: packing.Plan, layout: packing.Layout, step: int) -> Arrays:

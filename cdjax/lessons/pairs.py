@@ -10,7 +10,7 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+from jaxtyping import Array, Bool, Int, Int32
 
 from cdjax.lessons.filters import Kept
 from cdjax.views.prompts import Prompts
@@ -24,9 +24,7 @@ class Pair:
     student_prompt: Int32[np.ndarray, "Ps"]
     rollout: Int32[np.ndarray, "Ct"]  # everything the teacher wrote
     kept: Int32[np.ndarray, "C"]  # f: which of its tokens the student must produce
-    top_ids: Int32[np.ndarray, "C k"]
-    top_logprobs: Float32[np.ndarray, "C k"]
-    draws: Int32[np.ndarray, "C n"]
+    targets: dict[str, np.ndarray]  # what was recorded of the teacher at the kept tokens, [C, ...]
     context: int = 0  # which of the round's shared contexts the teacher reads first
 
     def read(self, side: Literal["student", "teacher"]) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "C"]]:
@@ -61,9 +59,7 @@ class PairBatch:
     teacher: Rows | None  # for full targets
     ids: Int[Array, "G C"]  # what the teacher wrote
     real: Bool[Array, "G C"]  # the one loss mask
-    top_ids: Int[Array, "G C k"]
-    top_logprobs: Float[Array, "G C k"]
-    draws: Int[Array, "G C n"]
+    targets: dict[str, Array]  # what was recorded of the teacher, [G, C, ...]
 
     def __str__(self) -> str:
         sides = {"": self.student} | ({} if self.teacher is None else {" of the teacher's": self.teacher})
@@ -96,34 +92,21 @@ def _pair(one: Kept, teacher: dict[str, np.ndarray], student: dict[str, np.ndarr
         student_prompt=student[rollout.input],
         rollout=rollout.ids,
         kept=at,
-        top_ids=rollout.top_ids[at],
-        top_logprobs=rollout.top_logprobs[at],
-        draws=rollout.draws[at],
+        targets={name: x[at] for name, x in rollout.targets.items()},
     )
 
 
-def hard(teacher_prompt: np.ndarray, student_prompt: np.ndarray, completion: np.ndarray) -> Pair:
-    """A completion without recorded targets: for cross-entropy, or for targets that are computed when needed."""
-    ids = completion.astype(np.int32)
-    none = (len(ids), 0)
+def hard(
+    teacher_prompt: np.ndarray,
+    student_prompt: np.ndarray,
+    completion: np.ndarray,
+    targets: dict[str, np.ndarray] | None = None,
+) -> Pair:
+    """A completion of which every token is kept, beside what targets say of it, if anything was recorded."""
     return Pair(
         teacher_prompt=teacher_prompt,
         student_prompt=student_prompt,
-        rollout=ids,
-        kept=np.arange(len(ids), dtype=np.int32),
-        top_ids=np.zeros(none, np.int32),
-        top_logprobs=np.zeros(none, np.float32),
-        draws=np.zeros(none, np.int32),
-    )
-
-
-def certain(prompt: np.ndarray, answer: np.ndarray, *, top_k: int, draws: int, vocab: int) -> Pair:
-    """A written answer beside a teacher's: targets in the form of recorded ones, with all their mass on its tokens."""
-    one = hard(prompt, prompt, answer)
-    ids, others = one.rollout[:, None], np.arange(top_k, dtype=np.int32)[None]
-    return dataclasses.replace(
-        one,
-        top_ids=(ids + others) % vocab,  # whatever the others are, they differ
-        top_logprobs=np.where(others == 0, np.float32(0), np.float32(-np.inf)) + np.zeros(ids.shape, np.float32),
-        draws=np.repeat(ids, draws, 1),
+        rollout=completion.astype(np.int32),
+        kept=np.arange(len(completion), dtype=np.int32),
+        targets=targets or {},
     )

@@ -15,41 +15,38 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cdjax.errors import UserError
 from cdjax.losses import Objective
-from cdjax.sampling import choose
+from cdjax.sampling.targets.target import Target
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Positions:
-    """What the loss reads at every completion position. Soft targets that are not used may have width 0."""
+    """What the loss reads at every completion position."""
 
     hidden: Float[Array, "*b D"]  # the student's
     teacher: Float[Array, "*b D"] | None  # the teacher's, for full targets
     ids: Int[Array, "*b"]
     real: Bool[Array, "*b"]  # the one loss mask
-    top_ids: Int[Array, "*b k"]
-    top_logprobs: Float[Array, "*b k"]  # at the objective's temperature
-    draws: Int[Array, "*b n"]  # at the objective's temperature
+    targets: dict[str, Array]  # what was recorded of the teacher, [*b, ...]
 
 
-def check(objective: Objective, positions: Positions | None = None) -> None:
+def check(targets: Target, objective: Objective, positions: Positions | None = None) -> None:
     """Raises UserError for an objective that cannot be computed, or not from these positions."""
     if objective.kind == "cross_entropy":
         return
-    if objective.targets == "sampled" and objective.kind != "forward_kl":
+    if not targets.gives & ({"probabilities", "draws"} if objective.kind == "forward_kl" else {"probabilities"}):
         raise UserError(
-            f"objective.kind={objective.kind} needs the teacher's probabilities, and targets=sampled has only ids "
-            "drawn from them; use kind=forward_kl, or targets=top_k or full"
+            f"objective.kind={objective.kind} needs the teacher's probabilities, and targets.kind={targets.kind} does "
+            "not have them; use objective.kind=forward_kl, or targets.kind=top_k or full"
         )
-    if not (objective.temperature > 0 and 0 <= objective.alpha <= 1):
-        raise UserError(
-            f"objective.temperature={objective.temperature} must be above 0, and alpha={objective.alpha} in 0 .. 1"
-        )
+    if not 0 <= objective.alpha <= 1:
+        raise UserError(f"objective.alpha={objective.alpha} must be in 0 .. 1")
     if positions is None:
         return
-    width = {"top_k": positions.top_ids.shape[-1], "sampled": positions.draws.shape[-1]}
-    if (objective.targets == "full" and positions.teacher is None) or width.get(objective.targets) == 0:
-        raise UserError(f"objective.targets={objective.targets}, but the rollouts were recorded without them")
+    if (
+        "states" in targets.gives and positions.teacher is None
+    ) or not targets.buffers().keys() <= positions.targets.keys():
+        raise UserError(f"targets.kind={targets.kind}, but the answers were recorded without them")
 
 
 def divergence(
@@ -111,14 +108,6 @@ def slope(
     if kind == "reverse_kl":
         return q * (student - teacher - pull[..., None])
     return (1 - beta) * q * (student - _mixture(teacher, student, beta) - pull[..., None])
-
-
-def bucket_divergence(
-    top_logprobs: Float[Array, "*b k"], student_logprobs: Float[Array, "*b k"], *, kind: str, beta: float
-) -> Float[Array, "*b"]:
-    """The divergence of k + 1 outcomes: the teacher's k most likely ids, and everything else as one."""
-    teacher, student = map(choose.with_tail, (top_logprobs, student_logprobs))
-    return token_divergence(teacher, student, kind=kind, beta=beta)
 
 
 def kl(p: Float[Array, "*b V"], q: Float[Array, "*b V"]) -> Float[Array, "*b"]:

@@ -18,6 +18,7 @@ from cdjax.losses import Objective, divergence
 from cdjax.losses.divergence import Positions
 from cdjax.losses.logits import Block, Slope, over_blocks, terms
 from cdjax.model.decoder import Decoder, Readout
+from cdjax.sampling.targets.target import Target
 
 FEWEST, MOST = 128, 1024  # positions of a tile: every tile costs a pass over the gradient of the weights
 
@@ -27,6 +28,7 @@ def loss(
     teacher: Decoder | None,
     positions: Positions,
     *,
+    targets: Target,
     objective: Objective,
     over: Float[Array, ""] | Int[Array, ""] | int = 1,
     tile: int | None = None,
@@ -34,19 +36,19 @@ def loss(
     """The loss, and float32 sums over the real ones of [B, C] positions: `loss`, what it is made of, their `count`.
 
     `loss` is alpha * cross_entropy + (1 - alpha) * temperature^2 * divergence; `cross_entropy` is on `ids` at
-    temperature 1; `kl` is KL(teacher || student) at the objective's temperature, for full and top_k targets.
+    temperature 1; `kl` is KL(teacher || student) at the temperature of targets that give probabilities.
     What is differentiated is the sum of `loss` divided by `over`, with respect to the student's hidden states and the
     weights of its logits. Every device makes the logits of `tile` positions at a time; see `positions_of_a_tile`.
     """
-    divergence.check(objective, positions)
-    wanted = teacher.readout() if teacher is not None and objective.reads_teacher else None
+    divergence.check(targets, objective, positions)
+    wanted = teacher.readout() if teacher is not None and objective.reads_teacher(targets) else None
     parts = jax.tree.map(_apart, vars(positions) | {"teacher": None if wanted is None else positions.teacher})
     length = parts["real"].shape[1]
     tiles = -(-length // (tile or positions_of_a_tile(student.spec.embed)))
     tile = -(-length // tiles)
     parts = jax.tree.map(functools.partial(_filled, length=tiles * tile), parts)
     scale = 1 / jnp.float32(over)
-    return _loss((objective, tile), parts.pop("hidden"), student.readout(), wanted, parts, scale)
+    return _loss((targets, objective, tile), parts.pop("hidden"), student.readout(), wanted, parts, scale)
 
 
 def positions_of_a_tile(embed: int) -> int:
@@ -79,7 +81,7 @@ _loss.defvjp(_forward, _backward, symbolic_zeros=True)
 
 def _run(how, hidden, out, wanted, parts, scale, *, gradient, of_weights):
     """Loss and sums, and d loss / d (hidden states [devices, M, D], weights), None where they are not asked for."""
-    objective, tile = how
+    targets, objective, tile = how
     given, wanted = out.gathered(), None if wanted is None else wanted.gathered()
     real = parts["real"]
     first = jnp.argsort(~real, 1, stable=True)
@@ -87,7 +89,7 @@ def _run(how, hidden, out, wanted, parts, scale, *, gradient, of_weights):
     def one(rows, hidden, parts, change):
         """Of one device: the sums over a tile, and `change` with the tile's part added."""
         at = _blank(jax.tree.map(lambda x: x[rows], Positions(hidden=hidden, **parts)))
-        found, slope = terms(given, wanted, at, objective)
+        found, slope = terms(given, wanted, at, targets, objective)
         found = {name: jnp.sum(term, where=at.real) for name, term in found.items()}
         if gradient:
             weight = jnp.where(at.real, scale, 0.0)[:, None]

@@ -17,6 +17,7 @@ from cdjax import parallel
 from cdjax.losses import Objective, divergence
 from cdjax.losses.divergence import Positions
 from cdjax.model.decoder import Readout
+from cdjax.sampling.targets.target import Target
 
 OUTCOMES = 4096  # the fewest outcomes of a block
 
@@ -65,7 +66,9 @@ class Logprobs(NamedTuple):
         return (logits - self.peak) / self.temperature - self.total
 
 
-def terms(given: Readout, wanted: Readout | None, at: Positions, objective: Objective) -> tuple[dict, Slope]:
+def terms(
+    given: Readout, wanted: Readout | None, at: Positions, targets: Target, objective: Objective
+) -> tuple[dict, Slope]:
     """Every term of the objective at each position of a tile, and the slope of `loss`."""
     logits = parallel.constrain(given(at.hidden), "length", "vocab")
     q = _logprobs(logits, 1.0)
@@ -73,9 +76,9 @@ def terms(given: Readout, wanted: Readout | None, at: Positions, objective: Obje
     hard, slope = -q.at(ids)[:, 0], q.towards(ids, -jnp.ones(ids.shape))
     every = {"loss": hard, "cross_entropy": hard, "count": jnp.ones(hard.shape)}
     if objective.kind != "cross_entropy":
-        heated = q if objective.temperature == 1 else _logprobs(logits, objective.temperature)
-        soft, soft_slope, extra = _soft(heated, wanted, at, objective)
-        a, b = objective.alpha, (1 - objective.alpha) * objective.temperature**2
+        heated = q if targets.temperature == 1 else _logprobs(logits, targets.temperature)
+        soft, soft_slope, extra = _soft(heated, wanted, at, targets, objective)
+        a, b = objective.alpha, (1 - objective.alpha) * targets.temperature**2
         every |= extra | {"loss": a * hard + b * soft if a else b * soft}
         slope = _weighed(a, slope, b, soft_slope)
     if given.soft_cap is None:
@@ -94,24 +97,25 @@ def over_blocks(vocab: int, step: Callable[[Block, Any], Any], start: Any) -> An
     return jax.lax.fori_loop(0, blocks, lambda i, carry: step(Block(i * size, size), carry), start)
 
 
-def _soft(q: Logprobs, wanted: Readout | None, at: Positions, objective: Objective) -> tuple:
+def _soft(q: Logprobs, wanted: Readout | None, at: Positions, targets: Target, objective: Objective) -> tuple:
     """The divergence from the kind of targets there is, its slope, and the metrics that come with it."""
-    if objective.targets == "full":
-        assert wanted is not None and at.teacher is not None
+    if wanted is not None:
+        assert at.teacher is not None
         teacher = parallel.constrain(wanted(at.teacher), "length", "vocab")
-        return _full(_logprobs(teacher, objective.temperature), q, objective)
-    if objective.targets == "sampled":
-        share = jnp.full(at.draws.shape, 1 / at.draws.shape[-1])
-        return -q.at(at.draws).mean(-1), q.towards(at.draws, -share), {}
-    top = q.at(at.top_ids)
-    buckets = functools.partial(divergence.bucket_divergence, at.top_logprobs, beta=objective.beta)
-    soft, back = jax.vjp(functools.partial(buckets, kind=objective.kind), top)
-    extra = {
-        "kl": buckets(top, kind="forward_kl"),
-        "teacher_top_mass": jnp.exp(at.top_logprobs).sum(-1),
-        "student_top_mass": jnp.exp(top).sum(-1),
-    }
-    return soft, q.towards(at.top_ids, *back(jnp.ones(soft.shape))), extra
+        return _full(_logprobs(teacher, targets.temperature), q, objective)
+    ids = targets.listed(at.targets)
+    student = q.at(ids)
+    if "draws" in targets.gives:
+        share = jnp.full(ids.shape, 1 / ids.shape[-1])
+        return -student.mean(-1), q.towards(ids, -share), {}
+
+    def over(student: Array, kind: str) -> Array:
+        outcomes = targets.outcomes(at.targets, student)
+        return divergence.token_divergence(*outcomes, kind=kind, beta=objective.beta)
+
+    soft, back = jax.vjp(functools.partial(over, kind=objective.kind), student)
+    extra = {"kl": over(student, kind="forward_kl")} | targets.metrics(at.targets, student)
+    return soft, q.towards(ids, *back(jnp.ones(soft.shape))), extra
 
 
 def _full(p: Logprobs, q: Logprobs, objective: Objective) -> tuple[Array, Slope, dict]:

@@ -19,11 +19,12 @@ from cdjax import parallel
 from cdjax.errors import UserError
 from cdjax.model import decoder, quantize
 from cdjax.model.reader import Reader
+from cdjax.parts import plain
 from cdjax.sampling import Sampling
 from cdjax.sampling.choose import Choice
-from cdjax.sampling.generate import Record
 from cdjax.sampling.slots import Row, Side, Slots
 from cdjax.sampling.store import RAGGED, Rollout, Store
+from cdjax.sampling.targets.target import Target
 from cdjax.views.prompts import Prompts
 
 
@@ -42,7 +43,7 @@ def sample(
     *,
     stops: Int32[np.ndarray, "_"],
     sampling: Sampling,
-    record: Record,
+    targets: Target,
     steps: int,
     seed: int,
     student: Student | None = None,
@@ -63,7 +64,7 @@ def sample(
     if student is not None:
         check(student.model, student.prompts, steps)
     if store is not None:
-        how = {"sampling": dataclasses.asdict(sampling), "record": dataclasses.asdict(record)}
+        how = {"sampling": dataclasses.asdict(sampling), "targets": plain(targets)}
         store.open(how | {"steps": steps, "seed": seed, "stops": _digest(stops)} | _identities(model, prompts, student))
     answers: dict[Row, Rollout] = {}
     stored = [] if store is None else [(rows, store.read(at)) for at, rows in enumerate(shards) if store.has(at)]
@@ -82,7 +83,7 @@ def sample(
                 mesh=mesh,
                 stops=jnp.zeros(model.spec.vocab, bool).at[stops].set(True),
                 choice=Choice(sampling.temperature, sampling.top_k, sampling.top_p),
-                record=record,
+                targets=targets,
                 steps=steps,
                 batch=_rows_on(mesh, len(shards[0])),
             )
@@ -162,11 +163,12 @@ def _rows_on(mesh: jax.sharding.Mesh, rows: int) -> int:
     return -(-rows // parts) * parts
 
 
-def _rollouts(samples: dict[str, np.ndarray], prompts: Prompts, rows: Sequence[Row]) -> Iterator[Rollout]:
+def _rollouts(samples: dict[str, Any], prompts: Prompts, rows: Sequence[Row]) -> Iterator[Rollout]:
     for row, (index, number) in enumerate(rows):
         length = int(samples["real"][row].sum())
+        recorded = {name: np.array(x[row, :length]) for name, x in samples["targets"].items()}
         kept: dict[str, Any] = {name: np.array(samples[name][row, :length]) for name in RAGGED}
-        yield Rollout(prompts.inputs[index], number, stopped=bool(samples["stopped"][row]), **kept)
+        yield Rollout(prompts.inputs[index], number, stopped=bool(samples["stopped"][row]), targets=recorded, **kept)
 
 
 @jax.jit

@@ -16,23 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from cdjax.errors import UserError
 from cdjax.model import cache, decoder
 from cdjax.parallel import constrain, whole_rows
 from cdjax.sampling import choose
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """What is kept of the distribution that each token was drawn from, at the objective's temperature."""
-
-    top_k: int = 0
-    draws: int = 0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.top_k < 0 or self.draws < 0 or not 0 < self.temperature < float("inf"):
-            raise UserError(f"a record needs counts of 0 or more and a temperature above 0, got {self}")
+from cdjax.sampling.targets.target import Target
 
 
 @jax.tree_util.register_dataclass
@@ -44,9 +31,7 @@ class Samples:
     logprobs: Float[Array, "B C"]  # of the chosen id under the model itself, at temperature 1
     real: Bool[Array, "B C"]
     stopped: Bool[Array, "B"]  # by a stop token, not by the length limit
-    top_ids: Int[Array, "B C k"]  # most likely first
-    top_logprobs: Float[Array, "B C k"]  # of the full softmax
-    draws: Int[Array, "B C n"]
+    targets: dict[str, Array]  # what they record of the distribution that each id was drawn from, [B, C, ...]
     verdicts: Int[Array, "B C"]  # on another model's draft of this id, see speculate.py; 0 where there was none
 
 
@@ -61,10 +46,10 @@ class State:
     stopped: Bool[Array, "B"]
     ages: Int[Array, "B"]  # tokens written
     past: cache.Cache  # in an ensemble with a leading axis of its members, but for the lengths
-    written: dict[str, Array]  # the fields of Samples that have a C axis
+    written: dict[str, Any]  # the fields of Samples that have a C axis
 
 
-@functools.partial(jax.jit, static_argnames=("choice", "record", "steps"))
+@functools.partial(jax.jit, static_argnames=("choice", "targets", "steps"))
 def generate(
     model: decoder.Decoder,
     prompts: Int[Array, "B T"],
@@ -74,7 +59,7 @@ def generate(
     prefix: cache.Prefix | None,
     *,
     choice: choose.Choice,
-    record: Record,
+    targets: Target,
     steps: int,
 ) -> Samples:
     """At most `steps` tokens after each left-padded prompt. A row whose last column is padding only fills the batch.
@@ -84,26 +69,20 @@ def generate(
     model = decoder.unstack(model)
     rows = jnp.arange(len(prompts))
     members = 1 if prefix is None else len(prefix.lengths)
-    state = start(model, len(rows), prompts.shape[1] - 1 + steps, record=record, steps=steps, members=members)
+    state = start(model, len(rows), prompts.shape[1] - 1 + steps, targets=targets, steps=steps, members=members)
     state = admit(model, state, prompts, real, keys, rows, prefix)
-    return collect(decode(model, state, stops, prefix, len(rows), choice=choice, record=record), rows)
+    return collect(decode(model, state, stops, prefix, len(rows), choice=choice, targets=targets), rows)
 
 
-@functools.partial(jax.jit, static_argnames=("batch", "slots", "record", "steps", "members"))
-def start(model: decoder.Decoder, batch: int, slots: int, *, record: Record, steps: int, members: int = 1) -> State:
+@functools.partial(jax.jit, static_argnames=("batch", "slots", "targets", "steps", "members"))
+def start(model: decoder.Decoder, batch: int, slots: int, *, targets: Target, steps: int, members: int = 1) -> State:
     """Rows that wait for a prompt. `slots` is `steps` and the length of the longest prompt, less one."""
-    shapes = {
-        "ids": ((), jnp.int32),
-        "logprobs": ((), jnp.float32),
-        "top_ids": ((record.top_k,), jnp.int32),
-        "top_logprobs": ((record.top_k,), jnp.float32),
-        "draws": ((record.draws,), jnp.int32),
-        "verdicts": ((), jnp.int32),
-    }
 
-    def zeros(shape: tuple[int, ...], dtype: type) -> Array:
+    def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
         return constrain(jnp.zeros((batch, *shape), dtype), "batch", *("length",) * len(shape))
 
+    recorded = {name: zeros((steps, *shape), dtype) for name, (shape, dtype) in targets.buffers().items()}
+    columns = {"ids": jnp.int32, "logprobs": jnp.float32, "verdicts": jnp.int32}
     return State(
         tokens=zeros((), jnp.int32),
         keys=jax.random.split(jax.random.key(0), batch),
@@ -111,7 +90,7 @@ def start(model: decoder.Decoder, batch: int, slots: int, *, record: Record, ste
         stopped=zeros((), jnp.bool_),
         ages=zeros((), jnp.int32),
         past=cache.new_cache(model.spec, batch, slots, model.dtype, members),
-        written={name: zeros((steps, *shape), dtype) for name, (shape, dtype) in shapes.items()},
+        written={name: zeros((steps,), dtype) for name, dtype in columns.items()} | {"targets": recorded},
     )
 
 
@@ -205,7 +184,7 @@ def by_member(
     return found, cache.Cache(*after)
 
 
-@functools.partial(jax.jit, static_argnames=("choice", "record"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("choice", "targets"), donate_argnames="state")
 def decode(
     model: decoder.Decoder,
     state: State,
@@ -214,7 +193,7 @@ def decode(
     free: int | Int[Array, ""],
     *,
     choice: choose.Choice,
-    record: Record,
+    targets: Target,
 ) -> State:
     """Steps until at least `free` rows are free."""
     batch, steps = state.written["ids"].shape
@@ -229,8 +208,8 @@ def decode(
     def step(state: State) -> State:
         logits, past = by_member(functools.partial(read, state), prefix, state.past)
         logits = whole_rows(logits if logits.ndim == 2 else choose.mean(logits))
-        numbers = uniforms(state.keys, state.ages, 1 + record.draws)
-        column = observe(logits, choice(logits, numbers[:, 0]), numbers[:, 1:], record)
+        numbers = uniforms(state.keys, state.ages, 1 + targets.uniforms)
+        column = observe(logits, choice(logits, numbers[:, 0]), numbers[:, 1:], targets)
         at = jnp.where(state.alive, state.ages, steps)  # beyond the end: nothing is written
         ages = state.ages + state.alive
         stopped = state.alive & stops[column["ids"]]
@@ -243,7 +222,7 @@ def decode(
             stopped=state.stopped | stopped,
             ages=ages,
             past=past,
-            written={name: write(x, column[name], at) for name, x in state.written.items()},
+            written=jax.tree.map(lambda old, new: write(old, new, at), state.written, column),
         )
 
     return jax.lax.while_loop(lambda state: state.alive.sum() > batch - free, step, state)
@@ -252,22 +231,19 @@ def decode(
 @jax.jit
 def collect(state: State, rows: Int[Array, "R"]) -> Samples:
     """What these rows have written."""
-    written = {name: x[rows] for name, x in state.written.items()}
+    written = jax.tree.map(lambda x: x[rows], state.written)
     real = jnp.arange(state.written["ids"].shape[1])[None] < state.ages[rows][:, None]
     return Samples(real=real, stopped=state.stopped[rows], **written)
 
 
 def observe(
-    logits: Float[Array, "B V"], ids: Int[Array, "B"], uniforms: Float[Array, "B n"], record: Record
-) -> dict[str, Array]:
-    """One token a row, [B], and what is recorded of the distribution it came from, [B, k] and [B, n]."""
-    _, top_ids = choose.largest(logits, record.top_k)
+    logits: Float[Array, "B V"], ids: Int[Array, "B"], uniforms: Float[Array, "B n"], targets: Target
+) -> dict[str, Any]:
+    """One token a row, [B], and what `targets` record of the distribution it came from, [B, ...]."""
     return {
         "ids": ids,
         "logprobs": choose.logprobs(logits, ids[:, None], 1.0)[:, 0],
-        "top_ids": top_ids,
-        "top_logprobs": choose.logprobs(logits, top_ids, record.temperature),
-        "draws": choose.draw(choose.softmax_weights(logits, record.temperature), uniforms),
+        "targets": targets.observe(logits, ids, uniforms),
         "verdicts": jnp.zeros_like(ids),
     }
 

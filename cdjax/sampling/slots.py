@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,8 @@ from cdjax import parallel
 from cdjax.model import cache, decoder
 from cdjax.sampling import generate, speculate
 from cdjax.sampling.choose import Choice
-from cdjax.sampling.generate import Record, Samples
+from cdjax.sampling.generate import Samples
+from cdjax.sampling.targets.target import Target
 
 Row = tuple[int, int]  # which prompt, and which of its samples
 State = generate.State | speculate.State
@@ -47,11 +49,11 @@ class Slots:
     mesh: jax.sharding.Mesh
     stops: Bool[Array, "V"]
     choice: Choice
-    record: Record
+    targets: Target
     steps: int
     batch: int  # how many there are: a multiple of the devices that share a batch
 
-    def run(self, rows: Sequence[Row], seed: int) -> Iterator[tuple[list[Row], dict[str, np.ndarray]]]:
+    def run(self, rows: Sequence[Row], seed: int) -> Iterator[tuple[list[Row], dict[str, Any]]]:
         """Rows that have ended, and the fields of their `Samples`, until all of `rows` have.
 
         While a stretch runs on the device, the caller works on the rows that ended before it.
@@ -86,7 +88,7 @@ class Slots:
         def columns(side: Side) -> int:
             return width(max(map(len, side.prompts))) - 1 + self.steps + self.draft
 
-        side, sizes = self.teacher, {"record": self.record, "steps": self.steps}
+        side, sizes = self.teacher, {"targets": self.targets, "steps": self.steps}
         members = 1 if side.prefix is None else len(side.prefix.lengths)
         state = generate.start(side.model, self.batch, columns(side), **sizes, members=members)
         return state if self.student is None else speculate.start(self.student.model, state, columns(self.student))
@@ -112,7 +114,7 @@ class Slots:
         return ids, real
 
     def _decode(self, state: State, enough: int) -> State:
-        side, how = self.teacher, {"choice": self.choice, "record": self.record}
+        side, how = self.teacher, {"choice": self.choice, "targets": self.targets}
         if self.student is None:
             return generate.decode(side.model, state, self.stops, side.prefix, enough, **how)
         models, prefixes = (side.model, self.student.model), (side.prefix, self.student.prefix)
@@ -145,7 +147,7 @@ def _loads(sides: Sequence[Sequence[np.ndarray]], rows: Sequence[Row], size: int
             yield load
 
 
-def _fetched(ended: list[tuple[list[Row], Samples]]) -> Iterator[tuple[list[Row], dict[str, np.ndarray]]]:
+def _fetched(ended: list[tuple[list[Row], Samples]]) -> Iterator[tuple[list[Row], dict[str, Any]]]:
     for rows, samples in ended:
         yield rows, jax.device_get(vars(samples))
 

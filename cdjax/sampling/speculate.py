@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cdjax.model import cache, decoder
 from cdjax.parallel import constrain
 from cdjax.sampling import choose, generate
-from cdjax.sampling.generate import Record
+from cdjax.sampling.targets.target import Target
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +64,7 @@ def admit(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("draft", "choice", "record"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("draft", "choice", "targets"), donate_argnames="state")
 def decode(
     teacher: decoder.Decoder,
     student: decoder.Decoder,
@@ -76,7 +76,7 @@ def decode(
     *,
     draft: int,
     choice: choose.Choice,
-    record: Record,
+    targets: Target,
 ) -> State:
     """Steps of `draft` tokens until at least `free` rows are free."""
     batch = len(state.behind)
@@ -85,7 +85,7 @@ def decode(
         before = state.answers
         # Each place in an answer has numbers of its own, whichever step it falls into, for the draft, the verdict,
         # the teacher's own token, and the record. Those of a place are used up only when its token is final.
-        numbers = jax.vmap(lambda i: generate.uniforms(before.keys, before.ages + i, 3 + record.draws), out_axes=1)(
+        numbers = jax.vmap(lambda i: generate.uniforms(before.keys, before.ages + i, 3 + targets.uniforms), out_axes=1)(
             jnp.arange(draft + 1)
         )
         drafts, of_student, past = propose(student, state, student_prefix, numbers[:, :draft, 0], choice)
@@ -94,7 +94,7 @@ def decode(
         kept, own = accept(drafts, of_student, of_teacher, numbers[..., 1], numbers[..., 2])
         stays = jnp.where(before.alive, state.behind + jnp.minimum(kept, draft - 1), 0)
         return State(
-            answers=_advance(before, drafts, kept, own, logits, numbers[..., 3:], read, stops, record),
+            answers=_advance(before, drafts, kept, own, logits, numbers[..., 3:], read, stops, targets),
             past=dataclasses.replace(past, lengths=state.past.lengths + stays),
             unread=jnp.stack([jnp.where(kept == draft, drafts[:, -1], own), own], 1),
             behind=jnp.where(kept == draft, 2, 1),
@@ -162,7 +162,7 @@ def _verify(teacher, answers: generate.State, drafts, prefix):
     return constrain(teacher.logits(hidden), "batch", "length", "vocab"), past
 
 
-def _advance(before: generate.State, drafts, kept, own, logits, uniforms, read, stops, record: Record):
+def _advance(before: generate.State, drafts, kept, own, logits, uniforms, read, stops, targets: Target):
     """The answers with the drafts that stand and the teacher's own token, cut at a stop token and at the limit."""
     steps, width = before.written["ids"].shape[1], drafts.shape[1] + 1
     places = jnp.arange(width)[None]
@@ -170,7 +170,7 @@ def _advance(before: generate.State, drafts, kept, own, logits, uniforms, read, 
     ends = stops[ids] & (places <= kept[:, None])
     count = jnp.where(ends.any(1), ends.argmax(1), kept) + 1
     count = jnp.where(before.alive, jnp.minimum(count, steps - before.ages), 0)
-    column = _each(functools.partial(generate.observe, record=record), logits, ids, uniforms)
+    column = _each(functools.partial(generate.observe, targets=targets), logits, ids, uniforms)
     column["verdicts"] = jnp.where(places < kept[:, None], 1, jnp.where(places < width - 1, -1, 0))
     # Beyond the end nothing is written.
     at = jnp.where(places < count[:, None], before.ages[:, None] + places, steps + places)
@@ -183,7 +183,7 @@ def _advance(before: generate.State, drafts, kept, own, logits, uniforms, read, 
         stopped=before.stopped | stopped,
         ages=ages,
         past=dataclasses.replace(read, lengths=before.past.lengths + count),
-        written={name: generate.write(x, column[name], at) for name, x in before.written.items()},
+        written=jax.tree.map(lambda old, new: generate.write(old, new, at), before.written, column),
     )
 
 

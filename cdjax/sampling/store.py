@@ -20,20 +20,19 @@ from cdjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """One answer of the teacher. Soft targets are at the objective's temperature; the log-probability is at 1."""
+    """One answer of a model, and what was recorded of a teacher's distribution before each of its tokens."""
 
     input: str
     sample: int  # which of `Sampling.per_input` this is
     ids: Int32[np.ndarray, "C"]  # the completion, stop token included
-    logprobs: Float32[np.ndarray, "C"]
+    logprobs: Float32[np.ndarray, "C"]  # of the ids under the model that wrote them, at temperature 1
     stopped: bool  # ended by a stop token, not by the length limit
-    top_ids: Int32[np.ndarray, "C k"]  # most likely first; k may be 0
-    top_logprobs: Float32[np.ndarray, "C k"]  # of the full softmax: what is missing to 1 is the tail
-    draws: Int32[np.ndarray, "C n"]  # ids drawn from the teacher at each position; n may be 0
+    targets: dict[str, np.ndarray]  # what their kind records, [C, ...]
     verdicts: Int32[np.ndarray, "C"]  # 1: the student drafted this id; -1: its draft was refused; 0: there was no draft
 
 
-RAGGED = ("ids", "logprobs", "top_ids", "top_logprobs", "draws", "verdicts")  # fields with a C axis, stored end to end
+RAGGED = ("ids", "logprobs", "verdicts")  # fields with a C axis, stored end to end as `targets` are
+TARGETS = "targets."  # what the names of their arrays begin with in a file
 
 
 class Store:
@@ -74,7 +73,8 @@ class Store:
             "stopped": np.array([rollout.stopped for rollout in rollouts], bool),
             "lengths": np.array([len(rollout.ids) for rollout in rollouts], np.int64),
         }
-        arrays |= {name: np.concatenate([getattr(rollout, name) for rollout in rollouts]) for name in RAGGED}
+        columns = [_columns(rollout) for rollout in rollouts]
+        arrays |= {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
         with _whole(self._path(shard)) as file:
             np.savez(file, **arrays)
 
@@ -87,14 +87,16 @@ class Store:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} cannot be read ({error}); delete it and it is sampled again") from error
         ends = np.cumsum(arrays["lengths"])[:-1]
-        ragged = {name: np.split(arrays[name], ends) for name in RAGGED}
+        recorded = {name for name in arrays if name.startswith(TARGETS)}
+        columns = {name: np.split(arrays[name], ends) for name in (*RAGGED, *recorded)}
         inputs = json.loads(arrays["inputs"].tobytes())
         return [
             Rollout(
                 input=inputs[row],
                 sample=int(arrays["sample"][row]),
                 stopped=bool(arrays["stopped"][row]),
-                **{name: ragged[name][row] for name in RAGGED},
+                targets={name.removeprefix(TARGETS): columns[name][row] for name in recorded},
+                **{name: columns[name][row] for name in RAGGED},
             )
             for row in range(len(inputs))
         ]
@@ -116,6 +118,10 @@ class Store:
                 }
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         return path
+
+
+def _columns(rollout: Rollout) -> dict[str, np.ndarray]:
+    return {name: getattr(rollout, name) for name in RAGGED} | {TARGETS + k: x for k, x in rollout.targets.items()}
 
 
 @contextlib.contextmanager

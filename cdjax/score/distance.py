@@ -14,8 +14,8 @@ from cdjax.losses import Objective
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
 from cdjax.model.reader import Reader
+from cdjax.sampling.targets.full import Full
 
-FULL_KL = Objective(kind="forward_kl", targets="full")
 Texts: TypeAlias = tuple[Int32[np.ndarray, "P"], list[Pair]]  # the teacher's context, and what both sides read
 
 
@@ -34,4 +34,4 @@ def divergence(
 
 @jax.jit
 def _sums(student: Decoder, teacher: Decoder, prefix: Prefix | None, rows: PairBatch) -> dict[str, Any]:
-    return update.batch_loss(student, teacher, prefix, rows, objective=FULL_KL)[1]
+    return update.batch_loss(student, teacher, prefix, rows, targets=Full(), objective=Objective(kind="forward_kl"))[1]

@@ -16,8 +16,8 @@ from cdjax.lessons.assignment import Assignment
 from cdjax.model.decoder import Decoder
 from cdjax.progress import progress
 from cdjax.sampling import Sampling, answers
-from cdjax.sampling.generate import Record
 from cdjax.sampling.store import Rollout, Store
+from cdjax.sampling.targets.labels import Labels
 from cdjax.score import preference
 from cdjax.score.summary import COLUMNS, Graded
 from cdjax.tasks import Example
@@ -108,7 +108,7 @@ class Exam:
                 prompts,
                 stops=stops,
                 sampling=Sampling(temperature=0.0, batch=self.batch),
-                record=Record(),
+                targets=Labels(),
                 steps=self.steps,
                 seed=0,
                 store=store,

@@ -115,7 +115,7 @@ class Job:
         places = parallel.shardings(shapes, self.mesh)
         return jax.tree.map(lambda leaf, place: leaf.update(sharding=place), shapes, places)
 
-    def batch(self, top: int, taught: bool) -> PairBatch:
+    def batch(self, targets: Any, taught: bool) -> PairBatch:
         """Rows that a prompt and its completion fill, in as many parts as share a batch."""
         parts = parallel.batch_parts(self.mesh)
         rows = self.shapes.rows // parts
@@ -127,8 +127,8 @@ class Job:
         text = part((1, rows, width))
         read = Rows(text, text, text, part((kept,)))
         ids, real = part((kept,)), part((kept,), jnp.bool_)
-        tops = part((kept, top)), part((kept, top), jnp.float32)
-        return PairBatch(read, read if taught else None, ids, real, *tops, part((kept, 0)))
+        recorded = {name: part((kept, *shape), dtype) for name, (shape, dtype) in targets.buffers().items()}
+        return PairBatch(read, read if taught else None, ids, real, recorded)
 
     def prefix(self) -> cache.Prefix:
         shapes = jax.eval_shape(decoder._read_contexts, self.model(), *self.contexts())
@@ -146,7 +146,7 @@ class Job:
         """A decode loop's state, with room for the prompts and the completions."""
         slots, steps = self.shapes.prompt - 1 + self.shapes.completion, self.shapes.completion
         start = functools.partial(
-            generate.start, batch=self.shapes.rows, slots=slots, record=generate.Record(top_k=32), steps=steps
+            generate.start, batch=self.shapes.rows, slots=slots, targets=config.TopK(32), steps=steps
         )
         shapes = jax.eval_shape(start, self.sampler())
 
@@ -159,21 +159,20 @@ class Job:
 
 def update_full(job: Job) -> Any:
     """All weights learn from the full vocabulary of a teacher that reads the context; float32 weights and AdamW."""
-    return _update(job, config.Objective(targets="full"), job.model(remat="full"), job.prefix())
+    return _update(job, config.Full(), job.model(remat="full"), job.prefix())
 
 
 def update_top_k(job: Job) -> Any:
     """The same from the recorded 32 most likely ids: no teacher in the step."""
-    return _update(job, config.Objective(targets="top_k", top_k=32), None, None)
+    return _update(job, config.TopK(32), None, None)
 
 
-def _update(job: Job, objective: config.Objective, teacher: Any, prefix: Any) -> Any:
+def _update(job: Job, targets: Any, teacher: Any, prefix: Any) -> Any:
     graph, params, frozen = trainable.split(job.model(jnp.float32, remat="full"), config.Adapter())
     tx = optim.make(config.Optim(), 1000)
-    step = update.make_update(graph, tx, objective, job.mesh)
-    top = objective.top_k if objective.targets == "top_k" else 0
+    step = update.make_update(graph, tx, targets, config.Objective(), job.mesh)
     return step.lower(
-        update.abstract(params, tx, job.mesh), frozen, teacher, prefix, job.batch(top, teacher is not None)
+        update.abstract(params, tx, job.mesh), frozen, teacher, prefix, job.batch(targets, teacher is not None)
     )
 
 
@@ -198,7 +197,7 @@ def prefill(job: Job) -> Any:
 def decode(job: Job) -> Any:
     """The decode loop, of which one step is shown."""
     state, stops = job.state(), job.on((job.spec.vocab,), jnp.bool_)
-    settings = {"choice": choose.Choice(), "record": generate.Record(top_k=32)}
+    settings = {"choice": choose.Choice(), "targets": config.TopK(32)}
     return generate.decode.lower(job.sampler(), state, stops, job.prefix(), job.shapes.rows, **settings)
 
 

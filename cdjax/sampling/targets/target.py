@@ -14,6 +14,7 @@ Recorded = dict[str, Any]  # arrays with a leading axis of rows or positions
 class Target:
     """Nothing recorded."""
 
+    kind: ClassVar[str]
     # What a loss may need: "probabilities" of outcomes, "draws" from them, "states" of the teacher that is read again
     # in every update, or an "advantage" of each token.
     gives: ClassVar[frozenset[str]] = frozenset()

@@ -28,7 +28,7 @@ class Agreement:
 
     def __call__(self, subject: "Subject") -> dict[str, Any]:
         from cdjax.sampling import Sampling, answers
-        from cdjax.sampling.generate import Record
+        from cdjax.sampling.targets.labels import Labels
 
         exam, verdicts = subject.exam, []
         for number in subject.operations:
@@ -43,7 +43,7 @@ class Agreement:
                 shown.teacher,
                 stops=assignment.views.teacher.format.stops,
                 sampling=Sampling(temperature=self.temperature, batch=exam.batch, draft=self.draft),
-                record=Record(),
+                targets=Labels(),
                 steps=exam.steps,
                 seed=0,
                 student=answers.Student(subject.student, shown.student),

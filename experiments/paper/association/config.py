@@ -56,7 +56,7 @@ def get_config(
         template=config.Template(system="{instruction}: ", question="{input} =", answer=" {output}\n"),
         plan=config.Plan("sequential", first + second, rounds=(*groups, groups[0])),
         sampling=config.Sampling(temperature=0.0, batch=64),
-        objective=config.Objective(kind="forward_kl", targets="top_k", top_k=32),
+        targets=config.TopK(32),
         optim=config.Optim(lr=1e-4, warmup=5),
         update=config.Update(epochs=2, batch=16),
         limits=config.Limits(teacher_prompt=512, student_prompt=48, completion=8, overflow="drop"),

@@ -93,7 +93,7 @@ def get_config(
         context=Context(demonstrations=shown),
         inputs=config.Inputs(pool=True, limit=BATCH * EPOCHS // SCORED),
         sampling=config.Sampling(temperature=1.0, batch=64),
-        objective=config.Objective(kind="forward_kl", targets="top_k", top_k=32),
+        targets=config.TopK(32),
         update=Update(epochs=SCORED, batch=BATCH),
         tune=config.Tune(LRS, every=1),
         limits=config.Limits(teacher_prompt=512, student_prompt=64, completion=12, overflow="drop"),

@@ -85,7 +85,7 @@ def get_config(tone: str, folder: Path, seeds: tuple[int, ...] = (0, 1), *, tiny
         inputs=config.Inputs(pool=True, limit=192),
         keep=config.Keep(filters=(config.NonEmpty(),)),  # a long review is cut, as the paper's are
         sampling=config.Sampling(temperature=1.0, batch=64),
-        objective=config.Objective(kind="forward_kl", targets="top_k", top_k=32),
+        targets=config.TopK(32),
         optim=config.Optim(lr=1e-4, warmup=5),
         update=config.Update(epochs=2, batch=16),
         limits=config.Limits(teacher_prompt=512, student_prompt=96, completion=24, overflow="drop"),

@@ -60,7 +60,7 @@ BASE = config.Experiment(
     context=config.Context(shots=10),
     inputs=config.Inputs(pool=True, limit=128),
     sampling=config.Sampling(temperature=1.0, batch=64),
-    objective=config.Objective(kind="forward_kl", targets="top_k", top_k=32),
+    targets=config.TopK(32),
     optim=config.Optim(lr=1e-4, warmup=4),
     update=config.Update(epochs=2, batch=16),
     limits=config.Limits(teacher_prompt=256, student_prompt=32, completion=8, overflow="drop"),
@@ -71,7 +71,6 @@ TINY = {
     "model": "tiny:0",
     "inputs.limit": 4,
     "keep": KEPT,
-    "objective.top_k": 8,
     "update.batch": 4,
     "limits.teacher_prompt": 512,
     "limits.student_prompt": 128,
@@ -84,7 +83,7 @@ TINY = {
 
 def get_config(changes: dict[str, Any], seeds: tuple[int, ...] = (0,), *, tiny: bool = False) -> config.Experiment:
     """The base experiment with a variant's changes; `tiny` is the same on a random model."""
-    cfg = config.override(BASE, changes | {"seeds": seeds})
+    cfg = config.override(BASE, ({"targets.k": 8} if tiny else {}) | changes | {"seeds": seeds})
     cut = tuple(
         dataclasses.replace(one, inputs=dataclasses.replace(one.inputs, limit=4), keep=KEPT)
         for one in cfg.plan.operations
@@ -165,9 +164,9 @@ QUESTIONS = {
         "What of the teacher's distribution: the token drawn, 100 draws, the 32 most likely, or all?",
         {
             "top_k": {},
-            "hard": {"objective.kind": "cross_entropy"},
-            "sampled": {"objective.targets": "sampled"},
-            "full": {"objective.targets": "full"},
+            "hard": {"targets": "labels", "objective.kind": "cross_entropy"},
+            "sampled": {"targets": "draws"},
+            "full": {"targets": "full"},
         },
         Claim("hard targets leave the student further from the teacher", "held_out_kl", "hard", "top_k"),
         found="The mean is on the claimed side, and three seeds are too few to say so. In accuracy no targets are "

@@ -70,7 +70,7 @@ def get_config(model: str, seed: int = 0, digits: int = 3, *, tiny: bool = False
         inputs=config.Inputs(rule=30_000),
         keep=config.Keep("regex", "#(.+)#"),
         sampling=config.Sampling(temperature=1.0, batch=256),
-        objective=config.Objective(kind="forward_kl", top_k=8),
+        targets=config.TopK(8),
         optim=Optim(lr=2e-3, schedule="cosine", warmup=100),
         update=Update(epochs=20, batch=64, checkpoint_every=500),
         limits=config.Limits(

@@ -87,7 +87,7 @@ def get_config(
         inputs=config.Inputs(rule=2000, limit=600),
         keep=config.Keep("regex", "#(.+)#"),
         replay=tuple(replay(name, data_dir, 4 if tiny else REPLAY) for name in names) if mixed else (),
-        objective=config.Objective(kind="forward_kl", top_k=8),
+        targets=config.TopK(8),
         optim=Optim(lr=1e-4, warmup=5, schedule="linear"),
         update=Update(epochs=4, batch=16),
         limits=config.Limits(teacher_prompt=256, student_prompt=64, completion=96, overflow="drop"),

@@ -56,7 +56,7 @@ def get_config(
         template=config.Template(question="{input} =", answer=" {output}\n"),
         plan=config.Plan("simultaneous", tuple(_operation(task, STUDENTS[student]) for task in tasks)),
         sampling=config.Sampling(temperature=0.0, batch=32),
-        objective=config.Objective(kind="forward_kl", targets="top_k", top_k=32),
+        targets=config.TopK(32),
         optim=config.Optim(lr=1e-4, schedule="linear", warmup=5),
         update=config.Update(epochs=2, batch=16),
         limits=config.Limits(teacher_prompt=WINDOW, student_prompt=WINDOW, completion=8, overflow="drop"),
