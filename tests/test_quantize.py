@@ -142,6 +142,7 @@ def test_an_adapter_stays_as_it_is(tiny, mesh):
 def test_a_run_tells_how_far_its_int8_teacher_is(tmp_path):
     run = opening.open(experiment(sampling=config.Sampling(batch=8, weights="int8")), tmp_path)
     with jax.set_mesh(run.mesh):
-        stages.teach(stages.Round(run, 0, 0, (0,)), 0, run.models.original, run.models.original)
+        round, original = stages.Round(run, 0, 0, (0,)), run.models.original
+        stages.teach(round, 0, stages.show(round, 0), original, original)
     told = results.rollouts(run.journal.results())
     assert told["sampled"] == 12 and len(told["int8_kl"]) == 1 and 0 < told["int8_kl"][0] < 0.01

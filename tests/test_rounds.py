@@ -204,10 +204,10 @@ OPERATIONS = tuple(dataclasses.replace(one, keep=config.Keep(filters=(config.Non
 def test_operations_combine_as_the_paper_says(order, tmp_path, monkeypatch):
     """Simultaneous: one round of both. Sequential: the original teaches both. Recursive: the first student does."""
     teachers = []
-    original = stages.sample_teacher
+    original = stages.ask
     monkeypatch.setattr(
         stages,
-        "sample_teacher",
+        "ask",
         lambda *given: teachers.append((given[0].number, given[1], given[2])) or original(*given),
     )
     rounds.run(experiment(task="", plan=config.Plan(order, OPERATIONS)), tmp_path)
@@ -223,10 +223,11 @@ def test_killed_in_a_later_round_resumes_with_the_right_teacher(ema, tmp_path, m
     cfg = experiment(plan=config.Plan("recursive", repeat=3, ema=ema), update=config.Update(epochs=1, batch=4))
     teachers, students, learn = [], [], stages.learn
 
-    def told(round, student, teacher, lessons):
+    def told(round, student, teacher, *rest):
         teachers.append(teacher)
-        students.append(learn(round, student, teacher, lessons))
-        return students[-1]
+        state = learn(round, student, teacher, *rest)
+        students.append(state.params)
+        return state
 
     with monkeypatch.context() as patch:
         patch.setattr(stages, "learn", told)
@@ -262,9 +263,9 @@ GROUPS = config.Plan(
 def test_rounds_of_groups_are_scored_on_their_own_operations_and_resume(tmp_path, monkeypatch):
     """The original teaches every round; killed in the third and resumed equals never killed."""
     score = config.Score(examples=4, measures=(config.HeldOutKL(4), config.WrongAssociation()))
-    cfg, teachers, sample = experiment(task="", plan=GROUPS, score=score), [], stages.sample_teacher
+    cfg, teachers, sample = experiment(task="", plan=GROUPS, score=score), [], stages.ask
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "sample_teacher", lambda *given: teachers.append(given[:3]) or sample(*given))
+        patch.setattr(stages, "ask", lambda *given: teachers.append(given[:3]) or sample(*given))
         rounds.run(cfg, tmp_path / "whole")
     assert [(round.number, operation) for round, operation, _ in teachers] == [
         (0, 0),

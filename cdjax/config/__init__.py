@@ -26,6 +26,7 @@ from cdjax.lessons import Update
 from cdjax.lessons.filters import FILTERS
 from cdjax.lessons.keep import Keep
 from cdjax.lessons.labelled import Labelled
+from cdjax.lessons.sources import SOURCES
 from cdjax.losses import Objective
 from cdjax.sampling import Sampling
 from cdjax.sampling.targets import TARGETS
@@ -64,7 +65,7 @@ __all__ = [
     "UserError",
 ]
 
-REGISTRIES = (FILTERS, MEASURES, TARGETS)
+REGISTRIES = (FILTERS, MEASURES, SOURCES, TARGETS)
 
 
 def __getattr__(name: str) -> Any:

@@ -116,14 +116,20 @@ def _update(cfg: config.Experiment) -> Iterator[str]:
             yield f"{name} needs score.validation examples to choose its learning rate on"
         if grid.lrs and grid.every > epochs:
             yield f"{name}.every={grid.every} is more than the epochs, {epochs}; it is scored at the end in any case"
+    if cfg.tune.lrs and update.every:
+        yield "update.every writes answers anew while the student learns: choose one learning rate, without tune.lrs"
     if cfg.tune.lrs and update.checkpoint_every:
         yield "update.checkpoint_every is for one learning rate: an update over tune.lrs starts again if it is stopped"
 
 
 def _plan(cfg: config.Experiment) -> Iterator[str]:
     plan, names = cfg.plan, [operation.name for operation in cfg.operations()]
-    if not 0 <= plan.ema < 1 or (plan.ema and plan.order != "recursive"):
-        yield f"plan.ema={plan.ema:g} must be at least 0 and less than 1, and is for plan.order='recursive'"
+    follows = plan.order == "recursive" or (plan.ema_every == "segment" and cfg.update.every)
+    if not 0 <= plan.ema < 1 or (plan.ema and not follows):
+        yield (
+            f"plan.ema={plan.ema:g} must be at least 0 and less than 1, and is for plan.order='recursive', or with "
+            "plan.ema_every='segment' for update.every"
+        )
     if plan.ema and cfg.adapter.rank and cfg.teacher.examples:
         yield "plan.ema with an adapter needs a teacher and a student that begin alike: leave teacher.examples out"
     if plan.rounds and plan.order == "simultaneous":

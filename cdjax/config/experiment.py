@@ -19,6 +19,8 @@ from cdjax.learn import Optim
 from cdjax.lessons import Update
 from cdjax.lessons.keep import Keep
 from cdjax.lessons.labelled import Labelled
+from cdjax.lessons.sources import Source
+from cdjax.lessons.sources.teacher import FromTeacher
 from cdjax.losses import Objective
 from cdjax.sampling import Sampling
 from cdjax.sampling.targets import Targets
@@ -56,7 +58,8 @@ class Plan:
     operations: tuple[Operation, ...] = ()  # empty: the experiment's own operation alone
     rounds: tuple[tuple[str, ...], ...] = ()  # the names of each round's operations; empty: as the order says
     repeat: int = 1  # run the whole list so many times
-    ema: float = 0.0  # recursive only: how much of the teacher stays when the student of a round is averaged into it
+    ema: float = 0.0  # how much of the teacher stays when the student is averaged into it ...
+    ema_every: Literal["round", "segment"] = "round"  # ... after each round of a recursive plan, or each segment
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ class Experiment:
     start: Literal["teacher", "model"] = "teacher"  # what the student begins as; they differ if the teacher was tuned
     replay: tuple[Labelled, ...] = ()  # solved examples that every round learns beside the answers, against forgetting
     plan: Plan = Plan()
+    source: Source = FromTeacher()  # who writes what is learned
     sampling: Sampling = Sampling()
     targets: Targets = TopK()
     objective: Objective = Objective()

@@ -56,7 +56,8 @@ def fine_tune(run: Run, cfg: Supervised, seed: int, stage: str, folder: str | Pa
     start = run.models.start(seed, cfg.start)
     taught_by = answers.identity(run.decoder(start))
     checkpoints = Checkpoints(run.workdir / "checkpoints" / folder)
-    state = stages.resume(run, f"{stage}/tune", checkpoints, len(steps), start, tx, taught_by)
+    begun = update.start(start, tx, run.mesh)
+    state = stages.resume(run, f"{stage}/tune", checkpoints, len(steps), begun, tx, taught_by)
 
     def train() -> dict[str, int]:
         nonlocal state

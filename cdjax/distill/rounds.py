@@ -64,8 +64,7 @@ def distil(run: Run, seed: int) -> None:
     if done:
         teacher = stages.successor(done[-1], teacher, student)
     for round in left:
-        lessons = [stages.teach(round, operation, teacher, student) for operation in round.operations]
-        student = stages.learn(round, student, teacher, lessons)
+        student = stages.distil(round, teacher, student)
         if round is not every[-1]:
             teacher = stages.successor(round, teacher, student)
         score = functools.partial(score_student, run, student, run.cfg.scored(round.number))
@@ -88,7 +87,7 @@ def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
 def last_student(run: Run, seed: int) -> nnx.State:
     """The trainable state at the end of the last round of a seed that has been run."""
     last = rounds(run, seed)[-1]
-    if seed not in run.cfg.seeds or not run.journal.done(last.stage("update")):
+    if seed not in run.cfg.seeds or not run.journal.done(last.last().stage("update")):
         raise UserError(
             f"{run.workdir} has no trained student of seed {seed} (seeds: {list(run.cfg.seeds)}); run it to its end"
         )

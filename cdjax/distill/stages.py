@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,10 +20,11 @@ from jaxtyping import Int32
 
 from cdjax.distill.opening import Run
 from cdjax.errors import UserError
-from cdjax.learn import Optim, optim, search, update
+from cdjax.learn import optim, search, update
 from cdjax.learn.checkpoint import Checkpoints
 from cdjax.lessons import batches, keep, pairs
 from cdjax.lessons.filters import Evidence, Kept
+from cdjax.lessons.request import Request
 from cdjax.losses import Objective
 from cdjax.model import quantize
 from cdjax.model.cache import Prefix
@@ -45,48 +46,84 @@ COMPARED = 16  # answers that tell how far int8 weights are: some hundreds of to
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """Which seed and round of a run, and the operations that the round distils."""
+    """Which seed and round of a run, the operations that the round distils, and which of its segments is meant."""
 
     run: Run
     seed: int
     number: int
     operations: tuple[int, ...]
+    segment: int | None = None  # None where the round has only one
 
     def stage(self, name: str, *operation: int) -> str:
         """The stage's name in the journal."""
-        return "/".join([f"seed {self.seed}", f"round {self.number}", *(f"operation {op}" for op in operation), name])
+        return "/".join([*self._place(" "), *(f"operation {number}" for number in operation), name])
 
     def folder(self, kind: str, *operation: int) -> Path:
         """Where the round's files of a kind are."""
-        parts = (f"seed_{self.seed}", f"round_{self.number}", *(f"operation_{op}" for op in operation))
+        parts = *self._place("_"), *(f"operation_{number}" for number in operation)
         return self.run.workdir.joinpath(kind, *parts)
 
     def checkpoints(self) -> Checkpoints:
-        """Those of the round's updates."""
+        """Those of the round's, or the segment's, updates."""
         return Checkpoints(self.folder("checkpoints"))
 
     def fold(self, purpose: str, *operation: int) -> int:
         """A number for this purpose at this place in the run, to seed what is random there."""
         place = [self.seed, self.number, zlib.crc32(purpose.encode()), *operation]
+        place += [] if self.segment is None else [1 + self.segment]
         return int(np.random.SeedSequence(place).generate_state(1)[0] >> 1)
+
+    def segments(self) -> list["Round"]:
+        """The round's segments, once it has begun."""
+        planned = self.run.journal.results().get(self.stage("segments"))
+        if planned is None:
+            return [self]
+        return [dataclasses.replace(self, segment=number) for number in range(planned["segments"])]
+
+    def last(self) -> "Round":
+        """The round's last segment, once it has begun."""
+        return dataclasses.replace(self, segment=None).segments()[-1]
+
+    def _place(self, between: str) -> list[str]:
+        place = [f"seed{between}{self.seed}", f"round{between}{self.number}"]
+        return place + ([] if self.segment is None else [f"segment{between}{self.segment}"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-    """What one operation gives a round to learn from; the teacher's prompts all begin with `context`."""
+    """What one operation gives a segment to learn from; the teacher's prompts all begin with `context`."""
 
     pairs: list[pairs.Pair]
     context: Int32[np.ndarray, "P"]
 
 
-def teach(round: Round, operation: int, teacher: nnx.State, student: nnx.State) -> Lesson:
-    """One operation: inputs from D, the teacher's answers, the part that f keeps, and both views of it."""
-    inputs = collect_inputs(round, operation)
-    shown = round.run.assignments[operation].views.prompts(inputs)
-    rollouts = sample_teacher(round, operation, teacher, student, shown)
-    kept = keep_answers(round, operation, teacher, shown, rollouts)
-    budget = round.run.cfg.limits.completion
-    return Lesson(pairs.pair(kept, shown.teacher, shown.student, completion_budget=budget), shown.teacher.context)
+def distil(round: Round, teacher: nnx.State, student: nnx.State) -> nnx.State:
+    """One round, in segments: answers, the part of them that f keeps, and updates; returns the new student."""
+    journal = round.run.journal
+    if journal.done(round.segments()[-1].stage("update")):
+        return restore(round)
+    shown = {operation: show(round, operation) for operation in round.operations}
+    planned = plan_segments(round, shown)
+    segments = round.segments()
+    over = [segment for segment in segments if journal.done(segment.stage("update"))]
+    state = ended(over[-1], student, planned) if over else None
+    if state is not None:
+        student = state.params
+        for segment in over[-2:]:  # the teacher of the last one is on disk, its successor may not be yet
+            teacher = follow(segment, teacher, student)
+    for segment in segments[len(over) :]:
+        rows = {operation: dealt(segment, operation, shown[operation], len(segments)) for operation in shown}
+        lessons = [teach(segment, operation, rows[operation], teacher, student) for operation in round.operations]
+        state = learn(segment, student, teacher, lessons, state, planned)
+        student = state.params
+        if segment is not segments[-1]:
+            teacher = follow(segment, teacher, student)
+    return student
+
+
+def show(round: Round, operation: int) -> Shown:
+    """D, as both sides see it."""
+    return round.run.assignments[operation].views.prompts(collect_inputs(round, operation))
 
 
 def collect_inputs(round: Round, operation: int) -> Sequence[str]:
@@ -123,44 +160,75 @@ def write_inputs(round: Round, operation: int) -> list[str]:
     return run.journal.once(round.stage("write", operation), write)
 
 
-def sample_teacher(round: Round, operation: int, teacher: nnx.State, student: nnx.State, shown: Shown) -> list[Rollout]:
-    """The teacher's answers with their soft targets, shard by shard into `rollouts/`. The student may draft them."""
-    run, cfg = round.run, round.run.cfg
-    store = Store(round.folder("rollouts", operation))
+def plan_segments(round: Round, shown: Mapping[int, Shown]) -> int:
+    """Updates that the round's segments have in all, if every answer is kept; how many segments that makes is noted.
 
-    def sample(progress: Callable[[int], object] = lambda done: None) -> list[Rollout]:
-        return answers.sample(
-            run.decoder(teacher),
-            run.mesh,
-            shown.teacher,
-            stops=run.format.stops,
-            sampling=cfg.sampling,
-            targets=cfg.targets,
-            steps=cfg.limits.completion,
-            seed=round.fold("sample", operation),
-            student=answers.Student(run.decoder(student), shown.student),
-            store=store,
-            progress=progress,
-        )
+    0 where the round has one segment: then it has as many updates as its pairs make.
+    """
+    cfg = round.run.cfg
+    answers = sum(len(prompts.teacher.inputs) for prompts in shown.values()) * cfg.sampling.per_input
+    planned = cfg.update.epochs * -(-answers // cfg.update.batch)
+    if not cfg.update.every or planned <= cfg.update.every:
+        return 0
+    segments = -(-planned // cfg.update.every)
+    round.run.journal.once(round.stage("segments"), lambda: {"segments": segments, "planned": planned})
+    return planned
+
+
+def dealt(segment: Round, operation: int, shown: Shown, segments: int) -> Shown:
+    """The inputs of a segment: its share of all epochs, each of which goes through the inputs in another order."""
+    if segment.segment is None:
+        return shown
+    whole, count = dataclasses.replace(segment, segment=None), len(shown.teacher.inputs)
+    seed, epochs = whole.fold("deal", operation), range(segment.run.cfg.update.epochs)
+    order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(count) for epoch in epochs])
+    start, end = (len(order) * number // segments for number in (segment.segment, segment.segment + 1))
+    return dataclasses.replace(shown.rows(order[start:end].tolist()), dropped=0 if segment.segment else shown.dropped)
+
+
+def teach(segment: Round, operation: int, shown: Shown, teacher: nnx.State, student: nnx.State) -> Lesson:
+    """One operation: the source's answers, and the part of them that f keeps, under both views."""
+    rollouts = ask(segment, operation, teacher, student, shown)
+    kept = keep_answers(segment, operation, teacher, shown, rollouts)
+    budget = segment.run.cfg.limits.completion
+    return Lesson(pairs.pair(kept, shown.teacher, shown.student, completion_budget=budget), shown.teacher.context)
+
+
+def ask(segment: Round, operation: int, teacher: nnx.State, student: nnx.State, shown: Shown) -> list[Rollout]:
+    """The source's answers with the teacher's targets, shard by shard into `rollouts/`."""
+    run, cfg = segment.run, segment.run.cfg
+    request = Request(
+        shown=shown,
+        format=run.format,
+        teacher=run.decoder(teacher),
+        student=run.decoder(student),
+        mesh=run.mesh,
+        sampling=cfg.sampling,
+        targets=cfg.targets,
+        steps=cfg.limits.completion,
+        seed=segment.fold("sample", operation),
+        folder=segment.folder("rollouts", operation),
+    )
 
     def once() -> dict[str, Any]:
         total = len(shown.teacher.inputs) * cfg.sampling.per_input
         with (
-            progress("teacher's answers", total) as advance,
+            progress(f"answers, source {cfg.source.kind}", total) as advance,
             run.profile.steps("sample", -(-slots.SHARE * total // cfg.sampling.batch)) as tick,
         ):
-            rollouts = sample(lambda done: (advance(done), tick()))
-        store.write_text(rollouts, functools.partial(encode.decode, run.format.tokenizer))
-        told: dict[str, Any] = {"sampled": len(rollouts), "over_budget": shown.dropped}
+            told = dataclasses.replace(request, progress=lambda done: (advance(done), tick()))
+            rollouts = cfg.source.answers(told)
+        Store(request.folder).write_text(rollouts, functools.partial(encode.decode, run.format.tokenizer))
+        result: dict[str, Any] = {"sampled": len(rollouts), "over_budget": shown.dropped}
         if cfg.sampling.weights == "int8":
-            told["int8_kl"] = _int8_kl(run, run.decoder(teacher), shown, rollouts)
+            result["int8_kl"] = _int8_kl(run, request.teacher, shown, rollouts)
         if cfg.sampling.draft:
             verdicts = np.concatenate([rollout.verdicts for rollout in rollouts])
-            told |= {"accepted": int((verdicts > 0).sum()), "refused": int((verdicts < 0).sum())}
-        return told
+            result |= {"accepted": int((verdicts > 0).sum()), "refused": int((verdicts < 0).sum())}
+        return result
 
-    run.journal.once(round.stage("sample", operation), once)
-    return sample()  # from the store
+    run.journal.once(segment.stage("sample", operation), once)
+    return cfg.source.answers(request)  # from the store
 
 
 def _int8_kl(run: Run, teacher: Decoder, shown: Shown, rollouts: Sequence[Rollout]) -> float | None:
@@ -208,50 +276,68 @@ def bare_answers(round: Round, operation: int, teacher: nnx.State, shown: Shown)
     return {rollout.input: rollout for rollout in rollouts}
 
 
-def learn(round: Round, student: nnx.State, teacher: nnx.State, lessons: list[Lesson]) -> nnx.State:
-    """The round's updates, from its last checkpoint if there is one; returns the new trainable state."""
-    run, cfg = round.run, round.run.cfg
-    if run.journal.done(round.stage("update")):
-        return restore(round)
+def learn(
+    segment: Round,
+    student: nnx.State,
+    teacher: nnx.State,
+    lessons: list[Lesson],
+    state: update.TrainState | None,
+    planned: int,
+) -> update.TrainState:
+    """A segment's updates, from its last checkpoint if there is one; optimizer and schedule go on from `state`."""
+    run, cfg = segment.run, segment.run.cfg
     replayed = replay(run)
     examples = _together(lessons) + replayed
-    steps = batches.Batches(
-        examples, cfg.update, round.fold("update"), run.mesh, teacher=cfg.objective.reads_teacher(cfg.targets)
-    )
-    tx = optim.make(cfg.optim, len(steps))
-    checkpoints = round.checkpoints()
+    reads = cfg.objective.reads_teacher(cfg.targets)
+    epochs = cfg.update.epochs if segment.segment is None else 1
+    pieces = dataclasses.replace(cfg.update, epochs=epochs)
+    made = batches.Batches(examples, pieces, segment.fold("update"), run.mesh, teacher=reads)
+    steps = update.Later(made, 0 if state is None else int(state.step))
+    tx = optim.make(cfg.optim, planned or len(steps))
+    checkpoints, last = segment.checkpoints(), segment.segment == segment.last().segment
     taught_by = answers.identity(run.decoder(teacher))
-    about = {"seed": round.seed, "round": round.number, "teacher": taught_by}
-    params = student
+    about = {"seed": segment.seed, "round": segment.number, "teacher": taught_by}
 
     def train() -> dict[str, Any]:
-        nonlocal params
+        nonlocal state
         step = compiled_update(run, tx, cfg.targets, cfg.objective, _full_teacher(run, teacher, lessons))
         with checkpoints.writing() as write:
 
             def save(tree: Any, number: int) -> None:
                 write(number, tree, about | {"step": number, "steps": len(steps)})
 
-            told: dict[str, Any] = {"steps": len(steps), "pairs": len(examples), "replayed": len(replayed)}
+            told = {"steps": len(made), "step": len(steps), "pairs": len(examples), "replayed": len(replayed)}
             if cfg.tune.lrs:
-                params, grid = _tune(round, student, step, steps)
-                told |= grid
+                params, grid = _tune(segment, student, step, steps)
+                state, told = update.TrainState(params, (), np.int32(len(steps))), told | grid
             else:
-                state = resume(run, round.stage("update"), checkpoints, len(steps), student, tx, taught_by)
+                begun = update.start(student, tx, run.mesh) if state is None else state
+                begun = resume(run, segment.stage("update"), checkpoints, len(steps), begun, tx, taught_by, last=last)
                 every = cfg.update.checkpoint_every
-                params = _descend(round, state, step, steps, cfg.optim, save=save, every=every).params
-            save(params, len(steps))
+                rates = optim.rates(cfg.optim, planned or len(steps))
+                state = _descend(segment, begun, step, steps, rates, save=save, every=every)
+            save(state.params if last else state, len(steps))
         return told
 
-    run.journal.once(round.stage("update"), train)
-    if round.number > 1:  # the round before may be this one's teacher
-        old = dataclasses.replace(round, number=round.number - 2)
+    run.journal.once(segment.stage("update"), train)
+    assert state is not None
+    _forget(segment)
+    return state
+
+
+def _forget(segment: Round) -> None:
+    """Deletes what no later stage reads: of the segment before this one, and of the round before the last one."""
+    for kind, back in (("checkpoints", 1), ("teachers", 2)):  # the segment's own teacher is that after the one before
+        if segment.segment is not None and segment.segment >= back:
+            old = dataclasses.replace(segment, segment=segment.segment - back)
+            shutil.rmtree(old.folder(kind), ignore_errors=True)
+    if segment.number > 1:  # the round before may be this one's teacher
+        old = dataclasses.replace(segment, number=segment.number - 2, segment=None)
         for kind in ("checkpoints", "teachers"):
             shutil.rmtree(old.folder(kind), ignore_errors=True)
-    return params
 
 
-def _tune(round: Round, student: nnx.State, step: Step, steps: batches.Batches) -> tuple[nnx.State, dict[str, Any]]:
+def _tune(round: Round, student: nnx.State, step: Step, steps: update.Steps) -> tuple[nnx.State, dict[str, Any]]:
     """The round's updates at every learning rate of `cfg.tune`: the weights that validation examples favour."""
     run, cfg = round.run, round.run.cfg
     an_epoch = len(steps) // cfg.update.epochs
@@ -263,7 +349,7 @@ def _tune(round: Round, student: nnx.State, step: Step, steps: batches.Batches) 
             update.start(student, optim.make(rate, len(steps)), run.mesh),
             step,
             steps,
-            rate,
+            optim.rates(rate, len(steps)),
             save=lambda state, number: score(number // an_epoch, state.params),
             every=an_epoch * cfg.tune.every,
             stage=f"update, lr {lr:g}",
@@ -286,25 +372,25 @@ def validation(run: Run, operations: Sequence[int]) -> Callable[[nnx.State, str]
 
 
 def _descend(
-    round: Round,
+    segment: Round,
     state: update.TrainState,
     step: Step,
-    steps: batches.Batches,
-    cfg: Optim,
+    steps: update.Steps,
+    rates: Sequence[float],
     *,
     save: Callable[[update.TrainState, int], None],
     every: int,
     stage: str = "update",
 ) -> update.TrainState:
     """The steps that are left; `save` after every `every` steps, but not after the last."""
-    rates, line = optim.rates(cfg, len(steps)), {"seed": round.seed, "round": round.number, "stage": stage}
+    line = {"seed": segment.seed, "round": segment.number, "stage": stage}
     with (
-        progress(f"student, seed {round.seed}", len(steps), done=int(state.step)) as advance,
-        round.run.profile.steps("update", len(steps) - int(state.step)) as tick,
+        progress(f"student, seed {segment.seed}", len(steps), done=int(state.step)) as advance,
+        segment.run.profile.steps("update", len(steps) - int(state.step)) as tick,
     ):
 
         def on_step(number: int, values: dict[str, float]) -> None:
-            round.run.metrics.append(**line, step=number, lr=rates[number - 1], **values)
+            segment.run.metrics.append(**line, step=number, lr=rates[number - 1], **values)
             advance(1, loss=values["loss"])
             tick()
 
@@ -312,22 +398,30 @@ def _descend(
 
 
 def successor(round: Round, teacher: nnx.State, student: nnx.State) -> nnx.State:
-    """Who teaches the next round: the same teacher, the round's student, or with `plan.ema` their weighted mean.
-
-    A mean is kept on disk: of a round that is over, `teacher` is not asked for.
-    """
+    """Who teaches the next round: the same teacher, the round's student, or with `plan.ema` their weighted mean."""
     plan = round.run.cfg.plan
-    if plan.order != "recursive" or not plan.ema:
-        return student if plan.order == "recursive" else teacher
-    checkpoints = Checkpoints(round.folder("teachers"))
+    if plan.order != "recursive":
+        return teacher
+    return _averaged(round, teacher, student) if plan.ema and plan.ema_every == "round" else student
+
+
+def follow(segment: Round, teacher: nnx.State, student: nnx.State) -> nnx.State:
+    """Who teaches the next segment: the same teacher, or its mean with the student where that follows segments."""
+    plan = segment.run.cfg.plan
+    return _averaged(segment, teacher, student) if plan.ema and plan.ema_every == "segment" else teacher
+
+
+def _averaged(round: Round, teacher: nnx.State, student: nnx.State) -> nnx.State:
+    """`plan.ema` of the teacher and the rest of the student, kept on disk: once it is there, neither is asked for."""
+    ema, checkpoints = round.run.cfg.plan.ema, Checkpoints(round.folder("teachers"))
     if round.run.journal.done(round.stage("successor")):
-        return checkpoints.load(round.number, student)
-    mean = jax.tree.map(lambda old, new: plan.ema * old + (1 - plan.ema) * new, teacher, student)
+        return checkpoints.load(0, student)
+    mean = jax.tree.map(lambda old, new: ema * old + (1 - ema) * new, teacher, student)
 
     def save() -> dict[str, float]:
         with checkpoints.writing() as write:
-            write(round.number, mean, {"ema": plan.ema})
-        return {"ema": plan.ema}
+            write(0, mean, {"ema": ema})
+        return {"ema": ema}
 
     round.run.journal.once(round.stage("successor"), save)
     return mean
@@ -335,8 +429,14 @@ def successor(round: Round, teacher: nnx.State, student: nnx.State) -> nnx.State
 
 def restore(round: Round) -> nnx.State:
     """The trainable state that a finished round left."""
-    steps = round.run.journal.results()[round.stage("update")]["steps"]
-    return round.checkpoints().load(steps, round.run.models.original)
+    last = round.segments()[-1]
+    return last.checkpoints().load(round.run.journal.results()[last.stage("update")]["step"], round.run.models.original)
+
+
+def ended(segment: Round, student: nnx.State, planned: int) -> update.TrainState:
+    """The state that a finished segment left for the next one, optimizer and all."""
+    run, step = segment.run, segment.run.journal.results()[segment.stage("update")]["step"]
+    return segment.checkpoints().load(step, update.abstract(student, optim.make(run.cfg.optim, planned), run.mesh))
 
 
 def resume(
@@ -344,23 +444,25 @@ def resume(
     stage: str,
     checkpoints: Checkpoints,
     steps: int,
-    start: nnx.State,
+    begun: update.TrainState,
     tx: optax.GradientTransformation,
     taught_by: str,
+    *,
+    last: bool = True,
 ) -> update.TrainState:
-    """The state of a stage's last checkpoint, or a fresh one. Raises UserError if that had another teacher.
+    """The state of a stage's last checkpoint, or the one it begins with. Raises UserError if it had another teacher.
 
-    After all `steps` a checkpoint holds the trained weights only: what the optimizer knew is of no more use.
+    After all `steps` the checkpoint of a `last` stage holds the trained weights only: what the optimizer knew is of no
+    more use.
     """
     latest = checkpoints.latest()
     if latest is None:
-        return update.start(start, tx, run.mesh)
+        return begun
     if checkpoints.progress(latest)["teacher"] != taught_by:
         raise UserError(f"{run.workdir}: the checkpoint of {stage!r} had another teacher")
-    if latest < steps:
-        return checkpoints.load(latest, update.abstract(start, tx, run.mesh))
-    ended = update.start(checkpoints.load(latest, start), tx, run.mesh)
-    return dataclasses.replace(ended, step=np.int32(steps))
+    if latest < steps or not last:
+        return checkpoints.load(latest, update.abstract(begun.params, tx, run.mesh))
+    return dataclasses.replace(begun, params=checkpoints.load(latest, begun.params), step=np.int32(steps))
 
 
 def compiled_update(

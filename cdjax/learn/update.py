@@ -33,6 +33,19 @@ class Steps(Protocol):
     def __getitem__(self, step: int) -> PairBatch: ...
 
 
+class Later:
+    """Batches that follow `before` updates: their first step has the number after those."""
+
+    def __init__(self, batches: Steps, before: int) -> None:
+        self._batches, self._before = batches, before
+
+    def __len__(self) -> int:
+        return self._before + len(self._batches)
+
+    def __getitem__(self, step: int) -> PairBatch:
+        return self._batches[step - self._before]
+
+
 class Diverged(RuntimeError):
     """The loss or the gradient is not finite."""
 

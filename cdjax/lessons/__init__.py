@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cdjax.parts import at_least
+
 
 @dataclass(frozen=True)
 class Update:
@@ -10,4 +12,5 @@ class Update:
     epochs: int = 1
     batch: int = 16
     micro_batches: int = 1
+    every: int = at_least(0, 0)  # updates of a segment, before which answers are written anew; 0: once a round
     checkpoint_every: int = 0  # steps; 0 saves only at the end of a stage

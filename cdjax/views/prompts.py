@@ -1,6 +1,7 @@
 """A view of many inputs as token ids: the context they share, and each one's own part."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int32
@@ -17,6 +18,11 @@ class Prompts:
     context: Int32[np.ndarray, "P"]  # may be empty
     own: tuple[Int32[np.ndarray, "_"], ...]  # never empty
     others: tuple[Int32[np.ndarray, "_"], ...] = ()  # an ensemble's contexts after the first
+
+    def rows(self, indices: Sequence[int]) -> "Prompts":
+        """The prompts of these rows, after the same contexts."""
+        inputs, own = tuple(self.inputs[index] for index in indices), tuple(self.own[index] for index in indices)
+        return dataclasses.replace(self, inputs=inputs, own=own)
 
     @property
     def contexts(self) -> tuple[Int32[np.ndarray, "_"], ...]:

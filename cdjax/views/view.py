@@ -73,6 +73,10 @@ class Shown:
     student: Prompts
     dropped: int  # inputs left out because a view was over its budget
 
+    def rows(self, indices: Sequence[int]) -> "Shown":
+        """Both sides' prompts of these rows."""
+        return Shown(self.teacher.rows(indices), self.student.rows(indices), 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Views:

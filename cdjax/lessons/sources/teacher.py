@@ -1,0 +1,18 @@
+"""The teacher writes: the paper's context distillation."""
+
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from cdjax.lessons.request import Request
+    from cdjax.sampling.store import Rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class FromTeacher:
+    """The teacher's answers under its own view; what its decode step knew are the targets."""
+
+    kind: ClassVar[str] = "teacher"
+
+    def answers(self, request: "Request") -> "list[Rollout]":
+        return request.sample("teacher")
