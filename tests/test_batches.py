@@ -22,7 +22,14 @@ def make_pairs(count, seed=0):
         mass = np.log(np.sort(rng.dirichlet(np.ones(TOP + 1), length - 1)[:, :TOP])[:, ::-1]).astype(np.float32)
         top = np.argsort(rng.random((length - 1, VOCAB)), -1)[:, :TOP].astype(np.int32)
         kept = np.arange(1, length, dtype=np.int32)
-        return Pair(ids(3 + i % 3), ids(1 + i % 5), ids(length), kept, {"ids": top, "logprobs": mass})
+        return Pair(
+            ids(3 + i % 3),
+            ids(1 + i % 5),
+            ids(length),
+            kept,
+            {"ids": top, "logprobs": mass},
+            np.ones(len(kept), np.float32),
+        )
 
     return [one(i) for i in range(count)]
 
@@ -34,9 +41,9 @@ def make(mesh, count=10, seed=0, **flags):
 def contents(batch):
     """What each pair of a batch says and where it is read, from the packed rows alone."""
     found = []
-    for part in range(len(batch.real)):
+    for part in range(len(batch.weight)):
         tokens, texts, at = (np.asarray(x[part]) for x in (batch.student.tokens, batch.student.texts, batch.student.at))
-        ids, real = np.asarray(batch.ids[part]), np.asarray(batch.real[part])
+        ids, real = np.asarray(batch.ids[part]), np.asarray(batch.weight[part]) != 0
         for text in sorted(set(texts.flat) - {0}):
             mine = real & (texts.flat[at] == text)
             found.append((tuple(tokens[texts == text]), tuple(ids[mine])))
@@ -66,7 +73,7 @@ def test_kept_tokens_are_read_at_the_token_before_them_on_both_sides(mesh):
     (batch,) = batches.Batches(pairs, config.Update(batch=8), 0, mesh, teacher=True)
     flat = {side: np.asarray(getattr(batch, side).tokens).reshape(-1) for side in ("student", "teacher")}
     before = {side: flat[side][np.asarray(getattr(batch, side).at[0])] for side in flat}
-    real, ids = np.asarray(batch.real[0]), np.asarray(batch.ids[0])
+    real, ids = np.asarray(batch.weight[0]) != 0, np.asarray(batch.ids[0])
     found = set()
     for i in np.flatnonzero(real):
         (pair, j), *more = [
@@ -81,9 +88,22 @@ def test_kept_tokens_are_read_at_the_token_before_them_on_both_sides(mesh):
     assert len(found) == real.sum() == sum(len(pair.kept) for pair in pairs)
 
 
+def test_weights_and_temperatures_stay_with_their_tokens(mesh):
+    def marked(pair):
+        marks = pair.rollout[pair.kept].astype(np.float32)
+        return dataclasses.replace(pair, weight=marks, temperature=marks / 2)
+
+    (batch,) = batches.Batches([marked(pair) for pair in make_pairs(5)], config.Update(batch=8), 0, mesh)
+    np.testing.assert_array_equal(batch.weight, batch.ids)
+    np.testing.assert_array_equal(batch.temperature, batch.ids / 2)
+    mixed = [marked(make_pairs(1)[0]), make_pairs(2)[1]]
+    with pytest.raises(ValueError):
+        _ = batches.Batches(mixed, config.Update(batch=2), 0, mesh)[0]
+
+
 def test_the_teacher_reads_no_further_than_the_last_kept_token():
     pair = hard(*(np.array(ids, np.int32) for ids in ([7, 8], [9], [1, 2, 3, 4])))
-    pair = dataclasses.replace(pair, kept=np.array([0, 2], np.int32))
+    pair = dataclasses.replace(pair, kept=np.array([0, 2], np.int32), weight=pair.weight[:2])
     tokens, at = pair.read("teacher")
     assert tokens.tolist() == [7, 8, 1, 2] and tokens[at].tolist() == [8, 2]
 

@@ -55,7 +55,7 @@ def positions(targets=FULL, model=None, **changes):
         logits = model.logits(jnp.asarray(WANTED)).reshape(B * C, -1)
         numbers = jax.random.uniform(jax.random.key(0), (B * C, targets.uniforms))
         recorded = targets.observe(logits, jnp.asarray(IDS).reshape(B * C), numbers)
-    parts = {"hidden": HIDDEN, "teacher": WANTED, "ids": IDS, "real": MASK} | changes
+    parts = {"hidden": HIDDEN, "teacher": WANTED, "ids": IDS, "weight": MASK.astype(np.float32)} | changes
     parts["targets"] = {name: x.reshape(B, C, *x.shape[1:]) for name, x in recorded.items()}
     return divergence.Positions(**jax.tree.map(jnp.asarray, parts))
 
@@ -221,11 +221,72 @@ def test_masked_positions_get_no_gradient(tiny, mesh):
     """Not even when what stands there is not a number."""
     with jax.set_mesh(mesh):
         at = positions(TOP_K, tiny)
-        wild = jax.tree.map(lambda x: jnp.where(MASK[..., None], x, jnp.nan) if x.dtype == jnp.float32 else x, at)
+        wild = jax.tree.map(
+            lambda x: jnp.where(MASK[..., None], x, jnp.nan) if x.dtype == jnp.float32 else x,
+            vars(at) | {"weight": IDS},
+        )
+        wild = dataclasses.replace(at, **wild | {"weight": at.weight})
         quiet, given = (value_and_grad(tiny, one, TOP_K, config.Objective(alpha=0.5), 3) for one in (at, wild))
     for a, b in zip(jax.tree.leaves(quiet), jax.tree.leaves(given), strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.any(np.asarray(given[1][1])[~MASK]) and np.all(np.any(np.asarray(given[1][1])[MASK], -1))
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: str(CASES[number]))
+def test_a_weight_scales_a_position_and_none_takes_it_out(number, tiny, mesh):
+    """Loss and gradient are linear in the weights, and where they are 0 a position is as if it were masked."""
+    targets, objective = CASES[number]
+    weight = np.where(MASK, RNG.choice(np.array([0, 0.5, 2], np.float32), MASK.shape), 0).astype(np.float32)
+
+    @jax.jit
+    def sums(at):
+        def loss(hidden, at):
+            now = dataclasses.replace(at, hidden=hidden)
+            return fused.loss(tiny, tiny, now, targets=targets, objective=objective, tile=3)
+
+        return jax.value_and_grad(loss, has_aux=True)(at.hidden, at)
+
+    def of(weight):
+        return sums(dataclasses.replace(at, weight=jnp.asarray(weight, jnp.float32)))
+
+    with jax.set_mesh(mesh):
+        at = positions(targets, tiny)
+        (total, told), grad = of(weight)
+        parts = [of(weight == value) for value in (0.5, 2)]
+        kept = of(weight != 0)[0][1]
+    np.testing.assert_allclose(total, 0.5 * parts[0][0][0] + 2 * parts[1][0][0], rtol=1e-4)
+    assert_same(grad, 0.5 * parts[0][1] + 2 * parts[1][1])
+    assert told["count"] == (weight != 0).sum() and not np.any(np.asarray(grad)[weight == 0])
+    for name in told.keys() - {"loss"}:
+        np.testing.assert_allclose(told[name], kept[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: str(CASES[number]))
+def test_a_constant_temperature_of_every_position_is_the_targets_own(number, tiny, mesh):
+    targets, objective = CASES[number]
+    with jax.set_mesh(mesh):
+        at = positions(targets, tiny)
+        constant = dataclasses.replace(at, temperature=jnp.where(at.real, targets.temperature, jnp.nan))
+        own, given = (value_and_grad(tiny, one, targets, objective, 3) for one in (at, constant))
+    assert_same(own, given)
+
+
+def test_each_position_may_have_a_temperature_of_its_own(tiny, mesh):
+    """The sum over the positions of each, at it."""
+    cold = MASK & (RNG.random(MASK.shape) < 0.5)
+    objective = config.Objective("reverse_kl")
+
+    def value(weight, temperature, targets=FULL):
+        at = positions(weight=weight.astype(np.float32), temperature=temperature)
+        how = {"targets": targets, "objective": objective, "tile": 3}
+        return jax.jit(lambda model: jax.value_and_grad(lambda model: fused.loss(model, tiny, at, **how)[0])(model))(
+            tiny
+        )
+
+    with jax.set_mesh(mesh):
+        both = value(MASK, np.where(cold, 0.5, 2.0).astype(np.float32))
+        apart = value(cold, None, config.Full(0.5)), value(MASK & ~cold, None, config.Full(2.0))
+    assert_same(both, jax.tree.map(jnp.add, *apart))
 
 
 @pytest.mark.parametrize("real, tiles", [(0, 0), (1, 1), (4, 1), (5, 2), (B * C, 14)])
@@ -241,7 +302,10 @@ def test_a_tile_without_real_positions_is_not_computed(real, tiles, tiny, mesh, 
     monkeypatch.setattr(fused, "terms", counted)
     mask = np.zeros(B * C, bool)
     mask[np.random.default_rng(1).permutation(B * C)[:real]] = True
-    at, how = positions(real=mask.reshape(B, C)), {"targets": FULL, "objective": config.Objective()}
+    at, how = (
+        positions(weight=mask.reshape(B, C).astype(np.float32)),
+        {"targets": FULL, "objective": config.Objective()},
+    )
     with jax.set_mesh(mesh):
         sums = jax.jit(lambda model, at: fused.loss(model, model, at, **how, tile=4)[1])(tiny, at)
         jax.block_until_ready(sums)
@@ -299,7 +363,7 @@ def test_logits_of_all_positions_never_exist_together(mesh):
 
     def loss(model, hidden):
         ids = jnp.zeros(shape, jnp.int32)
-        at = divergence.Positions(hidden, hidden, ids, ids == 0, {})
+        at = divergence.Positions(hidden, hidden, ids, jnp.ones(shape), {})
         return fused.loss(model, model, at, targets=FULL, objective=config.Objective(), tile=4)[0]
 
     with jax.set_mesh(mesh):

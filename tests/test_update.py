@@ -63,7 +63,7 @@ def test_micro_batches_equal_one_batch(mesh):
     """Though the pieces hold different numbers of tokens, and one of them none."""
     pairs = make_pairs(7)
     pieces = batch_of(mesh, pairs, micro_batches=8)
-    assert sorted(pieces.real.sum(1).tolist()) == sorted([0, *(len(pair.kept) for pair in pairs)])
+    assert sorted((pieces.weight != 0).sum(1).tolist()) == sorted([0, *(len(pair.kept) for pair in pairs)])
     assert_same(step(mesh, pieces), step(mesh, batch_of(mesh, pairs)))
 
 
@@ -107,7 +107,7 @@ def test_a_pair_is_read_as_prompt_and_completion(mesh):
 
 def test_what_stands_in_padding_does_nothing(mesh):
     batch = batch_of(mesh, make_pairs(6))
-    real, rows = batch.real, batch.student
+    real, rows = batch.weight != 0, batch.student
     blank = rows.texts == 0
     assert blank.any() and not real.all()
     other = dataclasses.replace(
@@ -125,6 +125,26 @@ def test_what_stands_in_padding_does_nothing(mesh):
         },
     )
     assert not any(differ(step(mesh, batch), step(mesh, other)))
+
+
+@pytest.mark.parametrize("targets", [TOP_K, FULL], ids=str)
+def test_a_token_of_weight_0_is_not_kept(targets, mesh):
+    """The same step as without it, in value, gradient and count."""
+    pairs = [pair for pair in make_pairs(8) if len(pair.kept) > 1]
+    light = [dataclasses.replace(pair, weight=np.array([0] + [1] * (len(pair.kept) - 1), np.float32)) for pair in pairs]
+    fewer = [
+        dataclasses.replace(
+            pair,
+            student_prompt=np.concatenate([pair.student_prompt, pair.rollout[pair.kept[:1]]]),
+            kept=pair.kept[1:],
+            targets={name: x[1:] for name, x in pair.targets.items()},
+            weight=pair.weight[1:],
+        )
+        for pair in pairs
+    ]
+    one, two = (step(mesh, batch_of(mesh, some), model_on(mesh, 1), targets=targets) for some in (light, fewer))
+    assert_same(one, two)
+    assert all(differ(one[0], step(mesh, batch_of(mesh, pairs), model_on(mesh, 1), targets=targets)[0]))
 
 
 @pytest.mark.parametrize("rank", [0, 2])

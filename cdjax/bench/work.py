@@ -140,7 +140,7 @@ def fused_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Wor
     """Value and gradient by hidden states and embedding, as an update computes them."""
 
     def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
-        positions = divergence.Positions(hidden, wanted, ids, ids >= 0, {})
+        positions = divergence.Positions(hidden, wanted, ids, jnp.ones(ids.shape), {})
         over = jnp.maximum(positions.real.sum(), 1)
         return fused.loss(student, other, positions, targets=Full(), objective=Objective(), over=over)[0]
 

@@ -86,22 +86,22 @@ def make_update(
     """The compiled step `update(state, frozen, teacher, prefix, batch) -> (state, metrics)`; `state` is donated.
 
     `teacher` (with its shared context in `prefix`) is for full targets only, otherwise None. The gradient is that of
-    the sum over the global batch divided by its number of real tokens, however many parts that has: each device takes
-    one after the other (micro-batches), one at a time in memory.
+    the sum over the global batch divided by its number of tokens with a weight, however many parts that has: each
+    device takes one after the other (micro-batches), one at a time in memory.
     Raises UserError for an objective that cannot be computed.
     """
     divergence.check(targets, objective)
 
     @functools.partial(jax.jit, donate_argnames="state")
     def update(state, frozen, teacher, prefix, batch):
-        count = jnp.maximum(batch.real.sum(), 1)
+        count = jnp.maximum((batch.weight != 0).sum(), 1)
 
         def loss(params: nnx.State, part: PairBatch) -> tuple[Array, dict[str, Array]]:
             student = nnx.merge(graph, params, frozen)
             return batch_loss(student, teacher, prefix, part, targets=targets, objective=objective, over=count)
 
         place = functools.partial(_place, mesh=mesh)
-        pieces = len(batch.real) // parallel.batch_parts(mesh)
+        pieces = len(batch.weight) // parallel.batch_parts(mesh)
         grads, sums = _accumulate(jax.grad(loss, has_aux=True), state.params, batch, pieces, place)
         changes, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics = {name: (total, count) for name, total in sums.items() if name != "count"}
@@ -127,7 +127,7 @@ def batch_loss(
     if teacher is not None and objective.reads_teacher(targets):
         assert batch.teacher is not None
         wanted = jax.lax.stop_gradient(hidden_at(teacher, batch.teacher, prefix))
-    positions = divergence.Positions(hidden, wanted, batch.ids, batch.real, batch.targets)
+    positions = divergence.Positions(hidden, wanted, batch.ids, batch.weight, batch.targets, batch.temperature)
     return fused.loss(student, teacher, positions, targets=targets, objective=objective, over=over)
 
 

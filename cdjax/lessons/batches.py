@@ -97,7 +97,7 @@ def pack(pairs: Sequence[Pair], sides: Sides, plan: packing.Plan, step: int) -> 
 def _columns(pair: Pair) -> dict[str, Any]:
     """The fields of a `PairBatch` at a pair's kept tokens; a batch has zeros where it has none."""
     ids = pair.rollout[pair.kept]
-    return {"ids": ids, "real": np.ones(ids.shape, bool), "targets": pair.targets}
+    return {"ids": ids, "weight": pair.weight, "targets": pair.targets, "temperature": pair.temperature}
 
 
 def _rows(plan: packing.Plan, layout: packing.Layout, step: int) -> Arrays:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int, Int32
+from jaxtyping import Array, Float, Float32, Int, Int32
 
 from cdjax.lessons.filters import Kept
 from cdjax.views.prompts import Prompts
@@ -25,6 +25,8 @@ class Pair:
     rollout: Int32[np.ndarray, "Ct"]  # everything the teacher wrote
     kept: Int32[np.ndarray, "C"]  # f: which of its tokens the student must produce
     targets: dict[str, np.ndarray]  # what was recorded of the teacher at the kept tokens, [C, ...]
+    weight: Float32[np.ndarray, "C"]  # of each kept token in the loss; one of weight 0 is as if it were not kept
+    temperature: Float32[np.ndarray, "C"] | None = None  # of each kept token; None: the targets' own for all
     context: int = 0  # which of the round's shared contexts the teacher reads first
 
     def read(self, side: Literal["student", "teacher"]) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "C"]]:
@@ -58,8 +60,9 @@ class PairBatch:
     student: Rows
     teacher: Rows | None  # for full targets
     ids: Int[Array, "G C"]  # what the teacher wrote
-    real: Bool[Array, "G C"]  # the one loss mask
+    weight: Float[Array, "G C"]  # 0 where there is no token: the one loss mask
     targets: dict[str, Array]  # what was recorded of the teacher, [G, C, ...]
+    temperature: Float[Array, "G C"] | None = None  # None: the targets' own for all
 
     def __str__(self) -> str:
         sides = {"": self.student} | ({} if self.teacher is None else {" of the teacher's": self.teacher})
@@ -93,6 +96,7 @@ def _pair(one: Kept, teacher: dict[str, np.ndarray], student: dict[str, np.ndarr
         rollout=rollout.ids,
         kept=at,
         targets={name: x[at] for name, x in rollout.targets.items()},
+        weight=np.ones(len(at), np.float32),
     )
 
 
@@ -109,4 +113,5 @@ def hard(
         rollout=completion.astype(np.int32),
         kept=np.arange(len(completion), dtype=np.int32),
         targets=targets or {},
+        weight=np.ones(len(completion), np.float32),
     )

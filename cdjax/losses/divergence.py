@@ -26,8 +26,14 @@ class Positions:
     hidden: Float[Array, "*b D"]  # the student's
     teacher: Float[Array, "*b D"] | None  # the teacher's, for full targets
     ids: Int[Array, "*b"]
-    real: Bool[Array, "*b"]  # the one loss mask
+    weight: Float[Array, "*b"]  # in the loss; 0 where there is no token: the one loss mask
     targets: dict[str, Array]  # what was recorded of the teacher, [*b, ...]
+    temperature: Float[Array, "*b"] | None = None  # None: the targets' own at every position
+
+    @property
+    def real(self) -> Bool[Array, "*b"]:
+        """Which positions count."""
+        return self.weight != 0
 
 
 def check(targets: Target, objective: Objective, positions: Positions | None = None) -> None:

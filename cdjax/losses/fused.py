@@ -33,9 +33,10 @@ def loss(
     over: Float[Array, ""] | Int[Array, ""] | int = 1,
     tile: int | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss, and float32 sums over the real ones of [B, C] positions: `loss`, what it is made of, their `count`.
+    """The loss, and float32 sums over [B, C] positions: `loss`, what it is made of, and their `count`.
 
-    `loss` is alpha * cross_entropy + (1 - alpha) * temperature^2 * divergence; `cross_entropy` is on `ids` at
+    `loss` is alpha * cross_entropy + (1 - alpha) * temperature^2 * divergence, times a position's weight, which
+    everything else is summed without; positions of weight 0 do not count. `cross_entropy` is on `ids` at
     temperature 1; `kl` is KL(teacher || student) at the temperature of targets that give probabilities.
     What is differentiated is the sum of `loss` divided by `over`, with respect to the student's hidden states and the
     weights of its logits. Every device makes the logits of `tile` positions at a time; see `positions_of_a_tile`.
@@ -43,7 +44,7 @@ def loss(
     divergence.check(targets, objective, positions)
     wanted = teacher.readout() if teacher is not None and objective.reads_teacher(targets) else None
     parts = jax.tree.map(_apart, vars(positions) | {"teacher": None if wanted is None else positions.teacher})
-    length = parts["real"].shape[1]
+    length = parts["weight"].shape[1]
     tiles = -(-length // (tile or positions_of_a_tile(student.spec.embed)))
     tile = -(-length // tiles)
     parts = jax.tree.map(functools.partial(_filled, length=tiles * tile), parts)
@@ -83,16 +84,17 @@ def _run(how, hidden, out, wanted, parts, scale, *, gradient, of_weights):
     """Loss and sums, and d loss / d (hidden states [devices, M, D], weights), None where they are not asked for."""
     targets, objective, tile = how
     given, wanted = out.gathered(), None if wanted is None else wanted.gathered()
-    real = parts["real"]
+    real = parts["weight"] != 0
     first = jnp.argsort(~real, 1, stable=True)
 
     def one(rows, hidden, parts, change):
         """Of one device: the sums over a tile, and `change` with the tile's part added."""
         at = _blank(jax.tree.map(lambda x: x[rows], Positions(hidden=hidden, **parts)))
         found, slope = terms(given, wanted, at, targets, objective)
+        found["loss"] = at.weight * found["loss"]
         found = {name: jnp.sum(term, where=at.real) for name, term in found.items()}
         if gradient:
-            weight = jnp.where(at.real, scale, 0.0)[:, None]
+            weight = (at.weight * scale)[:, None]
             by_hidden, by_weights = _pulled(given, at.hidden, lambda block: weight * slope(block), change[1])
             change = change[0].at[rows].set(by_hidden.astype(hidden.dtype), unique_indices=True), by_weights
         return found, change
@@ -137,12 +139,18 @@ def _axes(layout: str, embed: str) -> tuple[str, ...]:
 
 
 def _blank(at: Positions) -> Positions:
-    """The same with zeros at masked positions: nothing that stands there may reach a value or a gradient."""
+    """The same with zeros at masked positions: nothing that stands there may reach a value or a gradient.
+
+    A temperature of 0 would: it is 1 there.
+    """
 
     def one(x: Array) -> Array:
         return jnp.where(at.real.reshape(at.real.shape + (1,) * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
 
-    return jax.tree.map(one, at)
+    blank = jax.tree.map(one, at)
+    if at.temperature is None:
+        return blank
+    return dataclasses.replace(blank, temperature=jnp.where(at.real, at.temperature, 1.0))
 
 
 def _apart(x: Array) -> Array:

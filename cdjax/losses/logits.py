@@ -46,7 +46,7 @@ class Logprobs(NamedTuple):
     logits: Array  # [n, V]
     peak: Array  # [n, 1]
     total: Array  # [n, 1], log of the sum of exponentials
-    temperature: float
+    temperature: float | Array  # of all, or [n, 1]
 
     def of(self, block: Block) -> Array:
         """[n, v]"""
@@ -76,10 +76,12 @@ def terms(
     hard, slope = -q.at(ids)[:, 0], q.towards(ids, -jnp.ones(ids.shape))
     every = {"loss": hard, "cross_entropy": hard, "count": jnp.ones(hard.shape)}
     if objective.kind != "cross_entropy":
-        heated = q if targets.temperature == 1 else _logprobs(logits, targets.temperature)
+        temperature = targets.temperature if at.temperature is None else at.temperature[:, None]
+        heated = q if at.temperature is None and temperature == 1 else _logprobs(logits, temperature)
         soft, soft_slope, extra = _soft(heated, wanted, at, targets, objective)
-        a, b = objective.alpha, (1 - objective.alpha) * targets.temperature**2
-        every |= extra | {"loss": a * hard + b * soft if a else b * soft}
+        a, b = objective.alpha, (1 - objective.alpha) * temperature**2
+        soft = (b if isinstance(b, float) else b[:, 0]) * soft
+        every |= extra | {"loss": a * hard + soft if a else soft}
         slope = _weighed(a, slope, b, soft_slope)
     if given.soft_cap is None:
         return every, slope
@@ -102,7 +104,7 @@ def _soft(q: Logprobs, wanted: Readout | None, at: Positions, targets: Target, o
     if wanted is not None:
         assert at.teacher is not None
         teacher = parallel.constrain(wanted(at.teacher), "length", "vocab")
-        return _full(_logprobs(teacher, targets.temperature), q, objective)
+        return _full(_logprobs(teacher, q.temperature), q, objective)
     ids = targets.listed(at.targets)
     student = q.at(ids)
     if "draws" in targets.gives:
@@ -137,7 +139,7 @@ def _full(p: Logprobs, q: Logprobs, objective: Objective) -> tuple[Array, Slope,
     return soft, slope, {"kl": kl}
 
 
-def _logprobs(logits: Array, temperature: float) -> Logprobs:
+def _logprobs(logits: Array, temperature: float | Array) -> Logprobs:
     peak = logits.max(-1, keepdims=True)
 
     def add(block: Block, total: Array) -> Array:
@@ -146,5 +148,5 @@ def _logprobs(logits: Array, temperature: float) -> Logprobs:
     return Logprobs(logits, peak, jnp.log(over_blocks(logits.shape[-1], add, jnp.zeros(peak.shape))), temperature)
 
 
-def _weighed(a: float, one: Slope, b: float, two: Slope) -> Slope:
+def _weighed(a: float, one: Slope, b: float | Array, two: Slope) -> Slope:
     return lambda block: a * one(block) + b * two(block) if a else b * two(block)

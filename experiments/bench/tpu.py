@@ -126,9 +126,9 @@ class Job:
 
         text = part((1, rows, width))
         read = Rows(text, text, text, part((kept,)))
-        ids, real = part((kept,)), part((kept,), jnp.bool_)
+        ids, weight = part((kept,)), part((kept,), jnp.float32)
         recorded = {name: part((kept, *shape), dtype) for name, (shape, dtype) in targets.buffers().items()}
-        return PairBatch(read, read if taught else None, ids, real, recorded)
+        return PairBatch(read, read if taught else None, ids, weight, recorded)
 
     def prefix(self) -> cache.Prefix:
         shapes = jax.eval_shape(decoder._read_contexts, self.model(), *self.contexts())
