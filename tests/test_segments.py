@@ -88,11 +88,6 @@ def test_a_run_in_segments_leaves_its_student(whole):
     assert kept == ["segment_2"]
 
 
-def test_later_batches_have_the_numbers_after_those_before():
-    later = update.Later(["a", "b"], 3)
-    assert len(later) == 5 and [later[step] for step in range(3, 5)] == ["a", "b"]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
