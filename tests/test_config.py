@@ -164,7 +164,8 @@ def test_a_missing_config_file_is_named():
 
 AVERAGED = {"context.shots": 3, "context.ensemble": 2, "context.drawn": 2}
 WRONG = [
-    ({"adapter.rank": -1}, "adapter.rank must be at least 0, got -1"),
+    ({"student.kind": "low_rank", "student.rank": 0}, "student.rank must be at least 1, got 0"),
+    ({"student.kind": "low_rank", "student.alpha": 0}, "student.alpha must be more than 0, got 0"),
     ({"optim.lr": 0}, "optim.lr must be more than 0"),
     ({"objective.beta": 1.5}, "objective.beta must be between 0 and 1"),
     ({"seeds": [1, 1]}, "seeds must be different"),
@@ -263,5 +264,5 @@ def test_parts_are_names_of_the_config():
 
 
 def test_all_problems_are_told_at_once():
-    with pytest.raises(UserError, match="adapter.rank.*optim.lr.*seeds"):
-        check.validate(config.override(CFG, {"adapter.rank": -1, "optim.lr": 0, "seeds": []}))
+    with pytest.raises(UserError, match="student.rank.*optim.lr.*seeds"):
+        check.validate(config.override(CFG, {"student": {"kind": "low_rank", "rank": 0}, "optim.lr": 0, "seeds": []}))

@@ -346,8 +346,8 @@ def test_a_directory_whose_files_are_torn_is_refused(whole, tmp_path):
         (tmp_path / "torn" / name).write_text(text)
 
 
-def test_an_adapter_learns_and_the_base_stays(tmp_path):
-    rounds.run(experiment(adapter=config.Adapter(rank=2)), tmp_path)
+def test_low_rank_weights_learn_and_the_base_stays(tmp_path):
+    rounds.run(experiment(student=config.LowRank(rank=2)), tmp_path)
     run = opening.reopen(tmp_path)
     student = run.decoder(rounds.last_student(run, 0))
     base = run.decoder(run.models.original)

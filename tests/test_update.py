@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 from cdjax import config
 from cdjax.learn import update
@@ -15,7 +14,6 @@ from cdjax.model import decoder
 from cdjax.model.reader import Reader
 from cdjax.model.spec import DecoderSpec
 from cdjax.sampling import read
-from cdjax.students import trainable
 from tests.test_batches import make_pairs
 
 SMALL = DecoderSpec(vocab=64, embed=32, layers=1, heads=4, kv_heads=2, head_dim=8, mlp=32)
@@ -29,10 +27,10 @@ def model_on(mesh, seed=0):
 
 
 @functools.cache
-def compiled(mesh, targets=TOP_K, adapter=config.Adapter()):
+def compiled(mesh, targets=TOP_K, student=config.Whole()):
     """The update, its first student's parameters and the frozen rest."""
-    graph, params, frozen = trainable.split(trainable.add_adapter(model_on(mesh), adapter, 0), adapter)
-    return update.make_update(graph, SGD, targets, config.Objective(), mesh), params, frozen
+    params, frozen = student.init(model_on(mesh), seed=0, context=None)
+    return update.make_update(student, SGD, targets, config.Objective(), mesh), params, frozen
 
 
 def batch_of(mesh, pairs, size=8, micro_batches=1):
@@ -81,16 +79,14 @@ def test_packed_pairs_learn_as_pairs_alone(targets, mesh):
     pairs, teacher = make_pairs(6), model_on(mesh, seed=1)
     packed = batch_of(mesh, pairs)
     assert packed.student.tokens.shape[2] < 6 and packed.teacher.tokens.shape[2] < 6
-    graph, params, frozen = trainable.split(model_on(mesh), config.Adapter())
 
     @jax.jit
-    def sums(params, frozen, teacher, batch):
-        student = nnx.merge(graph, params, frozen)
+    def sums(student, teacher, batch):
         return update.batch_loss(student, teacher, None, batch, targets=targets, objective=config.Objective())[0]
 
     with jax.set_mesh(mesh):
-        whole = jax.value_and_grad(sums)(params, frozen, teacher, packed)
-        alone = [jax.value_and_grad(sums)(params, frozen, teacher, batch_of(mesh, [pair])) for pair in pairs]
+        whole = jax.value_and_grad(sums)(model_on(mesh), teacher, packed)
+        alone = [jax.value_and_grad(sums)(model_on(mesh), teacher, batch_of(mesh, [pair])) for pair in pairs]
     assert_same(whole, jax.tree.map(lambda *parts: sum(parts), *alone), rtol=1e-4)
 
 
@@ -147,10 +143,9 @@ def test_a_token_of_weight_0_is_not_kept(targets, mesh):
     assert all(differ(one[0], step(mesh, batch_of(mesh, pairs), model_on(mesh, 1), targets=targets)[0]))
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_only_the_chosen_leaves_move(rank, mesh):
-    adapter = config.Adapter(rank=rank)
-    run, params, frozen = compiled(mesh, adapter=adapter)
+@pytest.mark.parametrize(("student", "leaves"), [(config.Whole(), 11), (config.LowRank(rank=2), 14)])
+def test_only_the_chosen_leaves_move(student, leaves, mesh):
+    run, params, frozen = compiled(mesh, student=student)
     batch = batch_of(mesh, make_pairs(8))
     before = jax.device_get(frozen)
     with jax.set_mesh(mesh):
@@ -159,7 +154,7 @@ def test_only_the_chosen_leaves_move(rank, mesh):
             state, _ = run(state, frozen, None, None, batch)
     assert all(differ(state.params, params))
     assert not any(differ(frozen, before))
-    assert len(jax.tree.leaves(params)) == (14 if rank else 11)
+    assert len(jax.tree.leaves(params)) == leaves
 
 
 def test_equal_weights_and_no_context_have_no_divergence(mesh):
@@ -280,6 +275,5 @@ def test_the_next_step_is_dispatched_before_the_last_one_is_read():
 
 
 def test_an_objective_that_cannot_be_computed_is_refused_before_compiling(mesh):
-    graph = nnx.graphdef(model_on(mesh))
     with pytest.raises(config.UserError, match="does not have them"):
-        update.make_update(graph, SGD, config.Draws(), config.Objective(kind="reverse_kl"), mesh)
+        update.make_update(config.Whole(), SGD, config.Draws(), config.Objective(kind="reverse_kl"), mesh)

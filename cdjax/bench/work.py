@@ -30,7 +30,7 @@ from cdjax.sampling.targets.full import Full
 from cdjax.sampling.targets.labels import Labels
 from cdjax.sampling.targets.target import Target
 from cdjax.sampling.targets.top_k import TopK
-from cdjax.students import Adapter, trainable
+from cdjax.students.whole import Whole
 from cdjax.views.prompts import Prompts
 
 
@@ -125,9 +125,9 @@ class Learner:
     """A student and its compiled update."""
 
     def __init__(self, student: Decoder, targets: Target, mesh: jax.sharding.Mesh) -> None:
-        graph, params, self._frozen = trainable.split(student, Adapter())
+        params, self._frozen = Whole().init(student, seed=0, context=NEVER)
         tx = optim.make(Optim(lr=1e-5), 1000)
-        self._update = update.make_update(graph, tx, targets, Objective(), mesh)
+        self._update = update.make_update(Whole(), tx, targets, Objective(), mesh)
         self._state = update.start(params, tx, mesh)
 
     def step(self, model: Decoder | None, prefix: Prefix | None, batch: pairs.PairBatch) -> Done:

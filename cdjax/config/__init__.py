@@ -31,14 +31,13 @@ from cdjax.losses import Objective
 from cdjax.sampling import Sampling
 from cdjax.sampling.targets import TARGETS
 from cdjax.score.measures import MEASURES
-from cdjax.students import Adapter
+from cdjax.students import STUDENTS
 from cdjax.tasks.inputs import Inputs
 from cdjax.tasks.task import Demonstration
 from cdjax.views.context import DEFINITION, Context, Template
 
 __all__ = [
     "DEFINITION",
-    "Adapter",
     "Context",
     "Demonstration",
     "Experiment",
@@ -65,7 +64,7 @@ __all__ = [
     "UserError",
 ]
 
-REGISTRIES = (FILTERS, MEASURES, SOURCES, TARGETS)
+REGISTRIES = (STUDENTS, FILTERS, MEASURES, SOURCES, TARGETS)
 
 
 def __getattr__(name: str) -> Any:

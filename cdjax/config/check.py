@@ -19,7 +19,6 @@ LEAST: dict[str, float] = {
     "sampling.per_input": 1,
     "sampling.batch": 1,
     "sampling.draft": 0,
-    "adapter.rank": 0,
     "optim.warmup": 0,
     "optim.weight_decay": 0,
     "optim.clip": 0,
@@ -40,7 +39,7 @@ LEAST: dict[str, float] = {
     "mesh.fsdp": 1,
     "mesh.tensor": 1,
 }
-POSITIVE = ("optim.lr", "adapter.alpha", "sampling.top_p")
+POSITIVE = ("optim.lr", "sampling.top_p")
 FRACTIONS = ("objective.beta", "objective.alpha", "sampling.top_p")
 
 
@@ -130,8 +129,11 @@ def _plan(cfg: config.Experiment) -> Iterator[str]:
             f"plan.ema={plan.ema:g} must be at least 0 and less than 1, and is for plan.order='recursive', or with "
             "plan.ema_every='segment' for update.every"
         )
-    if plan.ema and cfg.adapter.rank and cfg.teacher.examples:
-        yield "plan.ema with an adapter needs a teacher and a student that begin alike: leave teacher.examples out"
+    if plan.ema and cfg.student.kind != "whole" and cfg.teacher.examples:
+        yield (
+            f"plan.ema with student.kind={cfg.student.kind!r} needs a teacher and a student that begin alike: "
+            "leave teacher.examples out"
+        )
     if plan.rounds and plan.order == "simultaneous":
         yield "plan.rounds follow one another: plan.order must be 'sequential' or 'recursive'"
     if plan.rounds and len(set(names)) < len(names):

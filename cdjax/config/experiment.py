@@ -28,7 +28,8 @@ from cdjax.sampling.targets.top_k import TopK
 from cdjax.score.measures import Measure
 from cdjax.score.measures.forgetting import Forgetting
 from cdjax.score.measures.held_out_kl import HeldOutKL
-from cdjax.students import Adapter
+from cdjax.students import Student
+from cdjax.students.whole import Whole
 from cdjax.tasks.inputs import Inputs
 from cdjax.views.context import Context, Template
 
@@ -142,7 +143,7 @@ class Experiment:
     sampling: Sampling = Sampling()
     targets: Targets = TopK()
     objective: Objective = Objective()
-    adapter: Adapter = Adapter()
+    student: Student = Whole()
     optim: Optim = Optim()
     update: Update = Update()
     tune: Tune = Tune()

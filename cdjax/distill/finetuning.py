@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-
 from cdjax.config import Supervised
 from cdjax.distill import scores, stages
 from cdjax.distill.opening import Run
@@ -24,6 +22,7 @@ from cdjax.parallel import batch_parts
 from cdjax.progress import progress
 from cdjax.sampling import answers
 from cdjax.sampling.targets.labels import Labels
+from cdjax.students import Trainable
 from cdjax.views import render
 
 HARD = Labels(), Objective(kind="cross_entropy")
@@ -48,7 +47,7 @@ def baseline(run: Run, seed: int, number: int) -> None:
     run.journal.once(f"{stage}/score", grade)
 
 
-def fine_tune(run: Run, cfg: Supervised, seed: int, stage: str, folder: str | Path) -> nnx.State:
+def fine_tune(run: Run, cfg: Supervised, seed: int, stage: str, folder: str | Path) -> Trainable:
     """The trainable state after the fine-tuning; goes on from its last checkpoint if there is one."""
     examples = [example for labelled in cfg.examples for example in run.labelled(labelled)]
     steps = batches.Batches(taught(examples), cfg.update, seed, run.mesh)

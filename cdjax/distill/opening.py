@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax import nnx
+import numpy as np
+from jaxtyping import Int32
 
 from cdjax import compiled, parallel
 from cdjax.config import Experiment, Operation, Supervised, check, load_config
@@ -23,6 +24,7 @@ from cdjax.model import precision
 from cdjax.model.decoder import Decoder
 from cdjax.model.files import source
 from cdjax.score.exam import Exam
+from cdjax.students import Trainable
 from cdjax.students.models import Models, models
 from cdjax.tasks import Task, inputs, load
 from cdjax.views import encode
@@ -48,13 +50,13 @@ class Run:
     metrics: Metrics
     profile: Profile
 
-    def decoder(self, params: nnx.State) -> Decoder:
+    def decoder(self, params: Trainable) -> Decoder:
         """The decoder with these trainable weights."""
         return self.models.decoder(params)
 
     @property
-    def before(self) -> nnx.State:
-        """What a student begins as, whatever its seed: a fresh adapter changes nothing."""
+    def before(self) -> Trainable:
+        """What a student begins as, whatever its seed: fresh low-rank weights change nothing."""
         return self.models.base if self.cfg.start == "model" else self.models.original
 
     @property
@@ -90,10 +92,16 @@ def open(cfg: Experiment, workdir: Path, *, profile: bool = False) -> Run:
     )
     run = dataclasses.replace(run, assignments=assignments)
     _check_prompts(run)
+    run = dataclasses.replace(run, models=dataclasses.replace(run.models, context=_context(assignments[0])))
     directory.begin(cfg, workdir)
     if cfg.dtype == "auto":
         _tell_precision(run)
     return run
+
+
+def _context(assignment: Assignment) -> Int32[np.ndarray, "P"]:
+    """What the teacher reads before every input."""
+    return assignment.views.teacher.prompts([example.input for example in assignment.task.test])[0].context
 
 
 def reopen(workdir: Path) -> Run:
@@ -109,11 +117,13 @@ def _load(cfg: Experiment, workdir: Path, profile: Profile) -> Run:
     model, tokenizer, about = source.load(cfg.model, mesh, dtype=directory.dtype(cfg, journal), remat=cfg.remat)
     if wrong := list(cfg.targets.misfits(model.spec.vocab)):
         raise UserError("; ".join(f"targets.{problem}" for problem in wrong))
+    # Until there are tasks: trained weights do not depend on what stands in the context's place.
+    unknown = np.zeros(cfg.limits.teacher_prompt, np.int32)
     return Run(
         cfg=cfg,
         workdir=workdir,
         mesh=mesh,
-        models=models(model, cfg.adapter, tuned=bool(cfg.teacher.examples)),
+        models=models(model, cfg.student, tuned=bool(cfg.teacher.examples), context=unknown),
         format=_format(cfg, tokenizer, about["stop_ids"]),
         ends=tuple(about["stop_ids"]),
         assignments=(),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax import nnx
 
 from cdjax.config import Experiment
 from cdjax.distill import finetuning, opening, stages
@@ -17,9 +16,8 @@ from cdjax.distill.opening import Run
 from cdjax.distill.scores import score_original, score_student
 from cdjax.distill.stages import Round
 from cdjax.errors import UserError
-from cdjax.model.files import huggingface
 from cdjax.report import page, results
-from cdjax.students import adapter
+from cdjax.students import Trainable
 
 
 def run(cfg: Experiment, workdir: str | Path, *, profile: bool = False) -> dict[str, Any]:
@@ -77,14 +75,20 @@ def rounds(run: Run, seed: int) -> list[Round]:
 
 
 def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
-    """Writes a seed's last student as a Hugging Face directory. Raises UserError if that seed has not been trained."""
+    """Writes a seed's last student as a directory for `load_model`. Raises UserError if there is none yet."""
     run = opening.reopen(Path(workdir))
     with jax.set_mesh(run.mesh):
-        model = adapter.merge(run.decoder(last_student(run, seed)))
-    huggingface.write(model, run.format.tokenizer, directory, stop_ids=run.ends)
+        run.models.student.export(
+            last_student(run, seed),
+            run.models.frozen,
+            Path(directory),
+            tokenizer=run.format.tokenizer,
+            stop_ids=run.ends,
+            source=run.cfg.model,
+        )
 
 
-def last_student(run: Run, seed: int) -> nnx.State:
+def last_student(run: Run, seed: int) -> Trainable:
     """The trainable state at the end of the last round of a seed that has been run."""
     last = rounds(run, seed)[-1]
     if seed not in run.cfg.seeds or not run.journal.done(last.last().stage("update")):

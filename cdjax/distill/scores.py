@@ -3,10 +3,9 @@
 import functools
 from collections.abc import Sequence
 
-from flax import nnx
-
 from cdjax.distill.opening import Run
 from cdjax.score.exam import Graded, Subject, only
+from cdjax.students import Trainable
 from cdjax.tasks import Example
 
 
@@ -23,7 +22,7 @@ def score_original(run: Run) -> None:
     run.journal.once("before", before)
 
 
-def score_student(run: Run, params: nnx.State, operations: Sequence[int]) -> Graded:
+def score_student(run: Run, params: Trainable, operations: Sequence[int]) -> Graded:
     """The student's graded answers to these operations without the context, and its `measures`."""
     examples = only(expected(run), operations)
     graded = run.exam.grade(run.decoder(params), "student", examples, title="after")
@@ -35,7 +34,7 @@ def expected(run: Run) -> list[list[Example]]:
     return run.exam.expected(run.journal.results()["teacher"])
 
 
-def _measured(run: Run, params: nnx.State, operations: Sequence[int], *, after_training: bool) -> dict[str, Graded]:
+def _measured(run: Run, params: Trainable, operations: Sequence[int], *, after_training: bool) -> dict[str, Graded]:
     """What every measure of the experiment returns, by its kind; some say nothing of an untrained student."""
     subject = Subject(
         exam=run.exam,

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 import optax
-from flax import nnx
 from jaxtyping import Int32
 
 from cdjax.distill.opening import Run
@@ -36,6 +35,7 @@ from cdjax.sampling.store import Rollout, Store
 from cdjax.sampling.targets.labels import Labels
 from cdjax.sampling.targets.target import Target
 from cdjax.score import distance, exam
+from cdjax.students import Trainable
 from cdjax.views import encode, writer
 from cdjax.views.view import Shown
 
@@ -97,7 +97,7 @@ class Lesson:
     context: Int32[np.ndarray, "P"]
 
 
-def distil(round: Round, teacher: nnx.State, student: nnx.State) -> nnx.State:
+def distil(round: Round, teacher: Trainable, student: Trainable) -> Trainable:
     """One round, in segments: answers, the part of them that f keeps, and updates; returns the new student."""
     journal = round.run.journal
     if journal.done(round.segments()[-1].stage("update")):
@@ -186,7 +186,7 @@ def dealt(segment: Round, operation: int, shown: Shown, segments: int) -> Shown:
     return dataclasses.replace(shown.rows(order[start:end].tolist()), dropped=0 if segment.segment else shown.dropped)
 
 
-def teach(segment: Round, operation: int, shown: Shown, teacher: nnx.State, student: nnx.State) -> Lesson:
+def teach(segment: Round, operation: int, shown: Shown, teacher: Trainable, student: Trainable) -> Lesson:
     """One operation: the source's answers, and the part of them that f keeps, under both views."""
     rollouts = ask(segment, operation, teacher, student, shown)
     kept = keep_answers(segment, operation, teacher, shown, rollouts)
@@ -194,7 +194,7 @@ def teach(segment: Round, operation: int, shown: Shown, teacher: nnx.State, stud
     return Lesson(pairs.pair(kept, shown.teacher, shown.student, completion_budget=budget), shown.teacher.context)
 
 
-def ask(segment: Round, operation: int, teacher: nnx.State, student: nnx.State, shown: Shown) -> list[Rollout]:
+def ask(segment: Round, operation: int, teacher: Trainable, student: Trainable, shown: Shown) -> list[Rollout]:
     """The source's answers with the teacher's targets, shard by shard into `rollouts/`."""
     run, cfg = segment.run, segment.run.cfg
     request = Request(
@@ -243,7 +243,7 @@ def _int8_kl(run: Run, teacher: Decoder, shown: Shown, rollouts: Sequence[Rollou
 
 
 def keep_answers(
-    round: Round, operation: int, teacher: nnx.State, shown: Shown, rollouts: Sequence[Rollout]
+    round: Round, operation: int, teacher: Trainable, shown: Shown, rollouts: Sequence[Rollout]
 ) -> list[Kept]:
     """f and the filters. Their reasons are written down: a filter that measures time may judge differently later."""
     assignment = round.run.assignments[operation]
@@ -257,7 +257,7 @@ def keep_answers(
     return keep.left(cut, round.run.journal.once(round.stage("keep", operation), judge)["reasons"])
 
 
-def bare_answers(round: Round, operation: int, teacher: nnx.State, shown: Shown) -> dict[str, Rollout]:
+def bare_answers(round: Round, operation: int, teacher: Trainable, shown: Shown) -> dict[str, Rollout]:
     """The teacher's answer to each input under the student's view, drawn as its own are; one an input."""
     run = round.run
     with progress("answers without the context", len(shown.student.inputs)) as advance:
@@ -278,8 +278,8 @@ def bare_answers(round: Round, operation: int, teacher: nnx.State, shown: Shown)
 
 def learn(
     segment: Round,
-    student: nnx.State,
-    teacher: nnx.State,
+    student: Trainable,
+    teacher: Trainable,
     lessons: list[Lesson],
     state: update.TrainState | None,
     planned: int,
@@ -337,7 +337,7 @@ def _forget(segment: Round) -> None:
             shutil.rmtree(old.folder(kind), ignore_errors=True)
 
 
-def _tune(round: Round, student: nnx.State, step: Step, steps: update.Steps) -> tuple[nnx.State, dict[str, Any]]:
+def _tune(round: Round, student: Trainable, step: Step, steps: update.Steps) -> tuple[Trainable, dict[str, Any]]:
     """The round's updates at every learning rate of `cfg.tune`: the weights that validation examples favour."""
     run, cfg = round.run, round.run.cfg
     an_epoch = len(steps) // cfg.update.epochs
@@ -360,12 +360,12 @@ def _tune(round: Round, student: nnx.State, step: Step, steps: update.Steps) -> 
     return search.search(cfg.tune.lrs, train, score, title=f"student, seed {round.seed}")
 
 
-def validation(run: Run, operations: Sequence[int]) -> Callable[[nnx.State, str], float]:
+def validation(run: Run, operations: Sequence[int]) -> Callable[[Trainable, str], float]:
     """Accuracy of weights on the operations' first `score.validation` validation examples, under the student's view."""
     examples = [list(assignment.task.validation[: run.cfg.score.validation]) for assignment in run.assignments]
     examples = exam.only(examples, operations)
 
-    def accuracy(params: nnx.State, title: str) -> float:
+    def accuracy(params: Trainable, title: str) -> float:
         return float(np.mean(run.exam.grade(run.decoder(params), "student", examples, title=title)["grades"]))
 
     return accuracy
@@ -397,7 +397,7 @@ def _descend(
         return update.train(step, state, steps, on_step=on_step, save=save, every=every)
 
 
-def successor(round: Round, teacher: nnx.State, student: nnx.State) -> nnx.State:
+def successor(round: Round, teacher: Trainable, student: Trainable) -> Trainable:
     """Who teaches the next round: the same teacher, the round's student, or with `plan.ema` their weighted mean."""
     plan = round.run.cfg.plan
     if plan.order != "recursive":
@@ -405,13 +405,13 @@ def successor(round: Round, teacher: nnx.State, student: nnx.State) -> nnx.State
     return _averaged(round, teacher, student) if plan.ema and plan.ema_every == "round" else student
 
 
-def follow(segment: Round, teacher: nnx.State, student: nnx.State) -> nnx.State:
+def follow(segment: Round, teacher: Trainable, student: Trainable) -> Trainable:
     """Who teaches the next segment: the same teacher, or its mean with the student where that follows segments."""
     plan = segment.run.cfg.plan
     return _averaged(segment, teacher, student) if plan.ema and plan.ema_every == "segment" else teacher
 
 
-def _averaged(round: Round, teacher: nnx.State, student: nnx.State) -> nnx.State:
+def _averaged(round: Round, teacher: Trainable, student: Trainable) -> Trainable:
     """`plan.ema` of the teacher and the rest of the student, kept on disk: once it is there, neither is asked for."""
     ema, checkpoints = round.run.cfg.plan.ema, Checkpoints(round.folder("teachers"))
     if round.run.journal.done(round.stage("successor")):
@@ -427,13 +427,13 @@ def _averaged(round: Round, teacher: nnx.State, student: nnx.State) -> nnx.State
     return mean
 
 
-def restore(round: Round) -> nnx.State:
+def restore(round: Round) -> Trainable:
     """The trainable state that a finished round left."""
     last = round.segments()[-1]
     return last.checkpoints().load(round.run.journal.results()[last.stage("update")]["step"], round.run.models.original)
 
 
-def ended(segment: Round, student: nnx.State, planned: int) -> update.TrainState:
+def ended(segment: Round, student: Trainable, planned: int) -> update.TrainState:
     """The state that a finished segment left for the next one, optimizer and all."""
     run, step = segment.run, segment.run.journal.results()[segment.stage("update")]["step"]
     return segment.checkpoints().load(step, update.abstract(student, optim.make(run.cfg.optim, planned), run.mesh))
@@ -474,14 +474,14 @@ def compiled_update(
     of: str = "",
 ) -> Step:
     """The compiled update of a state by a batch, for every learning rate, which is part of the state."""
-    step = update.make_update(run.models.graph, tx, targets, objective, run.mesh)
+    step = update.make_update(run.models.student, tx, targets, objective, run.mesh)
     return tell_compilations(
         lambda state, batch: step(state, run.models.frozen, *teacher, batch),
         lambda _, batch: f"the update{f' of {of!r}' if of else ''} for {batch}",
     )
 
 
-def _full_teacher(run: Run, params: nnx.State, lessons: list[Lesson]) -> FullTeacher:
+def _full_teacher(run: Run, params: Trainable, lessons: list[Lesson]) -> FullTeacher:
     """For full targets the teacher itself, and every lesson's context, read once."""
     if not run.cfg.objective.reads_teacher(run.cfg.targets):
         return None, None

@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cdjax import parallel
@@ -21,6 +20,7 @@ from cdjax.losses import Objective, divergence, fused
 from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
 from cdjax.sampling.targets.target import Target
+from cdjax.students import Student, Trainable
 
 Metrics: TypeAlias = dict[str, tuple[Array, Array]]
 
@@ -55,18 +55,18 @@ class Diverged(RuntimeError):
 class TrainState:
     """All that an update changes. `update` donates it: the arrays of the state that went in are gone afterwards."""
 
-    params: Any  # nnx.State of the trainable leaves
+    params: Trainable
     opt_state: Any
     step: Any  # updates done, an int32 scalar: also the data cursor
 
 
-def start(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+def start(params: Trainable, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
     """A fresh state on the mesh, with a copy of `params`: the model that they came from outlives the training."""
     with jax.set_mesh(mesh):
         return jax.jit(functools.partial(_fresh, tx), out_shardings=_shardings(params, tx, mesh))(params)
 
 
-def abstract(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+def abstract(params: Trainable, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
     """What `start` would return, as shapes and shardings: where a checkpoint is to be put."""
     shapes = jax.eval_shape(functools.partial(_fresh, tx), params)
 
@@ -77,17 +77,18 @@ def abstract(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.shar
 
 
 def make_update(
-    graph: Any,
+    student: Student,
     tx: optax.GradientTransformation,
     targets: Target,
     objective: Objective,
     mesh: jax.sharding.Mesh,
-) -> Callable[[TrainState, nnx.State, Decoder | None, Prefix | None, PairBatch], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Any, Decoder | None, Prefix | None, PairBatch], tuple[TrainState, Metrics]]:
     """The compiled step `update(state, frozen, teacher, prefix, batch) -> (state, metrics)`; `state` is donated.
 
-    `teacher` (with its shared context in `prefix`) is for full targets only, otherwise None. The gradient is that of
-    the sum over the global batch divided by its number of tokens with a weight, however many parts that has: each
-    device takes one after the other (micro-batches), one at a time in memory.
+    `student` makes a reader of `state.params` and `frozen`, see students/. `teacher` (with its shared context in
+    `prefix`) is for full targets only, otherwise None. The gradient is that of the sum over the global batch divided
+    by its number of tokens with a weight, however many parts that has: each device takes one after the other
+    (micro-batches), one at a time in memory.
     Raises UserError for an objective that cannot be computed.
     """
     divergence.check(targets, objective)
@@ -96,9 +97,9 @@ def make_update(
     def update(state, frozen, teacher, prefix, batch):
         count = jnp.maximum((batch.weight != 0).sum(), 1)
 
-        def loss(params: nnx.State, part: PairBatch) -> tuple[Array, dict[str, Array]]:
-            student = nnx.merge(graph, params, frozen)
-            return batch_loss(student, teacher, prefix, part, targets=targets, objective=objective, over=count)
+        def loss(params: Trainable, part: PairBatch) -> tuple[Array, dict[str, Array]]:
+            decoder = student.reader(params, frozen).decoder
+            return batch_loss(decoder, teacher, prefix, part, targets=targets, objective=objective, over=count)
 
         place = functools.partial(_place, mesh=mesh)
         pieces = len(batch.weight) // parallel.batch_parts(mesh)
@@ -192,7 +193,7 @@ def _report(step: int, metrics: Metrics, on_step: Callable[[int, dict[str, float
     on_step(step, values)
 
 
-def _accumulate(gradient: Callable, params: nnx.State, batch: PairBatch, count: int, place: Callable) -> Any:
+def _accumulate(gradient: Callable, params: Trainable, batch: PairBatch, count: int, place: Callable) -> Any:
     """`gradient(params, batch)`, summed over so many micro-batches."""
     if count == 1:
         return gradient(params, batch)
@@ -214,11 +215,11 @@ def _pieces(x: Array, count: int) -> Array:
     return parallel.constrain(apart, "length", "batch", *("length",) * (x.ndim - 1))
 
 
-def _fresh(tx: optax.GradientTransformation, params: nnx.State) -> TrainState:
+def _fresh(tx: optax.GradientTransformation, params: Trainable) -> TrainState:
     return TrainState(jax.tree.map(jnp.copy, params), tx.init(params), jnp.int32(0))
 
 
-def _shardings(params: nnx.State, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+def _shardings(params: Trainable, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
     return parallel.shardings(jax.eval_shape(functools.partial(_fresh, tx), params), mesh)
 
 

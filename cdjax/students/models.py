@@ -1,40 +1,39 @@
-"""The decoders of a run by their trainable weights: all share one structure and the weights that stay frozen."""
+"""What the trainable states of a run are read as: all are of one student, with the same frozen rest."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
-from flax import nnx
+import numpy as np
+from jaxtyping import Int32
 
 from cdjax.model.decoder import Decoder
-from cdjax.students import Adapter, adapter, trainable
+from cdjax.students import Student, Trainable
 
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """`base` is the model's trainable state, `original` the first teacher's, `frozen` the rest."""
+    """`base` is the student's trainable state of the model, `original` the first teacher's, `frozen` the rest."""
 
-    graph: nnx.GraphDef
-    base: nnx.State
-    original: nnx.State  # `base`, until the teacher has been fine-tuned
-    frozen: nnx.State
-    adapter: Adapter
+    student: Student
+    base: Trainable
+    original: Trainable  # `base`, until the teacher has been fine-tuned
+    frozen: Any
     tuned: bool  # whether the first teacher is another than the model
+    context: Int32[np.ndarray, "P"]  # what the teacher of the first operation reads before every input
 
-    def decoder(self, params: nnx.State) -> Decoder:
+    def decoder(self, params: Trainable) -> Decoder:
         """The decoder with these trainable weights."""
-        return nnx.merge(self.graph, params, self.frozen)
+        return self.student.reader(params, self.frozen).decoder
 
-    def start(self, seed: int, whose: Literal["teacher", "model"]) -> nnx.State:
-        """The trainable state that a seed starts from: the weights or a fresh adapter that changes nothing."""
+    def start(self, seed: int, whose: Literal["teacher", "model"]) -> Trainable:
+        """The trainable state that a seed starts from: the tuned teacher's, or a fresh one."""
         if whose == "teacher" and self.tuned:
             return self.original
-        if not self.adapter.rank:
-            return self.base
-        model = adapter.take_out(self.decoder(self.base))
-        return trainable.split(trainable.add_adapter(model, self.adapter, seed), self.adapter)[1]
+        model = self.student.base(self.base, self.frozen)
+        return self.student.init(model, seed=seed, context=self.context)[0]
 
 
-def models(decoder: Decoder, adapter: Adapter, *, tuned: bool) -> Models:
+def models(decoder: Decoder, student: Student, *, tuned: bool, context: Int32[np.ndarray, "P"]) -> Models:
     """The models of a run that begins with `decoder`."""
-    graph, base, frozen = trainable.split(trainable.add_adapter(decoder, adapter, 0), adapter)
-    return Models(graph, base, base, frozen, adapter, tuned)
+    base, frozen = student.init(decoder, seed=0, context=context)
+    return Models(student, base, base, frozen, tuned, context)

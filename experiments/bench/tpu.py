@@ -37,7 +37,6 @@ from cdjax.losses import fused
 from cdjax.model import cache, decoder, reader
 from cdjax.model.spec import DecoderSpec, RopeScaling
 from cdjax.sampling import choose, generate, read
-from cdjax.students import trainable
 
 MODELS = {
     "8b": DecoderSpec(  # Llama 3.1
@@ -168,9 +167,10 @@ def update_top_k(job: Job) -> Any:
 
 
 def _update(job: Job, targets: Any, teacher: Any, prefix: Any) -> Any:
-    graph, params, frozen = trainable.split(job.model(jnp.float32, remat="full"), config.Adapter())
+    student = config.Whole()
+    params, frozen = student.init(job.model(jnp.float32, remat="full"), seed=0, context=None)
     tx = optim.make(config.Optim(), 1000)
-    step = update.make_update(graph, tx, targets, config.Objective(), job.mesh)
+    step = update.make_update(student, tx, targets, config.Objective(), job.mesh)
     return step.lower(
         update.abstract(params, tx, job.mesh), frozen, teacher, prefix, job.batch(targets, teacher is not None)
     )

@@ -50,7 +50,7 @@ def get_config(case: int, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
         context=config.Context(instruction=EDIT, shots=3, explanations=True),
         inputs=config.Inputs(pool=True, limit=96),
         sampling=config.Sampling(batch=32),
-        adapter=config.Adapter(rank=16),
+        student=config.LowRank(rank=16),
         optim=config.Optim(lr=1e-3, schedule="linear", warmup=2),
         update=config.Update(epochs=2, batch=16),
         # An object is a few tokens: an answer is cut there and kept, also where the teacher would go on in prose.
@@ -64,6 +64,6 @@ def get_config(case: int, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
         "limits.teacher_prompt": 1024,
         "limits.student_prompt": 256,
         "limits.completion": 2,
-        "adapter.rank": 2,
+        "student.rank": 2,
     }
     return config.override(full, small) if tiny else full

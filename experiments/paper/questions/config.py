@@ -129,7 +129,7 @@ def _written(**inputs: int) -> dict[str, Any]:
 
 
 def _rank(rank: int) -> dict[str, Any]:
-    return {"adapter": config.Adapter(rank, alpha=float(rank)), "optim.lr": 1e-3}
+    return {"student": config.LowRank(rank, alpha=float(rank)), "optim.lr": 1e-3}
 
 
 QUESTIONS = {
