@@ -145,7 +145,9 @@ def test_every_prompt_of_an_input_must_be_within_the_budget():
 
 
 def test_some_demonstrations_can_be_skipped():
-    (ids,) = test_views.encoded(test_views.ARROW, config.Context(shots=1, skip=1), ["cat"])[0].whole
+    (ids,) = test_views.encoded(test_views.ARROW, config.Context(shots=1, select=config.First(skip=1)), ["cat"])[
+        0
+    ].whole
     assert encode.decode(small_tokenizer.make(), ids) == "box -> boxes\ncat ->"
     with pytest.raises(config.UserError, match="context.shots is 2 after 1 skipped, but task 'days' has 2"):
-        test_views.encoded(test_views.ARROW, config.Context(shots=2, skip=1), ["cat"])
+        test_views.encoded(test_views.ARROW, config.Context(shots=2, select=config.First(skip=1)), ["cat"])

@@ -35,6 +35,7 @@ from cdjax.students import STUDENTS
 from cdjax.tasks.inputs import Inputs
 from cdjax.tasks.task import Demonstration
 from cdjax.views.context import DEFINITION, Context, Template
+from cdjax.views.select import SELECTORS
 
 __all__ = [
     "DEFINITION",
@@ -64,7 +65,7 @@ __all__ = [
     "UserError",
 ]
 
-REGISTRIES = (STUDENTS, FILTERS, MEASURES, SOURCES, TARGETS)
+REGISTRIES = (STUDENTS, FILTERS, MEASURES, SELECTORS, SOURCES, TARGETS)
 
 
 def __getattr__(name: str) -> Any:

@@ -255,11 +255,10 @@ def _context(context: config.Context, task: str, *, teacher: bool = False) -> It
     if context.file and context.instruction:
         yield "file stands in the instruction's place: give one of the two"
     for name in ("shots", "negative_shots"):
-        if (count := getattr(context, name)) < 0 or (count and not task):
+        written = context.per_row and name == "shots" and context.demonstrations
+        if (count := getattr(context, name)) < 0 or (count and not task and not written):
             kind = name.replace("shots", "demonstrations").replace("_", " ")
             yield f"{name}={count} must be a number of the task's own {kind}, and task is {task!r}"
-    if context.skip < 0 or (context.skip and not context.shots):
-        yield f"skip={context.skip} must be at least 0, and is for shots, of which there are {context.shots}"
     if context.ensemble and not teacher:
         yield f"ensemble={context.ensemble}: only what a teacher reads is averaged over prompts"
     shown = len(context.demonstrations) + context.shots

@@ -1,8 +1,11 @@
 """What a view shows around a task input, and how it becomes text."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cdjax.tasks.task import Demonstration
+from cdjax.views.select import Selector
+from cdjax.views.select.first import First
 
 DEFINITION = "{definition}"  # in an instruction, what the task is
 
@@ -18,15 +21,28 @@ class Context:
 
     instruction: str = ""  # {definition} in it stands for the task's own
     file: str = ""  # a text file that stands in the instruction's place, as it is
-    demonstrations: tuple[Demonstration, ...] = ()  # written out here, and then ...
-    shots: int = 0  # ... so many of the task's own demonstrations, the first ones ...
-    skip: int = 0  # ... after leaving out so many
+    demonstrations: tuple[Demonstration, ...] = ()  # written out here; all are shown where nothing is selected
+    shots: int = 0  # number of demonstrations that are selected for a row, ...
+    select: Selector = (
+        First()
+    )  # ... out of those written out and the task's; First adds some of the task's to the others
     ensemble: int = 0  # the teacher alone: so many prompts instead of one, ...
     drawn: int = 0  # ... each with so many of these demonstrations, drawn at random, the same in every run
     negatives: tuple[Demonstration, ...] = ()  # answers not to give, after the demonstrations, and then ...
     negative_shots: int = 0  # ... the first so many of the task's own
     explanations: bool = False  # show each demonstration's explanation, negative ones' too
     request: str = ""  # after the input, as "Let's think step by step."
+
+    @property
+    def per_row(self) -> bool:
+        """Whether every row has demonstrations of its own."""
+        return bool(self.shots) and not isinstance(self.select, First)
+
+    def problems(self) -> Iterator[str]:
+        if self.select != First() and not self.shots:
+            yield f"select={self.select} is for shots, of which there are {self.shots}"
+        if self.ensemble and self.per_row:
+            yield f"ensemble={self.ensemble} draws demonstrations for its prompts itself: select must be 'first'"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 In: Task, Context, Template, inputs. Out: Prompts (sampling/, lessons/pairs.py), stop ids, decoded text.
 """
 
+import functools
 import itertools
 import os.path
 from collections.abc import Iterable, Sequence
@@ -32,12 +33,15 @@ def prompts(
 ) -> tuple[Prompts, list[str]]:
     """The view of every input, at most `budget` tokens each, and the inputs dropped because theirs is longer.
 
-    In an ensemble each of an input's prompts has that budget. Raises UserError naming the input that is over budget
-    (overflow "error") or that renders to no token at all.
+    Every row has a context of its own; what all rows begin with is shared. In an ensemble each of an input's prompts
+    has that budget. Raises UserError naming the input that is over budget (overflow "error") or that renders to no
+    token at all.
     """
-    every = []
-    for member in render.members(render.complete(context, task)):
-        texts = [render.prompt(tokenizer, template, member, text) for text in inputs]
+    every, members = [], functools.cache(render.members)
+    rows = render.rows(context, task, inputs)
+    for number in range(max(1, context.ensemble)):
+        shown = zip(rows, inputs, strict=True)
+        texts = [render.prompt(tokenizer, template, members(row)[number], text) for row, text in shown]
         every.append(_encode(tokenizer, texts, chat=template.chat))
     return _fit(inputs, every, budget=budget, overflow=overflow)
 
@@ -53,10 +57,10 @@ def answers(
 
     Raises UserError if the tokenizer joins the end of the prompt with the answer: the view could not produce it.
     """
-    context = render.complete(context, task)
+    rows = render.rows(context, task, [one.input for one in demonstrations])
     found = []
-    for one in demonstrations:
-        prompt = render.prompt(tokenizer, template, context, one.input)
+    for row, one in zip(rows, demonstrations, strict=True):
+        prompt = render.prompt(tokenizer, template, row, one.input)
         answer = render.answer(template, one.output)
         answer = answer.strip() + (tokenizer.eos_token or "") if template.chat else answer
         head, whole = _encode(tokenizer, [prompt, prompt + answer], chat=template.chat)

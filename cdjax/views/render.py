@@ -5,6 +5,7 @@ In: Context, Template, Task, input. Out: text (encode.py).
 
 import dataclasses
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,36 @@ import jinja2
 from cdjax.errors import UserError
 from cdjax.tasks.task import Demonstration, Task
 from cdjax.views.context import DEFINITION, Context, Template
+from cdjax.views.select.first import First
 
 Tokenizer = Any  # transformers' PreTrainedTokenizerBase; to import it costs a second
 Message = dict[str, str]
 
 
+def rows(context: Context, task: Task, inputs: Sequence[str]) -> list[Context]:
+    """The complete context of every input's row."""
+    whole = complete(context, task)
+    if not whole.per_row:
+        return [whole] * len(inputs)
+    selected = whole.select(whole.demonstrations, inputs, whole.shots)
+    return [dataclasses.replace(whole, demonstrations=shown, shots=0, select=First()) for shown in selected]
+
+
 def complete(context: Context, task: Task) -> Context:
-    """The context with its file read into the instruction, and what it takes from the task written out."""
+    """The context with its file read into the instruction, and what it takes from the task written out.
+
+    Where rows differ in their demonstrations, all that may be selected are written out.
+    """
     if context.file and context.instruction:
         raise UserError(f"a context has an instruction and the file {context.file!r} in its place; give one of them")
-    own = _first(context.shots, "shots", task.demonstrations, task, context.skip)
-    demonstrations = context.demonstrations + own
-    negatives = context.negatives + _first(context.negative_shots, "negative_shots", task.negatives, task)
+    demonstrations = context.demonstrations
+    if context.per_row:
+        demonstrations = tuple(dict.fromkeys(demonstrations + task.demonstrations))
+    elif context.shots:
+        _check("shots", context.shots, task.demonstrations, task, context.select.skip)
+        demonstrations += context.select(task.demonstrations, [""], context.shots)[0]
+    _check("negative_shots", context.negative_shots, task.negatives, task)
+    negatives = context.negatives + task.negatives[: context.negative_shots]
     if context.explanations and not any(d.explanation for d in demonstrations + negatives):
         raise UserError("context.explanations is on, but no demonstration has an explanation")
     if DEFINITION in context.instruction and not task.definition:
@@ -34,8 +53,8 @@ def complete(context: Context, task: Task) -> Context:
         instruction=_read(context.file) if context.file else context.instruction.replace(DEFINITION, task.definition),
         file="",
         demonstrations=demonstrations,
-        shots=0,
-        skip=0,
+        shots=context.shots if context.per_row else 0,
+        select=context.select if context.per_row else First(),
         negatives=negatives,
         negative_shots=0,
     )
@@ -114,9 +133,8 @@ def chat(tokenizer: Tokenizer, conversation: list[Message]) -> str:
     raise UserError(f"the model's chat template refused the conversation ({problem}); set template.chat=False")
 
 
-def _first(
-    count: int, field: str, own: tuple[Demonstration, ...], task: Task, skip: int = 0
-) -> tuple[Demonstration, ...]:
+def _check(field: str, count: int, own: tuple[Demonstration, ...], task: Task, skip: int = 0) -> None:
+    """Raises UserError if the task has fewer than are asked for."""
     if skip + count > len(own):
         kind, after = (
             field.replace("shots", "demonstrations").replace("_", " "),
@@ -126,7 +144,6 @@ def _first(
             f"context.{field} is {count}{after}, but task {task.name!r} has {len(own)} {kind}; "
             "ask for fewer or write them out in the context"
         )
-    return own[skip : skip + count]
 
 
 def _asked(template: Template, context: Context, text: str) -> str:

@@ -33,7 +33,7 @@ RELATIONS = (
     "person_occupation",
     "person_native_language",
 )
-STUDENTS = {"first four": config.Context(shots=4), "last four": config.Context(shots=4, skip=4)}
+STUDENTS = {"first four": config.Context(shots=4), "last four": config.Context(shots=4, select=config.First(skip=4))}
 ALL = config.Context(shots=8)  # what does not fit
 WINDOW = 56
 DIFFERENT = (

@@ -1,0 +1,36 @@
+"""Selectors: which demonstrations each row is shown.
+
+A selector is a frozen dataclass, called with demonstrations, the inputs of all rows and a number of shots. It returns
+for every input so many of the demonstrations, in the order in which they are shown.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, TypeAlias
+
+from cdjax.errors import UserError
+from cdjax.parts import Kinds
+from cdjax.tasks.task import Demonstration, normalized
+
+SELECTORS = Kinds(
+    "selector",
+    first="cdjax.views.select.first:First",
+    drawn="cdjax.views.select.drawn:Drawn",
+)
+Selector: TypeAlias = Annotated[Any, SELECTORS]
+
+
+def others(demonstrations: Sequence[Demonstration], inputs: Sequence[str], shots: int) -> Iterator[list[int]]:
+    """For every input, which demonstrations are of another input: an answer is never shown to its own question.
+
+    Raises UserError if they are fewer than `shots`.
+    """
+    solved = [normalized(demonstration.input) for demonstration in demonstrations]
+    for text in inputs:
+        asked = normalized(text)
+        left = [number for number, known in enumerate(solved) if known != asked]
+        if len(left) < shots:
+            raise UserError(
+                f"context.shots is {shots}, and for the input {text!r} there are {len(left)} other demonstrations to "
+                "select from; ask for fewer or write more of them out in the context"
+            )
+        yield left
