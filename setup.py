@@ -32,7 +32,8 @@ setup(
     ],
     extras_require={
         "tasks": ["rouge-score"],  # grades Natural-Instructions; brings nltk
-        "dev": ["cdjax[tasks]", "pytest", "pytest-xdist", "beartype", "ruff>=0.17,<0.18", "mypy>=2.4,<2.5"],
+        "select": ["bm25s>=0.3.16"],  # ranks demonstrations by BM25 with numpy alone; in use and kept up
+        "dev": ["cdjax[select,tasks]", "pytest", "pytest-xdist", "beartype", "ruff>=0.17,<0.18", "mypy>=2.4,<2.5"],
         "parity": ["torch==2.13.0; python_version < '3.12'"],  # reference logits in tests; never a requirement
         "tpu": ["jax[tpu]"],  # runs on TPUs, and compiles for them anywhere; libtpu is 640 MB
     },
