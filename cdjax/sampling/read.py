@@ -4,9 +4,12 @@ Prompts are left-padded and completions right-padded, so the token that predicts
 static column, whatever the prompt's length. The caller has entered `jax.set_mesh`.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int32
 
 from cdjax.model import cache, decoder
 from cdjax.parallel import constrain, parts
@@ -45,9 +48,7 @@ def logprobs(
     """
     hidden = completion_hidden(model, prompt, prompt_real, completion, completion_real, prefix)
     out = model.readout().gathered()
-    positions = max(model.spec.embed // 4, POSITIONS) * parts("batch")
-    chunks = -(-completion.size // positions)
-    chunk = -(-completion.shape[1] // chunks)
+    chunk = columns_at_once(model, completion)
 
     def one(part: tuple[Array, Array]) -> Array:
         hidden, ids = part
@@ -55,12 +56,30 @@ def logprobs(
         flat = choose.logprobs(logits.reshape(-1, logits.shape[-1]), ids.reshape(-1, 1), 1.0)
         return flat.reshape(ids.shape)
 
-    scored = jax.lax.map(one, (_chunks(hidden, chunk), _chunks(completion, chunk)))
+    scored = jax.lax.map(one, (chunks(hidden, chunk), chunks(completion, chunk)))
     scored = jnp.moveaxis(scored, 0, 1).reshape(len(completion), -1)[:, : completion.shape[1]]
     return jnp.where(completion_real, scored, 0.0)
 
 
-def _chunks(x, size: int):
+def padded(
+    rows: Sequence[Int[np.ndarray, "_"]], width: int, *, left: bool
+) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+    """Rows of ids in `width` columns, padded on the left or on the right, and which of them are real."""
+    ids, real = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
+    for number, row in enumerate(rows):
+        columns = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[number, columns], real[number, columns] = row, True
+    return ids, real
+
+
+def columns_at_once(model: decoder.Decoder, completion: Int[Array, "B C"]) -> int:
+    """Columns whose logits are made together: each device's are a quarter as large as the vocabulary's weights."""
+    positions = max(model.spec.embed // 4, POSITIONS) * parts("batch")
+    return -(-completion.shape[1] // -(-completion.size // positions))
+
+
+def chunks(x: Array, size: int) -> Array:
     """[B, C, ...] -> [C / size, B, size, ...], padded with zeros to whole chunks."""
     padding = ((0, 0), (0, -x.shape[1] % size)) + ((0, 0),) * (x.ndim - 2)
-    return jnp.moveaxis(jnp.pad(x, padding).reshape(len(x), -1, size, *x.shape[2:]), 1, 0)
+    whole = jnp.pad(x, padding)
+    return jnp.moveaxis(whole.reshape(len(x), whole.shape[1] // size, size, *x.shape[2:]), 1, 0)

@@ -96,7 +96,7 @@ class Slots:
     def _admit(self, state: State, load: dict[int, Row], seed: int) -> State:
         which, slots = np.zeros((self._together, 2), np.int32), np.zeros(self._together, np.int32)
         which[: len(load)], slots[: len(load)] = list(load.values()), list(load)
-        rows = parallel.place_batch((_keys(jax.random.key(seed), which), slots), self.mesh)
+        rows = parallel.place_batch((keys(jax.random.key(seed), which), slots), self.mesh)
         views = [parallel.place_batch(self._padded(side.prompts, load), self.mesh) for side in self._sides]
         side, answers = self.teacher, _answers(state)
         answers = generate.admit(side.model, answers, *views[0], *rows, side.prefix)
@@ -153,6 +153,6 @@ def _fetched(ended: list[tuple[list[Row], Samples]]) -> Iterator[tuple[list[Row]
 
 
 @jax.jit
-def _keys(key: Key[Array, ""], rows: Int[Array, "R 2"]) -> Key[Array, "R"]:
+def keys(key: Key[Array, ""], rows: Int[Array, "R 2"]) -> Key[Array, "R"]:
     """A key for each prompt and sample number: it does not depend on when and where the row is sampled."""
     return jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row[0]), row[1]))(rows)

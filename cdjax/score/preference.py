@@ -85,7 +85,9 @@ def logprobs(
     """
     parts = parallel.batch_parts(mesh)
     batch = -(-min(batch, len(answers)) // parts) * parts
-    asked, answered = _padded(prompts, left=True), _padded(answers, left=False)
+    # One of few widths, so that another task finds it compiled.
+    asked = read.padded(prompts, slots.width(max(map(len, prompts))), left=True)
+    answered = read.padded(answers, slots.width(max(map(len, answers))), left=False)
     found = []
     with jax.set_mesh(mesh):
         prefixes = [Reader(model).after(context).prefix for context in contexts]
@@ -109,13 +111,3 @@ def _without_stop(ids: Ids, stops: Ids, asked: Demonstration) -> Ids:
             f"the answer {asked.output!r} to {asked.input!r} is one token with the stop; change template.answer"
         )
     return own
-
-
-def _padded(rows: Sequence[Ids], *, left: bool) -> tuple[np.ndarray, np.ndarray]:
-    """[N, T] ids and which of them are real; T is one of few widths, so that another task finds it compiled."""
-    longest = slots.width(max(map(len, rows)))
-    ids, real = np.zeros((len(rows), longest), np.int32), np.zeros((len(rows), longest), bool)
-    for at, row in enumerate(rows):
-        columns = slice(longest - len(row), longest) if left else slice(0, len(row))
-        ids[at, columns], real[at, columns] = row, True
-    return ids, real
