@@ -14,6 +14,7 @@ from cdjax.config import Labelled, Optim, Supervised, Update, check
 from cdjax.distill import finetuning, opening, rounds, stages
 from cdjax.learn import update
 from cdjax.lessons import batches
+from cdjax.model.reader import Reader
 from cdjax.workdir import metrics
 from tests.test_rounds import Killed, assert_same_end, die, experiment, outcome
 
@@ -150,7 +151,7 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
         with jax.set_mesh(run.mesh):
             targets, objective = finetuning.HARD
             loss, _ = jax.jit(functools.partial(update.batch_loss, targets=targets, objective=objective))(
-                student, None, None, steps[0]
+                Reader(student), None, steps[0]
             )
         nats[name] = float(loss)
         told = run.journal.results()["seed 0/round 0/update"]

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from cdjax import config
 from cdjax.learn import update
 from cdjax.lessons import batches
-from cdjax.model import decoder
+from cdjax.model import cache, decoder
 from cdjax.model.reader import Reader
 from cdjax.model.spec import DecoderSpec
 from cdjax.sampling import read
@@ -19,11 +20,32 @@ from tests.test_batches import make_pairs
 SMALL = DecoderSpec(vocab=64, embed=32, layers=1, heads=4, kv_heads=2, head_dim=8, mlp=32)
 TOP_K, FULL = config.TopK(4), config.Full()
 SGD = optax.sgd(1.0)  # the step is minus the gradient
+CONTEXT = np.array([5, 9, 44], np.int32)
 
 
 @functools.cache
 def model_on(mesh, seed=0):
     return decoder.create(SMALL, mesh, seed=seed)
+
+
+def reader_on(mesh, seed=0):
+    return Reader(model_on(mesh, seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """What trains of this student are the keys and values before all rows; they begin as those of CONTEXT."""
+
+    axes = ("layers", "length", "kv_heads", "length", "head_dim")
+
+    def init(self, decoder, *, seed, context):
+        with jax.set_mesh(decoder.embedding[...].sharding.mesh):
+            prefix = Reader(decoder).after(CONTEXT).prefix
+        return {"k": nnx.Param(prefix.k, axes=self.axes), "v": nnx.Param(prefix.v, axes=self.axes)}, decoder
+
+    def reader(self, trainable, frozen):
+        prefix = cache.Prefix(trainable["k"][...], trainable["v"][...], jnp.array([len(CONTEXT)]))
+        return Reader(frozen, prefix)
 
 
 @functools.cache
@@ -40,11 +62,11 @@ def batch_of(mesh, pairs, size=8, micro_batches=1):
     return batch
 
 
-def step(mesh, batch, teacher=None, prefix=None, **parts):
+def step(mesh, batch, teacher=None, **parts):
     """One SGD step from the first student: parameters and mean metrics, on the host."""
     run, params, frozen = compiled(mesh, **parts)
     with jax.set_mesh(mesh):
-        state, metrics = run(update.start(params, SGD, mesh), frozen, teacher, prefix, batch)
+        state, metrics = run(update.start(params, SGD, mesh), frozen, teacher, batch)
     return jax.device_get(state.params), {name: float(a) / float(b) for name, (a, b) in metrics.items()}
 
 
@@ -65,28 +87,33 @@ def test_micro_batches_equal_one_batch(mesh):
     assert_same(step(mesh, pieces), step(mesh, batch_of(mesh, pairs)))
 
 
-def test_one_device_equals_eight(mesh, mesh8, capfd):
-    pairs, teacher = make_pairs(8), functools.partial(model_on, seed=1)
-    one = step(mesh, batch_of(mesh, pairs), teacher(mesh), targets=FULL)
-    eight = step(mesh8, batch_of(mesh8, pairs, micro_batches=2), teacher(mesh8), targets=FULL)
+@pytest.mark.parametrize("student", [config.Whole(), Standing()], ids=["whole", "standing"])
+def test_one_device_equals_eight(student, mesh, mesh8, capfd):
+    pairs, teacher = make_pairs(8), functools.partial(reader_on, seed=1)
+    one = step(mesh, batch_of(mesh, pairs), teacher(mesh), targets=FULL, student=student)
+    eight = step(mesh8, batch_of(mesh8, pairs, micro_batches=2), teacher(mesh8), targets=FULL, student=student)
+    assert one[1]["grad_norm"] > 1e-3
     assert_same(one, eight, rtol=1e-4)
     assert "rematerialization" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("student", [config.Whole(), Standing()], ids=["whole", "standing"])
 @pytest.mark.parametrize("targets", [TOP_K, FULL], ids=str)
-def test_packed_pairs_learn_as_pairs_alone(targets, mesh):
+def test_packed_pairs_learn_as_pairs_alone(targets, student, mesh):
     """Value and gradient: the sum over batches of one pair each, on both sides."""
-    pairs, teacher = make_pairs(6), model_on(mesh, seed=1)
-    packed = batch_of(mesh, pairs)
+    pairs, teacher = make_pairs(6), reader_on(mesh, seed=1)
+    packed, objective = batch_of(mesh, pairs), config.Objective()
     assert packed.student.tokens.shape[2] < 6 and packed.teacher.tokens.shape[2] < 6
+    params, frozen = student.init(model_on(mesh), seed=0, context=None)
 
     @jax.jit
-    def sums(student, teacher, batch):
-        return update.batch_loss(student, teacher, None, batch, targets=targets, objective=config.Objective())[0]
+    def sums(params, frozen, teacher, batch):
+        reader = student.reader(params, frozen)
+        return update.batch_loss(reader, teacher, batch, targets=targets, objective=objective)[0]
 
     with jax.set_mesh(mesh):
-        whole = jax.value_and_grad(sums)(model_on(mesh), teacher, packed)
-        alone = [jax.value_and_grad(sums)(model_on(mesh), teacher, batch_of(mesh, [pair])) for pair in pairs]
+        whole = jax.value_and_grad(sums)(params, frozen, teacher, packed)
+        alone = [jax.value_and_grad(sums)(params, frozen, teacher, batch_of(mesh, [pair])) for pair in pairs]
     assert_same(whole, jax.tree.map(lambda *parts: sum(parts), *alone), rtol=1e-4)
 
 
@@ -95,7 +122,7 @@ def test_a_pair_is_read_as_prompt_and_completion(mesh):
     (pair,) = make_pairs(1)
     prompt, ids = (jnp.asarray(part)[None] for part in (pair.student_prompt, pair.rollout[pair.kept]))
     with jax.set_mesh(mesh):
-        packed = jax.jit(update.hidden_at)(model_on(mesh), batch_of(mesh, [pair]).student, None)
+        packed = jax.jit(Reader.hidden)(Reader(model_on(mesh)), batch_of(mesh, [pair]).student)
         real = jnp.ones(prompt.shape, bool), jnp.ones(ids.shape, bool)
         wanted = read.completion_hidden(model_on(mesh), prompt, real[0], ids, real[1])
     np.testing.assert_allclose(packed[:, : ids.shape[1]], wanted, atol=1e-5)
@@ -151,7 +178,7 @@ def test_only_the_chosen_leaves_move(student, leaves, mesh):
     with jax.set_mesh(mesh):
         state = update.start(params, SGD, mesh)
         for _ in range(2):
-            state, _ = run(state, frozen, None, None, batch)
+            state, _ = run(state, frozen, None, batch)
     assert all(differ(state.params, params))
     assert not any(differ(frozen, before))
     assert len(jax.tree.leaves(params)) == leaves
@@ -164,9 +191,9 @@ def test_equal_weights_and_no_context_have_no_divergence(mesh):
         for pair in make_pairs(8)
     ]
     pairs = [dataclasses.replace(pair, rollout=pair.rollout[:-1]) for pair in pairs]
-    params, metrics = step(mesh, batch_of(mesh, pairs), model_on(mesh), targets=FULL)
+    params, metrics = step(mesh, batch_of(mesh, pairs), reader_on(mesh), targets=FULL)
     assert metrics["kl"] == metrics["loss"] == 0.0 and metrics["grad_norm"] < 1e-6
-    _, apart = step(mesh, batch_of(mesh, make_pairs(8)), model_on(mesh), targets=FULL)
+    _, apart = step(mesh, batch_of(mesh, make_pairs(8)), reader_on(mesh), targets=FULL)
     assert apart["kl"] > 1e-3
 
 
@@ -176,20 +203,30 @@ def test_the_teacher_is_read_at_the_kept_tokens(mesh):
         dataclasses.replace(pair, student_prompt=np.concatenate([pair.teacher_prompt, pair.rollout[: pair.kept[0]]]))
         for pair in make_pairs(8)
     ]
-    _, metrics = step(mesh, batch_of(mesh, pairs), model_on(mesh), targets=FULL)
+    _, metrics = step(mesh, batch_of(mesh, pairs), reader_on(mesh), targets=FULL)
     assert all(pair.kept[0] > 0 for pair in pairs) and abs(metrics["kl"]) < 1e-7
 
 
 def test_a_shared_context_is_read_before_every_prompt_of_the_teacher(mesh):
-    context, pairs = np.array([5, 9, 44], np.int32), make_pairs(8)  # widths stay the same
+    pairs = make_pairs(8)
     longer = [
-        dataclasses.replace(pair, teacher_prompt=np.concatenate([context, pair.teacher_prompt])) for pair in pairs
+        dataclasses.replace(pair, teacher_prompt=np.concatenate([CONTEXT, pair.teacher_prompt])) for pair in pairs
     ]
     with jax.set_mesh(mesh):
-        prefix = Reader(model_on(mesh)).after(context).prefix
-    shared = step(mesh, batch_of(mesh, pairs), model_on(mesh), prefix, targets=FULL)
-    assert_same(shared, step(mesh, batch_of(mesh, longer), model_on(mesh), targets=FULL))
-    assert shared[1]["kl"] != step(mesh, batch_of(mesh, pairs), model_on(mesh), targets=FULL)[1]["kl"]
+        teacher = reader_on(mesh).after(CONTEXT)
+    shared = step(mesh, batch_of(mesh, pairs), teacher, targets=FULL)
+    assert_same(shared, step(mesh, batch_of(mesh, longer), reader_on(mesh), targets=FULL))
+    assert shared[1]["kl"] != step(mesh, batch_of(mesh, pairs), reader_on(mesh), targets=FULL)[1]["kl"]
+
+
+def test_what_stands_before_a_student_is_read_before_every_text_of_its_rows(mesh):
+    pairs = make_pairs(8)
+    longer = [
+        dataclasses.replace(pair, student_prompt=np.concatenate([CONTEXT, pair.student_prompt])) for pair in pairs
+    ]
+    _, standing = step(mesh, batch_of(mesh, pairs), reader_on(mesh, 1), targets=FULL, student=Standing())
+    _, written = step(mesh, batch_of(mesh, longer), reader_on(mesh, 1), targets=FULL)
+    np.testing.assert_allclose(standing["kl"], written["kl"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("where", ["mesh", "mesh8"])
@@ -205,16 +242,16 @@ def test_each_pair_is_read_after_its_own_context(where, request):
         for pair in pairs
     ]
     with jax.set_mesh(mesh):
-        prefix = Reader(model_on(mesh)).after(*contexts).prefix
-    shared = step(mesh, batch_of(mesh, pairs, 24, 2), model_on(mesh), prefix, targets=FULL)
-    assert_same(shared, step(mesh, batch_of(mesh, whole, 24, 2), model_on(mesh), targets=FULL), rtol=1e-4)
+        teacher = reader_on(mesh).after(*contexts)
+    shared = step(mesh, batch_of(mesh, pairs, 24, 2), teacher, targets=FULL)
+    assert_same(shared, step(mesh, batch_of(mesh, whole, 24, 2), reader_on(mesh), targets=FULL), rtol=1e-4)
 
 
 def test_the_model_that_was_given_outlives_its_training(mesh):
     run, params, frozen = compiled(mesh)
     with jax.set_mesh(mesh):
         first = update.start(params, SGD, mesh)
-        state, _ = run(first, frozen, None, None, batch_of(mesh, make_pairs(8)))
+        state, _ = run(first, frozen, None, batch_of(mesh, make_pairs(8)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first.params)), "donated"
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, state)))
 

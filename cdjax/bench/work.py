@@ -20,7 +20,6 @@ from cdjax.lessons import Update, batches, pairs
 from cdjax.lessons.filters import Kept
 from cdjax.losses import Objective, divergence, fused
 from cdjax.model import decoder
-from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
 from cdjax.model.reader import Reader
 from cdjax.model.spec import DecoderSpec
@@ -99,7 +98,7 @@ def learn(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     examples = [pairs.hard(prompt, prompt, completion) for prompt, completion in cut]
     batch = batches.Batches(examples, Update(batch=len(examples)), 0, mesh, teacher=True)[0]
     learner = Learner(student, Full(), mesh)
-    return lambda: learner.step(other, None, batch)
+    return lambda: learner.step(Reader(other), batch)
 
 
 def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
@@ -115,8 +114,7 @@ def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
         kept = [Kept(rollout, np.arange(len(rollout.ids), dtype=np.int32), "") for rollout in ask(model)]
         lesson = pairs.pair(kept, views, of_student, completion_budget=shapes["answer"])
         batch = batches.Batches(lesson, Update(batch=len(lesson)), 0, mesh, teacher=full)[0]
-        prefix = Reader(model).after(views.context).prefix if full else None
-        return learner.step(model if full else None, prefix, batch)
+        return learner.step(Reader(model).after(views.context) if full else None, batch)
 
     return work
 
@@ -130,9 +128,9 @@ class Learner:
         self._update = update.make_update(Whole(), tx, targets, Objective(), mesh)
         self._state = update.start(params, tx, mesh)
 
-    def step(self, model: Decoder | None, prefix: Prefix | None, batch: pairs.PairBatch) -> Done:
+    def step(self, teacher: Reader | None, batch: pairs.PairBatch) -> Done:
         """One update."""
-        self._state, metrics = self._update(self._state, self._frozen, model, prefix, batch)
+        self._state, metrics = self._update(self._state, self._frozen, teacher, batch)
         return Done((self._state, metrics))
 
 

@@ -26,7 +26,6 @@ from cdjax.lessons.filters import Evidence, Kept
 from cdjax.lessons.request import Request
 from cdjax.losses import Objective
 from cdjax.model import quantize
-from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
 from cdjax.model.reader import Reader
 from cdjax.progress import progress, tell_compilations
@@ -39,7 +38,6 @@ from cdjax.students import Trainable
 from cdjax.views import encode, writer
 from cdjax.views.view import Shown
 
-FullTeacher: TypeAlias = tuple[Decoder | None, Prefix | None]
 Step: TypeAlias = Callable[..., Any]  # the compiled update with what does not change in a round filled in
 COMPARED = 16  # answers that tell how far int8 weights are: some hundreds of tokens give the mean to a few per cent
 
@@ -470,23 +468,22 @@ def compiled_update(
     tx: optax.GradientTransformation,
     targets: Target,
     objective: Objective,
-    teacher: FullTeacher = (None, None),
+    teacher: Reader | None = None,
     of: str = "",
 ) -> Step:
     """The compiled update of a state by a batch, for every learning rate, which is part of the state."""
     step = update.make_update(run.models.student, tx, targets, objective, run.mesh)
     return tell_compilations(
-        lambda state, batch: step(state, run.models.frozen, *teacher, batch),
+        lambda state, batch: step(state, run.models.frozen, teacher, batch),
         lambda _, batch: f"the update{f' of {of!r}' if of else ''} for {batch}",
     )
 
 
-def _full_teacher(run: Run, params: Trainable, lessons: list[Lesson]) -> FullTeacher:
-    """For full targets the teacher itself, and every lesson's context, read once."""
+def _full_teacher(run: Run, params: Trainable, lessons: list[Lesson]) -> Reader | None:
+    """For full targets the teacher itself, which has read every lesson's context."""
     if not run.cfg.objective.reads_teacher(run.cfg.targets):
-        return None, None
-    teacher = run.decoder(params)
-    return teacher, Reader(teacher).after(*(lesson.context for lesson in lessons)).prefix
+        return None
+    return Reader(run.decoder(params)).after(*(lesson.context for lesson in lessons))
 
 
 def replay(run: Run) -> list[pairs.Pair]:

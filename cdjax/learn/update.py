@@ -15,10 +15,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from cdjax import parallel
-from cdjax.lessons.pairs import PairBatch, Rows
+from cdjax.lessons.pairs import PairBatch
 from cdjax.losses import Objective, divergence, fused
-from cdjax.model.cache import Prefix
-from cdjax.model.decoder import Decoder
+from cdjax.model.reader import Reader
 from cdjax.sampling.targets.target import Target
 from cdjax.students import Student, Trainable
 
@@ -82,24 +81,24 @@ def make_update(
     targets: Target,
     objective: Objective,
     mesh: jax.sharding.Mesh,
-) -> Callable[[TrainState, Any, Decoder | None, Prefix | None, PairBatch], tuple[TrainState, Metrics]]:
-    """The compiled step `update(state, frozen, teacher, prefix, batch) -> (state, metrics)`; `state` is donated.
+) -> Callable[[TrainState, Any, Reader | None, PairBatch], tuple[TrainState, Metrics]]:
+    """The compiled step `update(state, frozen, teacher, batch) -> (state, metrics)`; `state` is donated.
 
-    `student` makes a reader of `state.params` and `frozen`, see students/. `teacher` (with its shared context in
-    `prefix`) is for full targets only, otherwise None. The gradient is that of the sum over the global batch divided
-    by its number of tokens with a weight, however many parts that has: each device takes one after the other
-    (micro-batches), one at a time in memory.
+    `student` makes a reader of `state.params` and `frozen`, see students/. `teacher`, which has read the contexts that
+    the batch is grouped by, is for full targets only, otherwise None. The gradient is that of the sum over the global
+    batch divided by its number of tokens with a weight, however many parts that has: each device takes one after the
+    other (micro-batches), one at a time in memory.
     Raises UserError for an objective that cannot be computed.
     """
     divergence.check(targets, objective)
 
     @functools.partial(jax.jit, donate_argnames="state")
-    def update(state, frozen, teacher, prefix, batch):
+    def update(state, frozen, teacher, batch):
         count = jnp.maximum((batch.weight != 0).sum(), 1)
 
         def loss(params: Trainable, part: PairBatch) -> tuple[Array, dict[str, Array]]:
-            decoder = student.reader(params, frozen).decoder
-            return batch_loss(decoder, teacher, prefix, part, targets=targets, objective=objective, over=count)
+            reader = student.reader(params, frozen)
+            return batch_loss(reader, teacher, part, targets=targets, objective=objective, over=count)
 
         place = functools.partial(_place, mesh=mesh)
         pieces = len(batch.weight) // parallel.batch_parts(mesh)
@@ -113,38 +112,22 @@ def make_update(
 
 
 def batch_loss(
-    student: Decoder,
-    teacher: Decoder | None,
-    prefix: Prefix | None,
+    student: Reader,
+    teacher: Reader | None,
     batch: PairBatch,
     *,
     targets: Target,
     objective: Objective,
     over: Int[Array, ""] | int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """`fused.loss` of one batch: the student reads its own rows, the teacher (full targets) prefix and its own."""
-    hidden = hidden_at(student, batch.student, None)
-    wanted = None
+    """`fused.loss` of one batch: the student reads its own rows, and for full targets the teacher reads its own."""
+    hidden, wanted = student.hidden(batch.student), None
     if teacher is not None and objective.reads_teacher(targets):
         assert batch.teacher is not None
-        wanted = jax.lax.stop_gradient(hidden_at(teacher, batch.teacher, prefix))
+        wanted = jax.lax.stop_gradient(teacher.hidden(batch.teacher))
     positions = divergence.Positions(hidden, wanted, batch.ids, batch.weight, batch.targets, batch.temperature)
-    return fused.loss(student, teacher, positions, targets=targets, objective=objective, over=over)
-
-
-def hidden_at(model: Decoder, rows: Rows, prefix: Prefix | None) -> Float[Array, "G C D"]:
-    """The hidden state that predicts each kept token. `prefix` has the contexts that stand before the texts."""
-    parts, contexts, count, width = rows.tokens.shape
-
-    def by_context(x: Array) -> Array:
-        return jnp.swapaxes(x, 0, 1).reshape(-1, width)
-
-    tokens, positions, texts = by_context(rows.tokens), by_context(rows.positions), by_context(rows.texts)
-    if prefix is not None:
-        positions = positions + prefix.starts(len(tokens))[:, None]
-    hidden, _ = model(tokens, positions, texts > 0, prefix=prefix, texts=texts)
-    by_part = jnp.swapaxes(hidden.reshape(contexts, parts, count * width, -1), 0, 1)
-    return jnp.take_along_axis(by_part.reshape(parts, contexts * count * width, -1), rows.at[..., None], 1)
+    taught_by = None if teacher is None else teacher.decoder
+    return fused.loss(student.decoder, taught_by, positions, targets=targets, objective=objective, over=over)
 
 
 def train(

@@ -12,7 +12,8 @@ import numpy as np
 from cdjax import parallel
 from cdjax.errors import UserError
 from cdjax.lessons import Update, packing
-from cdjax.lessons.pairs import Pair, PairBatch, Rows
+from cdjax.lessons.pairs import Pair, PairBatch
+from cdjax.model.reader import Rows
 
 Sides: TypeAlias = tuple[Literal["student", "teacher"], ...]
 Arrays: TypeAlias = dict[str, np.ndarray]

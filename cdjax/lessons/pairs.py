@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from cdjax.lessons.filters import Kept
+from cdjax.model.reader import Rows
 from cdjax.views.prompts import Prompts
 
 
@@ -36,20 +37,6 @@ class Pair:
         else:
             prompt, answer, kept = self.teacher_prompt, self.rollout, self.kept
         return np.concatenate([prompt, answer[: kept[-1]]]), (len(prompt) - 1 + kept).astype(np.int32)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Texts one after the other in rows; each sees itself and its context alone.
-
-    G parts of a batch, in each of them X contexts, for each of them R rows of T tokens.
-    """
-
-    tokens: Int[Array, "G X R T"]
-    positions: Int[Array, "G X R T"]  # from 0 in every text
-    texts: Int[Array, "G X R T"]  # which text a token belongs to, from 1; 0 is padding
-    at: Int[Array, "G C"]  # for each kept token, where in its part's X x R x T the token before it stands
 
 
 @jax.tree_util.register_dataclass

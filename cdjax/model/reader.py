@@ -1,6 +1,7 @@
 """A decoder and what stands before all that it reads: contexts that have been read once, for every row.
 
-In: the ids of contexts. Out: a `Reader` that has read them. The caller has entered `jax.set_mesh`.
+In: the ids of contexts, rows of texts. Out: a `Reader` that has read them, hidden states. The caller has entered
+`jax.set_mesh`.
 """
 
 import dataclasses
@@ -8,10 +9,24 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from cdjax.model import cache
 from cdjax.model.decoder import Decoder, row_positions
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Texts one after the other in rows; each sees itself and its context alone.
+
+    G parts of a batch, in each of them X contexts, for each of them R rows of T tokens.
+    """
+
+    tokens: Int[Array, "G X R T"]
+    positions: Int[Array, "G X R T"]  # from 0 in every text
+    texts: Int[Array, "G X R T"]  # which text a token belongs to, from 1; 0 is padding
+    at: Int[Array, "G C"]  # for each kept token, where in its part's X x R x T the token before it stands
 
 
 @jax.tree_util.register_dataclass
@@ -35,6 +50,23 @@ class Reader:
         for row, context in zip(padded, contexts, strict=True):
             row[: len(context)] = context
         return dataclasses.replace(self, prefix=_read(self, padded, lengths))
+
+    def hidden(self, rows: Rows) -> Float[Array, "G C D"]:
+        """The hidden state that predicts each kept token.
+
+        What stands before the texts is one context, the same for all, or as many as the rows are grouped by.
+        """
+        parts, contexts, count, width = rows.tokens.shape
+
+        def by_context(x: Array) -> Array:
+            return jnp.swapaxes(x, 0, 1).reshape(-1, width)
+
+        tokens, positions, texts = by_context(rows.tokens), by_context(rows.positions), by_context(rows.texts)
+        if self.prefix is not None:
+            positions = positions + self.prefix.starts(len(tokens))[:, None]
+        hidden, _ = self.decoder(tokens, positions, texts > 0, prefix=self.prefix, texts=texts)
+        by_part = jnp.swapaxes(hidden.reshape(contexts, parts, count * width, -1), 0, 1)
+        return jnp.take_along_axis(by_part.reshape(parts, contexts * count * width, -1), rows.at[..., None], 1)
 
 
 @jax.jit

@@ -11,12 +11,11 @@ from cdjax.learn import update
 from cdjax.lessons import Update, batches
 from cdjax.lessons.pairs import Pair, PairBatch
 from cdjax.losses import Objective
-from cdjax.model.cache import Prefix
 from cdjax.model.decoder import Decoder
 from cdjax.model.reader import Reader
 from cdjax.sampling.targets.full import Full
 
-Texts: TypeAlias = tuple[Int32[np.ndarray, "P"], list[Pair]]  # the teacher's context, and what both sides read
+Texts: TypeAlias = tuple[Int32[np.ndarray, "_"], list[Pair]]  # the teacher's context, and what both sides read
 
 
 def divergence(
@@ -25,13 +24,13 @@ def divergence(
     """Mean KL(teacher under its view || student) in nats a token; None without text."""
     total = count = 0.0
     for context, pairs in texts:
-        prefix = Reader(teacher).after(context).prefix
+        reader = Reader(teacher).after(context)
         for rows in batches.Batches(pairs, Update(batch=batch), 0, mesh, teacher=True):
-            sums = _sums(student, teacher, prefix, rows)
+            sums = _sums(Reader(student), reader, rows)
             total, count = total + float(sums["kl"]), count + float(sums["count"])
     return total / count if count else None
 
 
 @jax.jit
-def _sums(student: Decoder, teacher: Decoder, prefix: Prefix | None, rows: PairBatch) -> dict[str, Any]:
-    return update.batch_loss(student, teacher, prefix, rows, targets=Full(), objective=Objective(kind="forward_kl"))[1]
+def _sums(student: Reader, teacher: Reader, rows: PairBatch) -> dict[str, Any]:
+    return update.batch_loss(student, teacher, rows, targets=Full(), objective=Objective(kind="forward_kl"))[1]

@@ -32,7 +32,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from cdjax import config, parallel
 from cdjax.learn import optim, update
-from cdjax.lessons.pairs import PairBatch, Rows
+from cdjax.lessons.pairs import PairBatch
 from cdjax.losses import fused
 from cdjax.model import cache, decoder, reader
 from cdjax.model.spec import DecoderSpec, RopeScaling
@@ -124,13 +124,13 @@ class Job:
             return self.on((parts, *shape), dtype, "batch")
 
         text = part((1, rows, width))
-        read = Rows(text, text, text, part((kept,)))
+        read = reader.Rows(text, text, text, part((kept,)))
         ids, weight = part((kept,)), part((kept,), jnp.float32)
         recorded = {name: part((kept, *shape), dtype) for name, (shape, dtype) in targets.buffers().items()}
         return PairBatch(read, read if taught else None, ids, weight, recorded)
 
     def prefix(self) -> cache.Prefix:
-        shapes = jax.eval_shape(decoder._read_contexts, self.model(), *self.contexts())
+        shapes = jax.eval_shape(reader._read, reader.Reader(self.model()), *self.contexts())
         spec = self.on((1,), jnp.int32)
         kv = (
             self.on(x.shape, x.dtype, "layers", "length", "kv_heads", "length", "head_dim")
@@ -158,22 +158,21 @@ class Job:
 
 def update_full(job: Job) -> Any:
     """All weights learn from the full vocabulary of a teacher that reads the context; float32 weights and AdamW."""
-    return _update(job, config.Full(), job.model(remat="full"), job.prefix())
+    return _update(job, config.Full(), reader.Reader(job.model(remat="full"), job.prefix()))
 
 
 def update_top_k(job: Job) -> Any:
     """The same from the recorded 32 most likely ids: no teacher in the step."""
-    return _update(job, config.TopK(32), None, None)
+    return _update(job, config.TopK(32), None)
 
 
-def _update(job: Job, targets: Any, teacher: Any, prefix: Any) -> Any:
+def _update(job: Job, targets: Any, teacher: Any) -> Any:
     student = config.Whole()
     params, frozen = student.init(job.model(jnp.float32, remat="full"), seed=0, context=None)
     tx = optim.make(config.Optim(), 1000)
     step = update.make_update(student, tx, targets, config.Objective(), job.mesh)
-    return step.lower(
-        update.abstract(params, tx, job.mesh), frozen, teacher, prefix, job.batch(targets, teacher is not None)
-    )
+    batch = job.batch(targets, teacher is not None)
+    return step.lower(update.abstract(params, tx, job.mesh), frozen, teacher, batch)
 
 
 def score_step(job: Job) -> Any:
