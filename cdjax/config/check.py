@@ -54,6 +54,7 @@ def validate(cfg: config.Experiment) -> None:
         *_supervised(cfg),
         *_ensembles(cfg),
         *_measures(cfg),
+        *_source(cfg),
     ]
     for index, operation in enumerate(cfg.operations()):
         where = f"plan.operations.{index}." if cfg.plan.operations else ""
@@ -217,6 +218,15 @@ def _ensembles(cfg: config.Experiment) -> Iterator[str]:
         yield f"sampling.draft={cfg.sampling.draft} {several}; set it to 0"
     if cfg.objective.reads_teacher(cfg.targets):
         yield f"targets.kind='full' {several}; use 'top_k' or 'draws', which are recorded when it answers"
+
+
+def _source(cfg: config.Experiment) -> Iterator[str]:
+    """What only a teacher that writes can be asked for."""
+    if cfg.source.kind == "teacher":
+        return
+    for name, value in (("draft", cfg.sampling.draft), ("weights", cfg.sampling.weights)):
+        if value not in (0, "full"):
+            yield f"sampling.{name}={value} is of a teacher that writes, and source.kind is {cfg.source.kind!r}"
 
 
 def _operation(operation: config.Operation, sampling: config.Sampling) -> Iterator[str]:

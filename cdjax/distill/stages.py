@@ -195,9 +195,11 @@ def teach(segment: Round, operation: int, shown: Shown, teacher: Trainable, stud
 def ask(segment: Round, operation: int, teacher: Trainable, student: Trainable, shown: Shown) -> list[Rollout]:
     """The source's answers with the teacher's targets, shard by shard into `rollouts/`."""
     run, cfg = segment.run, segment.run.cfg
+    assignment = run.assignments[operation]
     request = Request(
+        task=assignment.task,
+        views=assignment.views,
         shown=shown,
-        format=run.format,
         teacher=run.decoder(teacher),
         student=run.decoder(student),
         mesh=run.mesh,
@@ -208,7 +210,10 @@ def ask(segment: Round, operation: int, teacher: Trainable, student: Trainable, 
         folder=segment.folder("rollouts", operation),
     )
 
+    rollouts: list[Rollout] | None = None
+
     def once() -> dict[str, Any]:
+        nonlocal rollouts
         total = len(shown.teacher.inputs) * cfg.sampling.per_input
         with (
             progress(f"answers, source {cfg.source.kind}", total) as advance,
@@ -226,7 +231,7 @@ def ask(segment: Round, operation: int, teacher: Trainable, student: Trainable, 
         return result
 
     run.journal.once(segment.stage("sample", operation), once)
-    return cfg.source.answers(request)  # from the store
+    return cfg.source.answers(request) if rollouts is None else rollouts  # of an earlier run, from the store
 
 
 def _int8_kl(run: Run, teacher: Decoder, shown: Shown, rollouts: Sequence[Rollout]) -> float | None:

@@ -1,6 +1,7 @@
 """What a source is asked: answers to inputs, with targets of the teacher.
 
-In: the inputs as both sides see them, and both models. Out: `Rollout`s, kept on disk as soon as they are there.
+In: the inputs as both sides see them, and both models. Out: `Rollout`s; those that a model writes are kept on disk as
+soon as they are there.
 """
 
 import dataclasses
@@ -9,20 +10,25 @@ from pathlib import Path
 from typing import Literal
 
 import jax
+import numpy as np
 
 from cdjax.model.decoder import Decoder
 from cdjax.sampling import Sampling, answers
+from cdjax.sampling.reread import Teacher, reread
 from cdjax.sampling.store import Rollout, Store
+from cdjax.sampling.targets.labels import Labels
 from cdjax.sampling.targets.target import Target
-from cdjax.views.view import Format, Shown
+from cdjax.tasks.task import Demonstration, Task
+from cdjax.views.view import Shown, Views
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """Answers of `steps` tokens at most; who writes them, and to which of the inputs, is the source's to say."""
 
+    task: Task
+    views: Views
     shown: Shown
-    format: Format
     teacher: Decoder
     student: Decoder
     mesh: jax.sharding.Mesh
@@ -33,19 +39,49 @@ class Request:
     folder: Path
     progress: Callable[[int], object] = lambda done: None
 
-    def sample(self, side: Literal["teacher"], rows: Sequence[int] | None = None) -> list[Rollout]:
-        """That side's answers under its own view, to all inputs or to those of some rows; the student may draft."""
+    def sample(self, side: Literal["teacher", "student"], rows: Sequence[int] | None = None) -> list[Rollout]:
+        """That side's answers under its own view, to all inputs or to those of some rows.
+
+        The teacher's have what its decode step recorded, and the student may draft them. The student's are read again
+        by the teacher.
+        """
         shown = self.shown if rows is None else self.shown.rows(rows)
-        return answers.sample(
-            self.teacher,
+        if not shown.teacher.inputs:
+            return []
+        teacher = side == "teacher"
+        rollouts = answers.sample(
+            self.teacher if teacher else self.student,
             self.mesh,
-            shown.teacher,
-            stops=self.format.stops,
+            shown.teacher if teacher else shown.student,
+            stops=getattr(self.views, side).format.stops,
             sampling=self.sampling,
-            targets=self.targets,
+            targets=self.targets if teacher else Labels(),
             steps=self.steps,
             seed=self.seed,
-            student=answers.Student(self.student, shown.student),
-            store=Store(self.folder),
+            student=answers.Student(self.student, shown.student) if teacher else None,
+            store=Store(self.folder if rows is None else self.folder / side),
             progress=self.progress,
         )
+        return rollouts if teacher else self.reread(rollouts, shown)
+
+    def written(self, outputs: Sequence[str | None]) -> list[Rollout]:
+        """Written answers to the inputs, one each, as if a model had given them; None where there is none to an input.
+
+        Nobody's log-probabilities are known: they are 0.
+        """
+        asked = zip(self.shown.student.inputs, outputs, strict=True)
+        solved = [Demonstration(text, output) for text, output in asked if output is not None]
+        ids = self.views.student.answers(solved)
+        rollouts = [
+            Rollout(one.input, 0, row, np.zeros(len(row), np.float32), True, {}, np.zeros(len(row), np.int32))
+            for one, row in zip(solved, ids, strict=True)
+            if len(row) <= self.steps
+        ]
+        self.progress(len(rollouts))
+        return self.reread(rollouts, self.shown)
+
+    def reread(self, rollouts: Sequence[Rollout], shown: Shown) -> list[Rollout]:
+        """The rollouts with the teacher's targets, under its own view."""
+        teachers = [Teacher(self.teacher, shown.teacher)]
+        batch, seed = self.sampling.batch, self.seed
+        return reread(rollouts, teachers, self.targets, self.mesh, steps=self.steps, batch=batch, seed=seed)
