@@ -11,5 +11,6 @@ from cdjax.parts import Kinds
 SOURCES = Kinds(
     "source",
     teacher="cdjax.lessons.sources.teacher:FromTeacher",
+    student="cdjax.lessons.sources.student:FromStudent",
 )
 Source = Annotated[Any, SOURCES]

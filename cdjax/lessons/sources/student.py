@@ -1,0 +1,21 @@
+"""The student writes and the teacher corrects: on-policy distillation (GKD, arXiv 2306.13649; OPCD, SDFT, OPSD)."""
+
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from cdjax.lessons.request import Request
+    from cdjax.sampling.store import Rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class FromStudent:
+    """The student's answers under its own view, with the teacher's distribution under its view at each of their tokens.
+
+    With `update.every` the student writes anew as it learns; in one segment it writes once, before the first update.
+    """
+
+    kind: ClassVar[str] = "student"
+
+    def answers(self, request: "Request") -> "list[Rollout]":
+        return request.sample("student")
