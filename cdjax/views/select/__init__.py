@@ -15,6 +15,7 @@ SELECTORS = Kinds(
     "selector",
     first="cdjax.views.select.first:First",
     drawn="cdjax.views.select.drawn:Drawn",
+    bm25="cdjax.views.select.bm25:BM25",
 )
 Selector: TypeAlias = Annotated[Any, SELECTORS]
 
