@@ -165,9 +165,9 @@ def test_a_token_of_weight_0_is_not_kept(targets, mesh):
         )
         for pair in pairs
     ]
-    one, two = (step(mesh, batch_of(mesh, some), model_on(mesh, 1), targets=targets) for some in (light, fewer))
+    one, two = (step(mesh, batch_of(mesh, some), reader_on(mesh, 1), targets=targets) for some in (light, fewer))
     assert_same(one, two)
-    assert all(differ(one[0], step(mesh, batch_of(mesh, pairs), model_on(mesh, 1), targets=targets)[0]))
+    assert all(differ(one[0], step(mesh, batch_of(mesh, pairs), reader_on(mesh, 1), targets=targets)[0]))
 
 
 @pytest.mark.parametrize(("student", "leaves"), [(config.Whole(), 11), (config.LowRank(rank=2), 14)])
