@@ -12,5 +12,6 @@ SOURCES = Kinds(
     "source",
     teacher="cdjax.lessons.sources.teacher:FromTeacher",
     student="cdjax.lessons.sources.student:FromStudent",
+    mixture="cdjax.lessons.sources.mixture:Mixture",
 )
 Source = Annotated[Any, SOURCES]
