@@ -106,6 +106,7 @@ class Store:
 
     def write_text(self, rollouts: Sequence[Rollout], decode: Callable[[np.ndarray], str]) -> Path:
         """`samples.jsonl`, for people: each sample's input and text, and how likely the teacher found it."""
+        self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "samples.jsonl"
         with _whole(path) as file:
             for rollout in rollouts:
