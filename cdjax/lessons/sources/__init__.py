@@ -13,5 +13,6 @@ SOURCES = Kinds(
     teacher="cdjax.lessons.sources.teacher:FromTeacher",
     student="cdjax.lessons.sources.student:FromStudent",
     mixture="cdjax.lessons.sources.mixture:Mixture",
+    labels="cdjax.lessons.sources.labels:FromLabels",
 )
 Source = Annotated[Any, SOURCES]

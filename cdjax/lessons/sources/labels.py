@@ -1,0 +1,28 @@
+"""The task's own answers, where it knows them: supervised fine-tuning under the student's view."""
+
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar
+
+from cdjax.errors import UserError
+
+if TYPE_CHECKING:
+    from cdjax.lessons.request import Request
+    from cdjax.sampling.store import Rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class FromLabels:
+    """What the task says to each input, one answer each; the teacher is asked for targets of it, if any are recorded.
+
+    An input without a known answer, or with one of more tokens than `limits.completion`, has none.
+    """
+
+    kind: ClassVar[str] = "labels"
+
+    def answers(self, request: "Request") -> "list[Rollout]":
+        """Raises UserError for a task that knows no answers."""
+        solve = request.task.solve
+        if solve is None:
+            raise UserError(f"source.kind='labels' asks task {request.task.name!r} for answers, and it knows none")
+        known = [solve(text) for text in request.shown.student.inputs]
+        return request.written([None if example is None else example.output for example in known])
