@@ -15,5 +15,6 @@ MEASURES = Kinds(
     forgetting="cdjax.score.measures.forgetting:Forgetting",
     wrong_association="cdjax.score.measures.wrong_association:WrongAssociation",
     agreement="cdjax.score.measures.agreement:Agreement",
+    pass_at_k="cdjax.score.measures.pass_at_k:PassAtK",
 )
 Measure = Annotated[Any, MEASURES]
