@@ -24,6 +24,7 @@ FILTERS = Kinds(
     majority="cdjax.lessons.filters.majority:Majority",
     length_ratio="cdjax.lessons.filters.length_ratio:LengthRatio",
     phrases="cdjax.lessons.filters.phrases:Phrases",
+    executes="cdjax.lessons.filters.executes:Executes",
 )
 Filter: TypeAlias = Annotated[Any, FILTERS]
 
