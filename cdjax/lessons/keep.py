@@ -91,7 +91,7 @@ def extract(cfg: Keep, text: str) -> str | None:
 
 
 def _span(cfg: Keep, text: str) -> tuple[int, int] | None:
-    """Where in the text the part to keep begins and ends, surrounding space left out."""
+    """The start and end of the part of the text to keep, without surrounding space; None where there is none."""
     start, end = 0, len(text)
     if cfg.span == "after":
         start = text.rfind(cfg.pattern) + len(cfg.pattern)
@@ -132,16 +132,22 @@ def _regex_error(pattern: str) -> str:
 
 
 def _tokens(tokenizer: Tokenizer, ids: Int[np.ndarray, "_"], body: str, span: tuple[int, int]) -> tuple[int, int, str]:
-    """The first and last (exclusive) token that touch the span of characters, and what all of them say."""
+    """The range of tokens, its end exclusive, whose text covers the span of characters, and that text."""
 
     def complete(count: int) -> int:
-        """Characters of the body that the first tokens settle: a character may be spread over several tokens."""
+        """Characters of the body that the first `count` tokens determine.
+
+        The bytes of one character may be spread over several tokens: until the last of them it decodes as something
+        else, so that the common prefix with the body ends before it.
+        """
         return len(os.path.commonprefix([encode.decode(tokenizer, ids[:count]), body]))
 
     def touched(count: int) -> int:
+        """Those characters, and the one that the tokens have begun if they end inside a character."""
         settled = complete(count)
         return settled + (len(encode.decode(tokenizer, ids[:count])) > settled)
 
+    # Both counts grow with the number of tokens, so the ends of the range are found by bisection.
     first = bisect.bisect_right(range(1, len(ids) + 1), span[0], key=touched)
     last = bisect.bisect_left(range(len(ids) + 1), span[1], key=complete)
     return first, last, body[complete(first) : complete(last)]
