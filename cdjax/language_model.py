@@ -16,6 +16,7 @@ from cdjax import compiled, parallel
 from cdjax.errors import UserError
 from cdjax.model import decoder, precision
 from cdjax.model.files import source as origin
+from cdjax.model.reader import Reader
 from cdjax.model.spec import DecoderSpec
 from cdjax.sampling import Sampling, answers
 from cdjax.sampling.targets.labels import Labels
@@ -47,18 +48,22 @@ def load_model(
     compiled.keep()
     mesh = parallel.make_mesh() if mesh is None else mesh
     model, tokenizer, about = origin.load(source, mesh, dtype=dtype, remat=remat)
-    return LanguageModel(model, tokenizer, mesh, tuple(about["stop_ids"]), about["source"])
+    return LanguageModel(Reader(model), tokenizer, mesh, tuple(about["stop_ids"]), about["source"])
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
     """What `load_model` returns."""
 
-    decoder: decoder.Decoder
+    reader: Reader
     tokenizer: Any  # transformers' PreTrainedTokenizerFast
     mesh: jax.sharding.Mesh
     stop_ids: tuple[int, ...]  # the ids that end an answer
     source: str
+
+    @property
+    def decoder(self) -> decoder.Decoder:
+        return self.reader.decoder
 
     @property
     def spec(self) -> DecoderSpec:
@@ -77,7 +82,7 @@ class LanguageModel:
         rows = len(tokens)
         tokens = np.pad(tokens, ((0, -rows % parallel.batch_parts(self.mesh)), (0, 0))).astype(np.int32)
         with jax.set_mesh(self.mesh):
-            return _logits(self.decoder, parallel.place_batch(tokens, self.mesh))[:rows]
+            return _logits(self.reader, parallel.place_batch(tokens, self.mesh))[:rows]
 
     def generate(
         self,
@@ -102,7 +107,7 @@ class LanguageModel:
             return []
         view = self._view(texts, context or "")
         rollouts = answers.sample(
-            self.decoder,
+            self.reader,
             self.mesh,
             view,
             stops=np.array(self.stop_ids, np.int32),
@@ -131,7 +136,8 @@ class LanguageModel:
 
 
 @jax.jit
-def _logits(model: decoder.Decoder, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+def _logits(reader: Reader, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
     real = jnp.ones(tokens.shape, bool)
-    hidden, _ = model(tokens, decoder.row_positions(real, None), real)
-    return model.logits(hidden)
+    positions = decoder.row_positions(real, reader.prefix)
+    hidden, _ = reader.decoder(tokens, positions, real, prefix=reader.prefix)
+    return reader.decoder.logits(hidden)

@@ -27,7 +27,7 @@ SHOWN = tuple(config.Demonstration(word, word.upper()) for word in ("one", "two"
 
 def sample(model, mesh, prompts=SEVERAL, **changes):
     wanted = dict(stops=np.array(STOPS, np.int32), sampling=config.Sampling(batch=3), targets=BOTH, steps=6, seed=1)
-    return answers.sample(model, mesh, prompts, **{**wanted, **changes})
+    return answers.sample(Reader(model), mesh, prompts, **{**wanted, **changes})
 
 
 def test_equal_prompts_are_one_prompt(tiny, mesh):
@@ -85,15 +85,13 @@ def test_a_sample_depends_on_neither_batch_nor_mesh(tiny, mesh, mesh8, capfd):
 
 def test_decoding_lowers_for_a_tpu(tiny, mesh):
     with jax.set_mesh(mesh):
-        model, prefix = decoder.unstack(tiny), Reader(tiny).after(*CONTEXTS).prefix
-        state = generate.start(model, 4, 16, targets=BOTH, steps=6, members=3)
+        reader = Reader(tiny).after(*CONTEXTS).unstacked()
+        state = generate.start(reader, 4, 16, targets=BOTH, steps=6)
         leaves, tree = jax.tree.flatten(state)
 
         def decode(leaves):
             stops = jnp.zeros(64, bool)
-            return generate.decode(
-                model, tree.unflatten(leaves), stops, prefix, 4, choice=choose.Choice(), targets=BOTH
-            )
+            return generate.decode(reader, tree.unflatten(leaves), stops, 4, choice=choose.Choice(), targets=BOTH)
 
         lowered = jax.jit(decode).trace(leaves).lower(lowering_platforms=("tpu",))
     assert "tpu_custom_call" in lowered.as_text()

@@ -10,6 +10,7 @@ from cdjax import config
 from cdjax.distill import opening
 from cdjax.lessons import pairs
 from cdjax.model import decoder
+from cdjax.model.reader import Reader
 from cdjax.score import distance, summary
 from cdjax.score.exam import Exam, Subject
 from tests.test_rounds import experiment
@@ -41,7 +42,7 @@ def test_seeds_do_not_narrow_the_interval():
 def test_the_divergence_is_that_of_both_views_at_every_token_of_the_answers(tmp_path):
     """Contexts of two operations; None without text, 0 between equal models that read the same."""
     run, rng = opening.open(experiment(), tmp_path), np.random.default_rng(0)
-    one = run.decoder(run.models.original)
+    one = run.reader(None).decoder
     two = decoder.create(one.spec, run.mesh, seed=1)
 
     def ids(count):
@@ -68,10 +69,11 @@ def test_the_divergence_is_that_of_both_views_at_every_token_of_the_answers(tmp_
             for p in [logprobs(one, context, pair.teacher_prompt, pair.rollout)]
         ]
         wanted = np.concatenate([token.sum(-1) for token in tokens]).mean()
-        np.testing.assert_allclose(distance.divergence(one, two, parts, run.mesh, 4), wanted, rtol=1e-4)
-        assert distance.divergence(one, two, [], run.mesh, 4) is None
+        found = distance.divergence(Reader(one), Reader(two), parts, run.mesh, 4)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4)
+        assert distance.divergence(Reader(one), Reader(two), [], run.mesh, 4) is None
         same = [pairs.hard(prompt, prompt, ids(4)) for prompt in (ids(3), ids(6))]
-        assert distance.divergence(one, one, [(np.zeros(0, np.int32), same)], run.mesh, 4) == 0
+        assert distance.divergence(Reader(one), Reader(one), [(np.zeros(0, np.int32), same)], run.mesh, 4) == 0
 
 
 def with_tasks(run, *tasks):
@@ -92,7 +94,7 @@ def test_an_answer_is_graded_against_the_whole_example(tmp_path, monkeypatch, si
     task = dataclasses.replace(task, grade=lambda example, answer: seen.append(example) or 1.0)
     example = dataclasses.replace(task.test[0], references=("another",))
     monkeypatch.setattr(Exam, "greedy", says_nothing)
-    with_tasks(run, task).grade(run.decoder(run.models.original), side, [[example]], title=side)
+    with_tasks(run, task).grade(run.reader(None), side, [[example]], title=side)
     assert seen == [example]
 
 
@@ -108,7 +110,7 @@ def test_wrong_association_asks_under_another_view_and_grades_by_the_own_task(tm
         for number, assignment in enumerate(run.assignments)
     ]
     monkeypatch.setattr(Exam, "greedy", says_nothing)
-    exam, model = with_tasks(run, *tasks), run.decoder(run.models.original)
+    exam, model = with_tasks(run, *tasks), run.reader(None)
     graded = config.WrongAssociation()(Subject(exam, (0, 1), exam.tests(), model, model, model, tmp_path, 4))
     assert graded["mean"] == 0.5
     assert graded["views"] == [0] * 4 + [1] * 4 and graded["operations"] == graded["grades"] == [1] * 4 + [0] * 4

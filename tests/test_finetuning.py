@@ -14,7 +14,6 @@ from cdjax.config import Labelled, Optim, Supervised, Update, check
 from cdjax.distill import finetuning, opening, rounds, stages
 from cdjax.learn import update
 from cdjax.lessons import batches
-from cdjax.model.reader import Reader
 from cdjax.workdir import metrics
 from tests.test_rounds import Killed, assert_same_end, die, experiment, outcome
 
@@ -147,11 +146,11 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
         found = rounds.run(dataclasses.replace(cfg, replay=replay), tmp_path / name)
         run = opening.open(dataclasses.replace(cfg, replay=replay), tmp_path / name)
         steps = batches.Batches(finetuning.taught(run.labelled(plurals)), Update(batch=6), 0, run.mesh)
-        student = run.decoder(rounds.last_student(run, 0))
+        student = run.reader(rounds.last_student(run, 0))
         with jax.set_mesh(run.mesh):
             targets, objective = finetuning.HARD
             loss, _ = jax.jit(functools.partial(update.batch_loss, targets=targets, objective=objective))(
-                Reader(student), None, steps[0]
+                student, None, steps[0]
             )
         nats[name] = float(loss)
         told = run.journal.results()["seed 0/round 0/update"]

@@ -91,9 +91,9 @@ def test_model_on_a_tpu_equals_the_model_elsewhere(rows, window, mesh, request):
 
     def run():
         with jax.set_mesh(mesh):
-            prefix = Reader(model).after(np.arange(1, 20)).prefix
+            reader = Reader(model).after(np.arange(1, 20))
             texts = prompt, real(prompt, bool), completion, real(completion, bool)
-            return np.asarray(read.logprobs(model, *texts, prefix))
+            return np.asarray(read.logprobs(reader, *texts))
 
     wanted = run()
     request.getfixturevalue("on_tpu")

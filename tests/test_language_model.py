@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cdjax import config, language_model, parallel
+from cdjax.model.reader import Reader
 
 CONTEXT = "Write the past tense.\nwalk: walked\n"
 WORDS = ["go: ", "I want to see: "]
@@ -23,7 +24,7 @@ def test_logits_are_those_of_each_row_alone(model):
 
 
 def test_eight_devices_give_the_logits_of_one(model, mesh8):
-    split = jax.device_put(model.decoder, parallel.shardings(model.decoder, mesh8))
+    split = Reader(jax.device_put(model.decoder, parallel.shardings(model.decoder, mesh8)))
     rows = np.arange(15).reshape(3, 5)  # not a multiple of the devices
     eight = language_model.LanguageModel(split, model.tokenizer, mesh8, model.stop_ids, model.source)
     np.testing.assert_allclose(model.logits(rows), eight.logits(rows), atol=2e-5)

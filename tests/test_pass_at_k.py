@@ -26,7 +26,7 @@ def test_every_input_counts_once_and_more_tries_are_never_worse(tmp_path):
     (assignment,) = run.assignments
     task = dataclasses.replace(assignment.task, grade=lambda example, answer: float(answer[:1].lower() < "n"))
     exam = dataclasses.replace(run.exam, assignments=(dataclasses.replace(assignment, task=task),))
-    model = run.decoder(run.models.original)
+    model = run.reader(run.models.original)
     subject = Subject(exam, (0,), exam.tests(), model, model, model, tmp_path, 4)
     told = [config.PassAtK(k=k, samples=4, examples=3, temperature=1.0)(subject) for k in (1, 2, 4)]
     assert [len(one["grades"]) for one in told] == [3, 3, 3]

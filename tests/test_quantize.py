@@ -105,11 +105,11 @@ def test_scoring_reproduces_what_the_int8_sampler_recorded(tiny, mesh):
     int8, own = rounded(tiny, mesh), dict(zip(PROMPTS.inputs, PROMPTS.own, strict=True))
     rollouts = ask(tiny, mesh, sampling=config.Sampling(batch=3, weights="int8"))
     with jax.set_mesh(mesh):
-        prefix = Reader(int8).after(PROMPTS.context).prefix
+        reader = Reader(int8).after(PROMPTS.context)
         for rollout in rollouts:
             prompt, completion = (jnp.asarray(x)[None] for x in (own[rollout.input], rollout.ids))
             real = [jnp.ones(x.shape, bool) for x in (prompt, completion)]
-            scored = read.logprobs(int8, prompt, real[0], completion, real[1], prefix)
+            scored = read.logprobs(reader, prompt, real[0], completion, real[1])
             np.testing.assert_allclose(scored[0], rollout.logprobs, atol=2e-5)
 
 
@@ -121,7 +121,7 @@ def test_one_device_equals_eight(tiny, mesh, mesh8):
 
 
 def test_an_int8_model_has_an_identity_of_its_own(tiny, mesh):
-    assert answers.identity(rounded(tiny, mesh)) != answers.identity(tiny)
+    assert answers.identity(Reader(rounded(tiny, mesh))) != answers.identity(Reader(tiny))
 
 
 def test_an_adapter_stays_as_it_is(tiny, mesh):
@@ -142,7 +142,7 @@ def test_an_adapter_stays_as_it_is(tiny, mesh):
 def test_a_run_tells_how_far_its_int8_teacher_is(tmp_path):
     run = opening.open(experiment(sampling=config.Sampling(batch=8, weights="int8")), tmp_path)
     with jax.set_mesh(run.mesh):
-        round, original = stages.Round(run, 0, 0, (0,)), run.models.original
-        stages.teach(round, 0, stages.show(round, 0), original, original)
+        round = stages.Round(run, 0, 0, (0,))
+        stages.teach(round, 0, stages.show(round, 0), None, run.models.base)
     told = results.rollouts(run.journal.results())
     assert told["sampled"] == 12 and len(told["int8_kl"]) == 1 and 0 < told["int8_kl"][0] < 0.01

@@ -11,6 +11,7 @@ from cdjax.learn import update
 from cdjax.lessons import batches, pairs
 from cdjax.losses import Objective
 from cdjax.model import decoder
+from cdjax.model.reader import Reader
 from cdjax.sampling import answers
 from cdjax.sampling.reread import Teacher, reread
 from cdjax.sampling.targets.labels import Labels
@@ -28,7 +29,7 @@ HOW = {"steps": 6, "seed": 3}
 
 def sampled(model, mesh, prompts=PROMPTS, targets=BOTH):
     sampling = config.Sampling(per_input=2, batch=4)
-    return answers.sample(model, mesh, prompts, stops=STOPS, sampling=sampling, targets=targets, **HOW)
+    return answers.sample(Reader(model), mesh, prompts, stops=STOPS, sampling=sampling, targets=targets, **HOW)
 
 
 def assert_same_targets(ours, theirs):
@@ -48,7 +49,7 @@ def test_recorded_answers_are_read_as_they_were_recorded(where, contexts, reques
     prompts = dataclasses.replace(PROMPTS, others=CONTEXTS[1:contexts])
     recorded = sampled(model, mesh, prompts)
     blank = [dataclasses.replace(rollout, targets={}) for rollout in recorded]
-    assert_same_targets(recorded, reread(blank, [Teacher(model, prompts)], BOTH, mesh, batch=3, **HOW))
+    assert_same_targets(recorded, reread(blank, [Teacher(Reader(model), prompts)], BOTH, mesh, batch=3, **HOW))
 
 
 def test_several_teachers_are_an_ensemble(tiny, mesh):
@@ -56,10 +57,10 @@ def test_several_teachers_are_an_ensemble(tiny, mesh):
     other = decoder.create(TINY, mesh, seed=1)
     rollouts = sampled(tiny, mesh)
     both = dataclasses.replace(PROMPTS, others=CONTEXTS[1:])
-    apart = [Teacher(tiny, dataclasses.replace(PROMPTS, context=context)) for context in CONTEXTS]
-    wanted = reread(rollouts, [Teacher(tiny, both)], BOTH, mesh, batch=4, **HOW)
+    apart = [Teacher(Reader(tiny), dataclasses.replace(PROMPTS, context=context)) for context in CONTEXTS]
+    wanted = reread(rollouts, [Teacher(Reader(tiny), both)], BOTH, mesh, batch=4, **HOW)
     assert_same_targets(wanted, reread(rollouts, apart, BOTH, mesh, batch=4, **HOW))
-    mixed = reread(rollouts, [apart[0], Teacher(other, PROMPTS)], BOTH, mesh, batch=4, **HOW)
+    mixed = reread(rollouts, [apart[0], Teacher(Reader(other), PROMPTS)], BOTH, mesh, batch=4, **HOW)
     assert any((a.targets["top_k.ids"] != b.targets["top_k.ids"]).any() for a, b in zip(mixed, rollouts, strict=True))
 
 
@@ -67,13 +68,14 @@ def test_a_students_own_answers_read_under_its_own_view_leave_nothing_to_learn(t
     """KL 0, but for rounding."""
     prompts = dataclasses.replace(PROMPTS, context=np.zeros(0, np.int32))
     targets = config.TopK(16)
-    rollouts = reread(sampled(tiny, mesh, prompts, Labels()), [Teacher(tiny, prompts)], targets, mesh, batch=4, **HOW)
+    plain, teachers = sampled(tiny, mesh, prompts, Labels()), [Teacher(Reader(tiny), prompts)]
+    rollouts = reread(plain, teachers, targets, mesh, batch=4, **HOW)
     read = dict(zip(prompts.inputs, prompts.own, strict=True))
     learned = [pairs.hard(read[one.input], read[one.input], one.ids, one.targets) for one in rollouts]
     (batch,) = batches.Batches(learned, config.Update(batch=len(learned)), 0, mesh)
     with jax.set_mesh(mesh):
         _, sums = jax.jit(update.batch_loss, static_argnames=("targets", "objective"))(
-            tiny, None, None, batch, targets=targets, objective=Objective()
+            Reader(tiny), None, batch, targets=targets, objective=Objective()
         )
     assert abs(float(sums["kl"]) / float(sums["count"])) < 1e-6
 
@@ -81,4 +83,4 @@ def test_a_students_own_answers_read_under_its_own_view_leave_nothing_to_learn(t
 def test_where_nothing_is_recorded_nothing_is_read(tiny, mesh):
     rollouts = sampled(tiny, mesh, targets=Labels())
     assert reread(rollouts, [], Labels(), mesh, batch=4, **HOW) == rollouts
-    assert reread([], [Teacher(tiny, PROMPTS)], BOTH, mesh, batch=4, **HOW) == []
+    assert reread([], [Teacher(Reader(tiny), PROMPTS)], BOTH, mesh, batch=4, **HOW) == []

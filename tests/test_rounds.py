@@ -142,7 +142,7 @@ def test_killed_when_the_last_checkpoint_is_written_resumes_from_its_weights_alo
             rounds.run(experiment(), tmp_path)
     run, stored = opening.reopen(tmp_path), Checkpoints(tmp_path / "checkpoints/seed_0/round_0")
     with pytest.raises(config.UserError, match="of another model or optimizer"):
-        stored.load(6, update.abstract(run.models.original, optim.make(run.cfg.optim, 6), run.mesh))
+        stored.load(6, update.abstract(run.models.base, optim.make(run.cfg.optim, 6), run.mesh))
     monkeypatch.setattr(update, "_report", lambda step, *_: seen.append(step))
     rounds.run(experiment(), tmp_path)
     assert seen == []
@@ -349,8 +349,7 @@ def test_a_directory_whose_files_are_torn_is_refused(whole, tmp_path):
 def test_low_rank_weights_learn_and_the_base_stays(tmp_path):
     rounds.run(experiment(student=config.LowRank(rank=2)), tmp_path)
     run = opening.reopen(tmp_path)
-    student = run.decoder(rounds.last_student(run, 0))
-    base = run.decoder(run.models.original)
+    student, base = run.reader(rounds.last_student(run, 0)).decoder, run.reader(None).decoder
     assert student.blocks.up.a is not None
     frozen = jax.tree.map(lambda a, b: bool((a == b).all()), *map(adapter.take_out, (student, base)))
     assert all(jax.tree.leaves(frozen))

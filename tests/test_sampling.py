@@ -35,24 +35,24 @@ def tiny8(tiny, mesh8):
     return jax.device_put(tiny, parallel.shardings(tiny, mesh8))
 
 
-def sampled(model, mesh, batch, prefix, choice, stops):
+def sampled(reader, mesh, batch, choice, stops):
     ends = jnp.zeros(64, bool).at[jnp.asarray(stops, int)].set(True)
     with jax.set_mesh(mesh):
         batch = parallel.place_batch(batch, mesh)
-        samples = generate.generate(model, *batch, ends, prefix, choice=choice, targets=BOTH, steps=6)
+        samples = generate.generate(reader, *batch, ends, choice=choice, targets=BOTH, steps=6)
     return types.SimpleNamespace(**jax.device_get(vars(samples)))
 
 
 def run(model, mesh, *, rows=slice(None), real=REAL, context=CONTEXT, choice=Choice(), stops=STOPS):
     keys = jax.random.split(jax.random.key(7), 8)[rows]
     with jax.set_mesh(mesh):
-        prefix = Reader(model).after(np.asarray(context)).prefix if len(context) else None
-    return sampled(model, mesh, (TOKENS[rows], real[rows], keys), prefix, choice, stops), prefix
+        reader = Reader(model).after(np.asarray(context, np.int32))
+    return sampled(reader, mesh, (TOKENS[rows], real[rows], keys), choice, stops), reader
 
 
 def ask(model, mesh, **changes):
     wanted = dict(stops=np.array(STOPS, np.int32), sampling=config.Sampling(batch=3), targets=BOTH, steps=6, seed=1)
-    return answers.sample(model, mesh, PROMPTS, **{**wanted, **changes})
+    return answers.sample(Reader(model), mesh, PROMPTS, **{**wanted, **changes})
 
 
 def assert_same(one, two, atol=0.0):
@@ -86,11 +86,11 @@ def assert_follows(ids, probabilities):
 
 @pytest.mark.parametrize("view", [WITH_PREFIX, BARE], ids=["prefix", "bare"])
 def test_scoring_reproduces_what_the_sampler_recorded(tiny, mesh, view):
-    samples, prefix = run(tiny, mesh, **view)
+    samples, reader = run(tiny, mesh, **view)
     with jax.set_mesh(mesh):
         rows = [jnp.asarray(x) for x in (TOKENS, REAL, samples.ids, samples.real)]
-        scored = read.logprobs(tiny, *rows, prefix)
-        hidden = jax.jit(read.completion_hidden)(tiny, *rows, prefix)
+        scored = read.logprobs(reader, *rows)
+        hidden = jax.jit(read.completion_hidden)(reader, *rows)
         soft = np.asarray(jax.nn.log_softmax(tiny.logits(hidden) / BOTH.top_k.temperature))
     assert samples.real.sum() > 20
     np.testing.assert_allclose(scored, samples.logprobs, atol=2e-5)
@@ -118,7 +118,7 @@ def test_shared_prefix_equals_the_context_in_every_prompt(tiny, mesh):
     for row, ids in enumerate(PROMPTS.whole):
         tokens[row, 15 - len(ids) :] = ids
     keys = jnp.stack([jax.random.fold_in(jax.random.fold_in(jax.random.key(1), row), 0) for row in rows])
-    samples = sampled(tiny, mesh, (tokens, tokens > 0, keys), None, Choice(), STOPS)
+    samples = sampled(Reader(tiny), mesh, (tokens, tokens > 0, keys), Choice(), STOPS)
     for row, rollout in zip(rows, ask(tiny, mesh), strict=True):
         kept = samples.real[row]
         np.testing.assert_array_equal(rollout.ids, samples.ids[row, kept])
@@ -281,10 +281,12 @@ def test_a_store_of_another_request_is_refused(tiny, mesh, tmp_path, change):
 
 
 def test_identity_is_that_of_the_weights(tiny, tiny8):
-    assert answers.identity(tiny) == answers.identity(tiny8)
+    assert answers.identity(Reader(tiny)) == answers.identity(Reader(tiny8))
     moved = jax.tree.map(lambda x: x, tiny)
     moved.embedding[...] = moved.embedding[...].at[3, 4].multiply(1.0001)
-    assert answers.identity(moved) != answers.identity(tiny)
+    assert answers.identity(Reader(moved)) != answers.identity(Reader(tiny))
+    with jax.set_mesh(tiny.embedding[...].sharding.mesh):
+        assert answers.identity(Reader(tiny).after(CONTEXT)) != answers.identity(Reader(tiny))
 
 
 def test_greedy_answers_come_in_input_order_whatever_the_seed(tiny, mesh):
@@ -300,7 +302,14 @@ def test_a_prompt_that_does_not_fit_is_named(tiny, mesh):
     with pytest.raises(config.UserError, match=r"'input 4' has 15 tokens, with 2034 more"):
         ask(tiny, mesh, steps=2034)
     with pytest.raises(config.UserError, match="token 64, the model's vocabulary ends at 63"):
-        answers.check(tiny, Prompts(("x",), CONTEXT, (np.array([64], np.int32),)), 1)
+        answers.check(Reader(tiny), Prompts(("x",), CONTEXT, (np.array([64], np.int32),)), 1)
+
+
+def test_what_stands_before_a_prompt_takes_its_room(tiny, mesh):
+    with jax.set_mesh(mesh):
+        reader = Reader(tiny).after(CONTEXT)
+    with pytest.raises(config.UserError, match=f"'input 4' has {15 + len(CONTEXT)} tokens, with 2027 more"):
+        answers.check(reader, PROMPTS, 2027)
 
 
 def test_widths_are_few():
@@ -313,13 +322,13 @@ def test_decoding_writes_the_cache_in_place(tiny, mesh):
     def compiled(slots):
         targets = config.TopK(4)
         with jax.set_mesh(mesh):
-            model = decoder.unstack(tiny)
-            state = generate.start(model, 8, slots, targets=targets, steps=4)
+            reader = Reader(tiny).unstacked()
+            state = generate.start(reader, 8, slots, targets=targets, steps=4)
             leaves, tree = jax.tree.flatten(state)
 
             def decode(leaves):
                 stops = jnp.zeros(64, bool)
-                return generate.decode(model, tree.unflatten(leaves), stops, None, 8, choice=Choice(), targets=targets)
+                return generate.decode(reader, tree.unflatten(leaves), stops, 8, choice=Choice(), targets=targets)
 
             done = jax.jit(decode, donate_argnums=0).lower(leaves).compile()
         return sum(buffer.nbytes for buffer in (*state.past.k, *state.past.v)), done.memory_analysis()

@@ -46,7 +46,7 @@ def test_every_segment_learns_from_the_mean_of_the_teachers_and_students_before(
     teachers, students, learn = [], [], stages.learn
 
     def told(segment, student, teacher, *rest):
-        teachers.append(np.asarray(teacher.embedding[...]))
+        teachers.append(np.asarray(segment.run.reader(teacher).decoder.embedding[...]))
         state = learn(segment, student, teacher, *rest)
         students.append(np.asarray(state.params.embedding[...]))
         return state

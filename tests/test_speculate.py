@@ -11,6 +11,7 @@ import pytest
 
 from cdjax import config, parallel
 from cdjax.model import decoder
+from cdjax.model.reader import Reader
 from cdjax.sampling import answers, choose, read, speculate
 from cdjax.sampling.choose import Choice
 from cdjax.sampling.store import Store
@@ -58,8 +59,9 @@ def ask(models, mesh, *, draft=3, sampling=config.Sampling(batch=3), students=ST
     """The stage's answers; without a draft the teacher writes them alone."""
     wanted = dict(stops=STOPS, targets=BOTH, steps=9, seed=1) | changes
     sampling = dataclasses.replace(sampling, draft=draft)
+    teacher, student = map(Reader, models)
     return answers.sample(
-        models[0], mesh, TEACHERS, sampling=sampling, student=answers.Student(models[1], students), **wanted
+        teacher, mesh, TEACHERS, sampling=sampling, student=answers.Student(student, students), **wanted
     )
 
 
@@ -124,7 +126,7 @@ def test_answers_are_distributed_as_the_teachers_own(mesh, draft, choice):
     first, second = (sharper(decoder.create(FIVE, mesh, seed=seed), 3.0) for seed in (2, 3))
     views = [Prompts(("x",), np.zeros(0, np.int32), (np.array(ids, np.int32),)) for ids in ([1, 2, 0, 3], [2, 2])]
     rollouts = answers.sample(
-        first,
+        Reader(first),
         mesh,
         views[0],
         stops=np.array([END], np.int32),
@@ -134,7 +136,7 @@ def test_answers_are_distributed_as_the_teachers_own(mesh, draft, choice):
         targets=config.Labels(),
         steps=3,
         seed=0,
-        student=answers.Student(second, views[1]),
+        student=answers.Student(Reader(second), views[1]),
     )
     seen = Counter(tuple(one.ids.tolist()) for one in rollouts)
     assert abs(excess(seen, all_answers(first, mesh, views[0].own[0], choice))) < 4
@@ -213,8 +215,8 @@ def test_greedy_answers_are_the_same(sides, mesh, draft):
 def test_scoring_reproduces_what_was_recorded(sides, mesh):
     @jax.jit
     def score(model, *rows):
-        hidden = read.completion_hidden(model, *rows)
-        return read.logprobs(model, *rows), jax.nn.log_softmax(model.logits(hidden) / BOTH.top_k.temperature)
+        hidden = read.completion_hidden(Reader(model), *rows)
+        return read.logprobs(Reader(model), *rows), jax.nn.log_softmax(model.logits(hidden) / BOTH.top_k.temperature)
 
     for row, one in enumerate(ask(sides, mesh)[:4]):
         prompt = TEACHERS.whole[row]
@@ -284,7 +286,5 @@ def test_a_store_of_another_student_is_refused(sides, mesh, tmp_path):
 
 def test_drafts_need_a_student(sides, mesh):
     with pytest.raises(config.UserError, match="sampling.draft=2 needs a student"):
-        sampling = config.Sampling(draft=2)
-        answers.sample(
-            sides[0], mesh, TEACHERS, stops=STOPS, sampling=sampling, targets=BOTH, steps=4, seed=0, student=None
-        )
+        how = {"sampling": config.Sampling(draft=2), "targets": BOTH, "steps": 4, "seed": 0}
+        answers.sample(Reader(sides[0]), mesh, TEACHERS, stops=STOPS, student=None, **how)

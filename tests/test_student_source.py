@@ -31,7 +31,7 @@ def test_every_segment_has_answers_of_the_student_as_it_is_then(tmp_path, monkey
     writers, sample = [], stages.Request.sample
 
     def told(request, side, *rest):
-        writers.append((side, np.asarray(request.student.embedding[...])))
+        writers.append((side, np.asarray(request.student.decoder.embedding[...])))
         return sample(request, side, *rest)
 
     monkeypatch.setattr(stages.Request, "sample", told)

@@ -124,7 +124,7 @@ def test_a_pair_is_read_as_prompt_and_completion(mesh):
     with jax.set_mesh(mesh):
         packed = jax.jit(Reader.hidden)(Reader(model_on(mesh)), batch_of(mesh, [pair]).student)
         real = jnp.ones(prompt.shape, bool), jnp.ones(ids.shape, bool)
-        wanted = read.completion_hidden(model_on(mesh), prompt, real[0], ids, real[1])
+        wanted = read.completion_hidden(reader_on(mesh), prompt, real[0], ids, real[1])
     np.testing.assert_allclose(packed[:, : ids.shape[1]], wanted, atol=1e-5)
 
 

@@ -65,18 +65,17 @@ def sample(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     """`teacher.sample` from numpy prompts to numpy answers, the context read every time."""
     model = _model(shapes, options, mesh)
     ask = _sampler(shapes, options, mesh, TopK(options["record"]) if "record" in options else Labels())
-    return lambda: Done([rollout.ids for rollout in ask(model)])
+    return lambda: Done([rollout.ids for rollout in ask(Reader(model))])
 
 
 def score_answers(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     """Answers under a context that was read once, or, with `read`, is read every time."""
     model, context = _model(shapes, options, mesh), _context(shapes)
     rows = _scored(shapes, mesh, slice(None), with_context=False)
-    kept = None if options.get("read") else Reader(model).after(context).prefix
+    kept = None if options.get("read") else Reader(model).after(context)
 
     def work() -> Done:
-        prefix = Reader(model).after(context).prefix if kept is None else kept
-        return Done(read.logprobs(model, *rows, prefix))
+        return Done(read.logprobs(Reader(model).after(context) if kept is None else kept, *rows))
 
     return work
 
@@ -87,7 +86,7 @@ def score_concatenated(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh
     starts = range(0, shapes["batch"], PIECE)
     pieces = [_scored(shapes, mesh, slice(start, start + PIECE), with_context=True) for start in starts]
     # Each is waited for, so that only one is in memory.
-    return lambda: Done([read.logprobs(model, *piece).block_until_ready() for piece in pieces])
+    return lambda: Done([read.logprobs(Reader(model), *piece).block_until_ready() for piece in pieces])
 
 
 def learn(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
@@ -111,7 +110,7 @@ def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     learner = Learner(model, targets, mesh)
 
     def work() -> Done:
-        kept = [Kept(rollout, np.arange(len(rollout.ids), dtype=np.int32), "") for rollout in ask(model)]
+        kept = [Kept(rollout, np.arange(len(rollout.ids), dtype=np.int32), "") for rollout in ask(Reader(model))]
         lesson = pairs.pair(kept, views, of_student, completion_budget=shapes["answer"])
         batch = batches.Batches(lesson, Update(batch=len(lesson)), 0, mesh, teacher=full)[0]
         return learner.step(Reader(model).after(views.context) if full else None, batch)
@@ -214,7 +213,7 @@ def _prompts(shapes: Shapes, context: np.ndarray) -> Prompts:
 
 def _sampler(
     shapes: Shapes, options: Options, mesh: jax.sharding.Mesh, targets: Target
-) -> Callable[[Decoder], list[Rollout]]:
+) -> Callable[[Reader], list[Rollout]]:
     return functools.partial(
         answers.sample,
         mesh=mesh,

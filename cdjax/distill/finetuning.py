@@ -42,7 +42,7 @@ def baseline(run: Run, seed: int, number: int) -> None:
     stage = f"seed {seed}/{cfg.name}"
     if run.journal.done(f"{stage}/score"):
         return
-    student = run.decoder(fine_tune(run, cfg, seed, stage, f"seed_{seed}/supervised_{number}"))
+    student = run.reader(fine_tune(run, cfg, seed, stage, f"seed_{seed}/supervised_{number}"))
     grade = functools.partial(run.exam.grade, student, "student", scores.expected(run), title=cfg.name)
     run.journal.once(f"{stage}/score", grade)
 
@@ -53,7 +53,7 @@ def fine_tune(run: Run, cfg: Supervised, seed: int, stage: str, folder: str | Pa
     steps = batches.Batches(taught(examples), cfg.update, seed, run.mesh)
     tx = optim.make(cfg.optim, len(steps))
     start = run.models.start(seed, cfg.start)
-    taught_by = answers.identity(run.decoder(start))
+    taught_by = answers.identity(run.reader(start))
     checkpoints = Checkpoints(run.workdir / "checkpoints" / folder)
     begun = update.start(start, tx, run.mesh)
     state = stages.resume(run, f"{stage}/tune", checkpoints, len(steps), begun, tx, taught_by)
@@ -101,7 +101,7 @@ def gradient_descent(run: Run, seed: int) -> dict[str, Any]:
 
     score = stages.validation(run, run.cfg.scored(-1))
     params, told = search.search(cfg.lrs, train, score, title="baseline")
-    return run.exam.grade(run.decoder(params), "student", run.exam.tests(), title="baseline") | told
+    return run.exam.grade(run.reader(params), "student", run.exam.tests(), title="baseline") | told
 
 
 def taught(examples: Sequence[Solved]) -> list[pairs.Pair]:

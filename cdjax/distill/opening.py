@@ -21,8 +21,8 @@ from cdjax.lessons import batches
 from cdjax.lessons.assignment import Assignment
 from cdjax.lessons.labelled import Labelled, Solved, labelled
 from cdjax.model import precision
-from cdjax.model.decoder import Decoder
 from cdjax.model.files import source
+from cdjax.model.reader import Reader
 from cdjax.score.exam import Exam
 from cdjax.students import Trainable
 from cdjax.students.models import Models, models
@@ -50,14 +50,14 @@ class Run:
     metrics: Metrics
     profile: Profile
 
-    def decoder(self, params: Trainable) -> Decoder:
-        """The decoder with these trainable weights."""
-        return self.models.decoder(params)
+    def reader(self, params: Trainable | None) -> Reader:
+        """What these trainable weights read as; None is the model that the run began with."""
+        return self.models.reader(params)
 
     @property
-    def before(self) -> Trainable:
-        """What a student begins as, whatever its seed: fresh low-rank weights change nothing."""
-        return self.models.base if self.cfg.start == "model" else self.models.original
+    def before(self) -> Reader:
+        """What a student is compared with: the model, or the first teacher, without the context."""
+        return self.reader(None if self.cfg.start == "model" else self.models.original)
 
     @property
     def exam(self) -> Exam:
@@ -123,7 +123,7 @@ def _load(cfg: Experiment, workdir: Path, profile: Profile) -> Run:
         cfg=cfg,
         workdir=workdir,
         mesh=mesh,
-        models=models(model, cfg.student, tuned=bool(cfg.teacher.examples), context=unknown),
+        models=models(model, cfg.student, unknown),
         format=_format(cfg, tokenizer, about["stop_ids"]),
         ends=tuple(about["stop_ids"]),
         assignments=(),
@@ -178,6 +178,6 @@ def _check_prompts(run: Run) -> None:
 def _tell_precision(run: Run) -> None:
     """Writes down what `dtype="auto"` chose, for every later start of this run, and says it once."""
     if not run.journal.done("precision"):
-        chosen = run.journal.once("precision", lambda: precision.choose(run.decoder(run.models.original).spec))
+        chosen = run.journal.once("precision", lambda: precision.choose(run.reader(None).decoder.spec))
         times = " and ".join(f"{1000 * seconds:.0f} ms in {kind}" for kind, seconds in chosen["seconds"].items())
         sys.stderr.write(f"computing in {chosen['dtype']}: the products of 256 tokens take {times} here\n")

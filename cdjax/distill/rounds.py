@@ -58,7 +58,7 @@ def distil(run: Run, seed: int) -> None:
         return
     done = every[: -len(left)]
     student = stages.restore(done[-1]) if done else run.models.start(seed, run.cfg.start)
-    teacher = run.models.start(seed, "teacher")
+    teacher = run.models.original
     if done:
         teacher = stages.successor(done[-1], teacher, student)
     for round in left:

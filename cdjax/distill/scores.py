@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 
 from cdjax.distill.opening import Run
+from cdjax.model.reader import Reader
 from cdjax.score.exam import Graded, Subject, only
 from cdjax.students import Trainable
 from cdjax.tasks import Example
@@ -11,7 +12,7 @@ from cdjax.tasks import Example
 
 def score_original(run: Run) -> None:
     """Stages "teacher" and "before": the first teacher with its context, and what the student begins as without."""
-    teacher, student = run.decoder(run.models.original), run.decoder(run.before)
+    teacher, student = run.reader(run.models.original), run.before
     grade = functools.partial(run.exam.grade, teacher, "teacher", run.exam.tests(), title="teacher")
     run.journal.once("teacher", grade)
 
@@ -25,8 +26,9 @@ def score_original(run: Run) -> None:
 def score_student(run: Run, params: Trainable, operations: Sequence[int]) -> Graded:
     """The student's graded answers to these operations without the context, and its `measures`."""
     examples = only(expected(run), operations)
-    graded = run.exam.grade(run.decoder(params), "student", examples, title="after")
-    return graded | {"measures": _measured(run, params, operations, after_training=True)}
+    student = run.reader(params)
+    graded = run.exam.grade(student, "student", examples, title="after")
+    return graded | {"measures": _measured(run, student, operations, after_training=True)}
 
 
 def expected(run: Run) -> list[list[Example]]:
@@ -34,15 +36,15 @@ def expected(run: Run) -> list[list[Example]]:
     return run.exam.expected(run.journal.results()["teacher"])
 
 
-def _measured(run: Run, params: Trainable, operations: Sequence[int], *, after_training: bool) -> dict[str, Graded]:
+def _measured(run: Run, student: Reader, operations: Sequence[int], *, after_training: bool) -> dict[str, Graded]:
     """What every measure of the experiment returns, by its kind; some say nothing of an untrained student."""
     subject = Subject(
         exam=run.exam,
         operations=tuple(operations),
         expected=expected(run),
-        student=run.decoder(params),
-        before=run.decoder(run.before),
-        teacher=run.decoder(run.models.original),
+        student=student,
+        before=run.before,
+        teacher=run.reader(run.models.original),
         answers=run.workdir / "rollouts",
         batch=run.cfg.update.batch,
     )

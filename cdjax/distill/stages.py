@@ -25,8 +25,6 @@ from cdjax.lessons import batches, keep, pairs
 from cdjax.lessons.filters import Evidence, Kept
 from cdjax.lessons.request import Request
 from cdjax.losses import Objective
-from cdjax.model import quantize
-from cdjax.model.decoder import Decoder
 from cdjax.model.reader import Reader
 from cdjax.progress import progress, tell_compilations
 from cdjax.sampling import Sampling, answers, slots
@@ -95,7 +93,7 @@ class Lesson:
     context: Int32[np.ndarray, "P"]
 
 
-def distil(round: Round, teacher: Trainable, student: Trainable) -> Trainable:
+def distil(round: Round, teacher: Trainable | None, student: Trainable) -> Trainable:
     """One round, in segments: answers, the part of them that f keeps, and updates; returns the new student."""
     journal = round.run.journal
     if journal.done(round.segments()[-1].stage("update")):
@@ -143,7 +141,7 @@ def write_inputs(round: Round, operation: int) -> list[str]:
         prompts = encode.input_writer(format.tokenizer, format.template, assignment.task, assignment.inputs, seed)
         with progress("inputs by the model", assignment.inputs.written) as advance:
             rollouts = answers.sample(
-                run.decoder(run.models.original),
+                run.reader(run.models.original),
                 run.mesh,
                 prompts,
                 stops=format.stops,
@@ -184,7 +182,7 @@ def dealt(segment: Round, operation: int, shown: Shown, segments: int) -> Shown:
     return dataclasses.replace(shown.rows(order[start:end].tolist()), dropped=0 if segment.segment else shown.dropped)
 
 
-def teach(segment: Round, operation: int, shown: Shown, teacher: Trainable, student: Trainable) -> Lesson:
+def teach(segment: Round, operation: int, shown: Shown, teacher: Trainable | None, student: Trainable) -> Lesson:
     """One operation: the source's answers, and the part of them that f keeps, under both views."""
     rollouts = ask(segment, operation, teacher, student, shown)
     kept = keep_answers(segment, operation, teacher, shown, rollouts)
@@ -192,7 +190,7 @@ def teach(segment: Round, operation: int, shown: Shown, teacher: Trainable, stud
     return Lesson(pairs.pair(kept, shown.teacher, shown.student, completion_budget=budget), shown.teacher.context)
 
 
-def ask(segment: Round, operation: int, teacher: Trainable, student: Trainable, shown: Shown) -> list[Rollout]:
+def ask(segment: Round, operation: int, teacher: Trainable | None, student: Trainable, shown: Shown) -> list[Rollout]:
     """The source's answers with the teacher's targets, shard by shard into `rollouts/`."""
     run, cfg = segment.run, segment.run.cfg
     assignment = run.assignments[operation]
@@ -200,8 +198,8 @@ def ask(segment: Round, operation: int, teacher: Trainable, student: Trainable, 
         task=assignment.task,
         views=assignment.views,
         shown=shown,
-        teacher=run.decoder(teacher),
-        student=run.decoder(student),
+        teacher=run.reader(teacher),
+        student=run.reader(student),
         mesh=run.mesh,
         sampling=cfg.sampling,
         targets=cfg.targets,
@@ -234,10 +232,10 @@ def ask(segment: Round, operation: int, teacher: Trainable, student: Trainable, 
     return cfg.source.answers(request) if rollouts is None else rollouts  # of an earlier run, from the store
 
 
-def _int8_kl(run: Run, teacher: Decoder, shown: Shown, rollouts: Sequence[Rollout]) -> float | None:
+def _int8_kl(run: Run, teacher: Reader, shown: Shown, rollouts: Sequence[Rollout]) -> float | None:
     """Mean KL(teacher || its int8 weights, which answered) in nats a token, on some answers, under the first prompt."""
     with jax.set_mesh(run.mesh):
-        rounded = quantize.int8(teacher)
+        rounded = answers.rounded(teacher)
     prompts = shown.teacher
     own, whole = (dict(zip(prompts.inputs, side, strict=True)) for side in (prompts.own, prompts.whole))
     some = rollouts[:: -(-len(rollouts) // COMPARED)]
@@ -246,7 +244,7 @@ def _int8_kl(run: Run, teacher: Decoder, shown: Shown, rollouts: Sequence[Rollou
 
 
 def keep_answers(
-    round: Round, operation: int, teacher: Trainable, shown: Shown, rollouts: Sequence[Rollout]
+    round: Round, operation: int, teacher: Trainable | None, shown: Shown, rollouts: Sequence[Rollout]
 ) -> list[Kept]:
     """f and the filters. Their reasons are written down: a filter that measures time may judge differently later."""
     assignment = round.run.assignments[operation]
@@ -260,12 +258,12 @@ def keep_answers(
     return keep.left(cut, round.run.journal.once(round.stage("keep", operation), judge)["reasons"])
 
 
-def bare_answers(round: Round, operation: int, teacher: Trainable, shown: Shown) -> dict[str, Rollout]:
+def bare_answers(round: Round, operation: int, teacher: Trainable | None, shown: Shown) -> dict[str, Rollout]:
     """The teacher's answer to each input under the student's view, drawn as its own are; one an input."""
     run = round.run
     with progress("answers without the context", len(shown.student.inputs)) as advance:
         rollouts = answers.sample(
-            run.decoder(teacher),
+            run.reader(teacher),
             run.mesh,
             shown.student,
             stops=run.format.stops,
@@ -282,7 +280,7 @@ def bare_answers(round: Round, operation: int, teacher: Trainable, shown: Shown)
 def learn(
     segment: Round,
     student: Trainable,
-    teacher: Trainable,
+    teacher: Trainable | None,
     lessons: list[Lesson],
     state: update.TrainState | None,
     planned: int,
@@ -298,7 +296,7 @@ def learn(
     steps = update.Later(made, 0 if state is None else int(state.step))
     tx = optim.make(cfg.optim, planned or len(steps))
     checkpoints, last = segment.checkpoints(), segment.segment == segment.last().segment
-    taught_by = answers.identity(run.decoder(teacher))
+    taught_by = answers.identity(run.reader(teacher))
     about = {"seed": segment.seed, "round": segment.number, "teacher": taught_by}
 
     def train() -> dict[str, Any]:
@@ -369,7 +367,7 @@ def validation(run: Run, operations: Sequence[int]) -> Callable[[Trainable, str]
     examples = exam.only(examples, operations)
 
     def accuracy(params: Trainable, title: str) -> float:
-        return float(np.mean(run.exam.grade(run.decoder(params), "student", examples, title=title)["grades"]))
+        return float(np.mean(run.exam.grade(run.reader(params), "student", examples, title=title)["grades"]))
 
     return accuracy
 
@@ -400,7 +398,7 @@ def _descend(
         return update.train(step, state, steps, on_step=on_step, save=save, every=every)
 
 
-def successor(round: Round, teacher: Trainable, student: Trainable) -> Trainable:
+def successor(round: Round, teacher: Trainable | None, student: Trainable) -> Trainable:
     """Who teaches the next round: the same teacher, the round's student, or with `plan.ema` their weighted mean."""
     plan = round.run.cfg.plan
     if plan.order != "recursive":
@@ -408,18 +406,19 @@ def successor(round: Round, teacher: Trainable, student: Trainable) -> Trainable
     return _averaged(round, teacher, student) if plan.ema and plan.ema_every == "round" else student
 
 
-def follow(segment: Round, teacher: Trainable, student: Trainable) -> Trainable:
+def follow(segment: Round, teacher: Trainable | None, student: Trainable) -> Trainable:
     """Who teaches the next segment: the same teacher, or its mean with the student where that follows segments."""
     plan = segment.run.cfg.plan
     return _averaged(segment, teacher, student) if plan.ema and plan.ema_every == "segment" else teacher
 
 
-def _averaged(round: Round, teacher: Trainable, student: Trainable) -> Trainable:
+def _averaged(round: Round, teacher: Trainable | None, student: Trainable) -> Trainable:
     """`plan.ema` of the teacher and the rest of the student, kept on disk: once it is there, neither is asked for."""
     ema, checkpoints = round.run.cfg.plan.ema, Checkpoints(round.folder("teachers"))
     if round.run.journal.done(round.stage("successor")):
         return checkpoints.load(0, student)
-    mean = jax.tree.map(lambda old, new: ema * old + (1 - ema) * new, teacher, student)
+    old = round.run.models.start(round.seed, "teacher") if teacher is None else teacher
+    mean = jax.tree.map(lambda old, new: ema * old + (1 - ema) * new, old, student)
 
     def save() -> dict[str, float]:
         with checkpoints.writing() as write:
@@ -433,7 +432,7 @@ def _averaged(round: Round, teacher: Trainable, student: Trainable) -> Trainable
 def restore(round: Round) -> Trainable:
     """The trainable state that a finished round left."""
     last = round.segments()[-1]
-    return last.checkpoints().load(round.run.journal.results()[last.stage("update")]["step"], round.run.models.original)
+    return last.checkpoints().load(round.run.journal.results()[last.stage("update")]["step"], round.run.models.base)
 
 
 def ended(segment: Round, student: Trainable, planned: int) -> update.TrainState:
@@ -484,17 +483,17 @@ def compiled_update(
     )
 
 
-def _full_teacher(run: Run, params: Trainable, lessons: list[Lesson]) -> Reader | None:
+def _full_teacher(run: Run, params: Trainable | None, lessons: list[Lesson]) -> Reader | None:
     """For full targets the teacher itself, which has read every lesson's context."""
     if not run.cfg.objective.reads_teacher(run.cfg.targets):
         return None
-    return Reader(run.decoder(params)).after(*(lesson.context for lesson in lessons))
+    return run.reader(params).after(*(lesson.context for lesson in lessons))
 
 
 def replay(run: Run) -> list[pairs.Pair]:
     """The solved examples that every round learns beside the teacher's answers (paper, 4.3, transfer)."""
     solved = [example for examples in run.cfg.replay for example in run.labelled(examples)]
-    certain, vocab = run.cfg.targets.certain, run.decoder(run.models.base).spec.vocab
+    certain, vocab = run.cfg.targets.certain, run.reader(None).decoder.spec.vocab
     return [pairs.hard(prompt, prompt, answer, certain(answer.astype(np.int32), vocab)) for prompt, answer in solved]
 
 

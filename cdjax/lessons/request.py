@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cdjax.model.decoder import Decoder
+from cdjax.model.reader import Reader
 from cdjax.sampling import Sampling, answers
 from cdjax.sampling.reread import Teacher, reread
 from cdjax.sampling.store import Rollout, Store
@@ -29,8 +29,8 @@ class Request:
     task: Task
     views: Views
     shown: Shown
-    teacher: Decoder
-    student: Decoder
+    teacher: Reader
+    student: Reader
     mesh: jax.sharding.Mesh
     sampling: Sampling
     targets: Target

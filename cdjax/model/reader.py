@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cdjax.model import cache
-from cdjax.model.decoder import Decoder, row_positions
+from cdjax.model.decoder import Decoder, row_positions, unstack
 
 
 @jax.tree_util.register_dataclass
@@ -37,6 +37,16 @@ class Reader:
     decoder: Decoder
     prefix: cache.Prefix | None = None
 
+    @property
+    def contexts(self) -> int:
+        """How many contexts stand there; rows are grouped by them."""
+        return 1 if self.prefix is None else len(self.prefix.lengths)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest of them."""
+        return 0 if self.prefix is None else int(np.max(self.prefix.lengths))
+
     def after(self, *contexts: Int[np.ndarray, "_"]) -> "Reader":
         """The reader of one context, or of several apart, each after what stands there; itself where none has a token.
 
@@ -50,6 +60,10 @@ class Reader:
         for row, context in zip(padded, contexts, strict=True):
             row[: len(context)] = context
         return dataclasses.replace(self, prefix=_read(self, padded, lengths))
+
+    def unstacked(self) -> "Reader":
+        """The reader as it is sampled from, see `decoder.unstack`."""
+        return dataclasses.replace(self, decoder=unstack(self.decoder))
 
     def hidden(self, rows: Rows) -> Float[Array, "G C D"]:
         """The hidden state that predicts each kept token.

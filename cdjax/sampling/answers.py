@@ -17,7 +17,7 @@ from jaxtyping import Array, Int32, UInt32
 
 from cdjax import parallel
 from cdjax.errors import UserError
-from cdjax.model import decoder, quantize
+from cdjax.model import quantize
 from cdjax.model.reader import Reader
 from cdjax.parts import plain
 from cdjax.sampling import Sampling
@@ -32,12 +32,12 @@ from cdjax.views.prompts import Prompts
 class Student:
     """The model that drafts the answers, and the same inputs as it is shown them."""
 
-    model: decoder.Decoder
+    reader: Reader
     prompts: Prompts
 
 
 def sample(
-    model: decoder.Decoder,
+    reader: Reader,
     mesh: jax.sharding.Mesh,
     prompts: Prompts,
     *,
@@ -59,13 +59,14 @@ def sample(
     Raises UserError if the store holds something else, or if a prompt does not fit the model.
     """
     shards = _shards(prompts, sampling)
-    check(model, prompts, steps)
+    check(reader, prompts, steps)
     student = _drafter(sampling, prompts, student)
     if student is not None:
-        check(student.model, student.prompts, steps)
+        check(student.reader, student.prompts, steps)
     if store is not None:
-        how = {"sampling": dataclasses.asdict(sampling), "targets": plain(targets)}
-        store.open(how | {"steps": steps, "seed": seed, "stops": _digest(stops)} | _identities(model, prompts, student))
+        how: dict[str, Any] = {"sampling": dataclasses.asdict(sampling), "targets": plain(targets)}
+        how |= {"steps": steps, "seed": seed, "stops": _digest(stops)} | _identities(reader, prompts, student)
+        store.open(how)
     answers: dict[Row, Rollout] = {}
     stored = [] if store is None else [(rows, store.read(at)) for at, rows in enumerate(shards) if store.has(at)]
     for rows, rollouts in stored:
@@ -77,11 +78,11 @@ def sample(
         left = Counter(shard_of[row] for row in missing)
         with jax.set_mesh(mesh):
             slots = Slots(
-                teacher=_side(quantize.int8(model) if sampling.weights == "int8" else model, prompts),
-                student=None if student is None else _side(student.model, student.prompts),
+                teacher=_side(rounded(reader) if sampling.weights == "int8" else reader, prompts),
+                student=None if student is None else _side(student.reader, student.prompts),
                 draft=sampling.draft,
                 mesh=mesh,
-                stops=jnp.zeros(model.spec.vocab, bool).at[stops].set(True),
+                stops=jnp.zeros(reader.decoder.spec.vocab, bool).at[stops].set(True),
                 choice=Choice(sampling.temperature, sampling.top_k, sampling.top_p),
                 targets=targets,
                 steps=steps,
@@ -98,28 +99,33 @@ def sample(
     return [answers[row] for row in sorted(answers)]
 
 
-def identity(model: decoder.Decoder) -> str:
+def rounded(reader: Reader) -> Reader:
+    """The reader with its matrices in int8; what stands before its rows stays as it is."""
+    return dataclasses.replace(reader, decoder=quantize.int8(reader.decoder))
+
+
+def identity(reader: Reader) -> str:
     """A digest of a model's shape, dtype and weights: the same on every mesh, another after any training step."""
-    sums = np.asarray(_bit_sums(model))
-    return _digest((repr(model.spec), str(model.dtype)), sums)
+    sums, decoder = np.asarray(_bit_sums(reader)), reader.decoder
+    return _digest((repr(decoder.spec), str(decoder.dtype)), sums)
 
 
-def _identities(model: decoder.Decoder, prompts: Prompts, student: Student | None) -> dict[str, str]:
-    who = {"model": identity(model), "prompts": _digest(prompts.inputs, *prompts.contexts, *prompts.own)}
+def _identities(reader: Reader, prompts: Prompts, student: Student | None) -> dict[str, str]:
+    who = {"model": identity(reader), "prompts": _digest(prompts.inputs, *prompts.contexts, *prompts.own)}
     if student is None:
         return who
     shown = _digest(student.prompts.context, *student.prompts.own)
-    return who | {"student": identity(student.model), "student_prompts": shown}
+    return who | {"student": identity(student.reader), "student_prompts": shown}
 
 
-def check(model: decoder.Decoder, prompts: Prompts, steps: int) -> None:
+def check(reader: Reader, prompts: Prompts, steps: int) -> None:
     """Raises UserError naming the first prompt that the model cannot read or cannot answer within its positions."""
-    spec = model.spec
+    spec, before = reader.decoder.spec, reader.length
     if steps < 1:
         raise UserError(f"an answer needs at least 1 token, got a limit of {steps}")
     longest = max(prompts.contexts, key=len)
     for text, own in zip(prompts.inputs, prompts.own, strict=True):
-        length, ids = len(longest) + len(own), np.concatenate([*prompts.contexts, own])
+        length, ids = before + len(longest) + len(own), np.concatenate([*prompts.contexts, own])
         if length + steps > spec.max_positions:
             raise UserError(
                 f"the prompt of {text[:60]!r} has {length} tokens, with {steps} more for the answer that is over "
@@ -154,8 +160,8 @@ def _shards(prompts: Prompts, sampling: Sampling) -> list[list[Row]]:
     return [rows[start : start + sampling.batch] for start in range(0, len(rows), sampling.batch)]
 
 
-def _side(model: decoder.Decoder, prompts: Prompts) -> Side:
-    return Side(decoder.unstack(model), Reader(model).after(*prompts.contexts).prefix, prompts.own)
+def _side(reader: Reader, prompts: Prompts) -> Side:
+    return Side(reader.after(*prompts.contexts).unstacked(), prompts.own)
 
 
 def _rows_on(mesh: jax.sharding.Mesh, rows: int) -> int:
@@ -172,14 +178,14 @@ def _rollouts(samples: dict[str, Any], prompts: Prompts, rows: Sequence[Row]) ->
 
 
 @jax.jit
-def _bit_sums(model: decoder.Decoder) -> UInt32[Array, "leaves"]:
+def _bit_sums(reader: Reader) -> UInt32[Array, "leaves"]:
     """Each weight array's bits, summed as integers: exact, so that the order of summing does not matter."""
 
     def one(leaf: Array) -> Array:
         bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
         return bits.astype(jnp.uint32).sum(dtype=jnp.uint32)
 
-    return jnp.stack([one(leaf) for leaf in jax.tree.leaves(model)])
+    return jnp.stack([one(leaf) for leaf in jax.tree.leaves(reader)])
 
 
 def _digest(texts: Sequence[str] | np.ndarray, *arrays: np.ndarray) -> str:

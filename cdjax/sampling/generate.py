@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from cdjax.model import cache, decoder
+from cdjax.model import cache
+from cdjax.model.decoder import row_positions
+from cdjax.model.reader import Reader
 from cdjax.parallel import constrain, whole_rows
 from cdjax.sampling import choose
 from cdjax.sampling.targets.target import Target
@@ -51,12 +53,11 @@ class State:
 
 @functools.partial(jax.jit, static_argnames=("choice", "targets", "steps"))
 def generate(
-    model: decoder.Decoder,
+    reader: Reader,
     prompts: Int[Array, "B T"],
     real: Bool[Array, "B T"],
     keys: Key[Array, "B"],
     stops: Bool[Array, "V"],
-    prefix: cache.Prefix | None,
     *,
     choice: choose.Choice,
     targets: Target,
@@ -66,16 +67,15 @@ def generate(
 
     What a row gets depends on its prompt and its key, never on the rest of the batch.
     """
-    model = decoder.unstack(model)
+    reader = reader.unstacked()
     rows = jnp.arange(len(prompts))
-    members = 1 if prefix is None else len(prefix.lengths)
-    state = start(model, len(rows), prompts.shape[1] - 1 + steps, targets=targets, steps=steps, members=members)
-    state = admit(model, state, prompts, real, keys, rows, prefix)
-    return collect(decode(model, state, stops, prefix, len(rows), choice=choice, targets=targets), rows)
+    state = start(reader, len(rows), prompts.shape[1] - 1 + steps, targets=targets, steps=steps)
+    state = admit(reader, state, prompts, real, keys, rows)
+    return collect(decode(reader, state, stops, len(rows), choice=choice, targets=targets), rows)
 
 
-@functools.partial(jax.jit, static_argnames=("batch", "slots", "targets", "steps", "members"))
-def start(model: decoder.Decoder, batch: int, slots: int, *, targets: Target, steps: int, members: int = 1) -> State:
+@functools.partial(jax.jit, static_argnames=("batch", "slots", "targets", "steps"))
+def start(reader: Reader, batch: int, slots: int, *, targets: Target, steps: int) -> State:
     """Rows that wait for a prompt. `slots` is `steps` and the length of the longest prompt, less one."""
 
     def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
@@ -89,20 +89,19 @@ def start(model: decoder.Decoder, batch: int, slots: int, *, targets: Target, st
         alive=zeros((), jnp.bool_),
         stopped=zeros((), jnp.bool_),
         ages=zeros((), jnp.int32),
-        past=cache.new_cache(model.spec, batch, slots, model.dtype, members),
+        past=cache.new_cache(reader.decoder.spec, batch, slots, reader.decoder.dtype, reader.contexts),
         written={name: zeros((steps,), dtype) for name, dtype in columns.items()} | {"targets": recorded},
     )
 
 
 @functools.partial(jax.jit, donate_argnames="state")
 def admit(
-    model: decoder.Decoder,
+    reader: Reader,
     state: State,
     prompts: Int[Array, "R T"],
     real: Bool[Array, "R T"],
     keys: Key[Array, "R"],
     rows: Int[Array, "R"],
-    prefix: cache.Prefix | None,
 ) -> State:
     """Puts left-padded prompts into rows that are free; one whose last column is padding goes nowhere.
 
@@ -115,7 +114,7 @@ def admit(
         alive=state.alive | new,
         stopped=state.stopped & ~new,
         ages=jnp.where(new, 0, state.ages),
-        past=fill(model, state.past, prompts, real, new, which, prefix),
+        past=fill(reader, state.past, prompts, real, new, which),
         written=state.written,
     )
 
@@ -132,13 +131,12 @@ def put(old: Shaped[Array, "B ..."], fresh: Shaped[Array, "R ..."], new: Bool[Ar
 
 
 def fill(
-    model: decoder.Decoder,
+    reader: Reader,
     past: cache.Cache,
     prompts: Int[Array, "R T"],
     real: Bool[Array, "R T"],
     new: Bool[Array, "B"],
     which: Int[Array, "B"],
-    prefix: cache.Prefix | None,
 ) -> cache.Cache:
     """`past` with all but the last token of their prompts in the new rows, see `places`."""
     lengths = put(past.lengths, real[:, :-1].sum(1), new, which)
@@ -149,34 +147,33 @@ def fill(
     def one(old: Array, fresh: Array) -> Array:
         return old.at[:, :, columns].set(put(old[:, :, columns], fresh.astype(old.dtype), new, which))
 
-    def read(prefix: cache.Prefix | None, past: cache.Cache) -> tuple[None, cache.Cache]:
-        k, v = _read(model, prompts[:, :-1], real[:, :-1], prefix)
+    def read(reader: Reader, past: cache.Cache) -> tuple[None, cache.Cache]:
+        k, v = _read(reader, prompts[:, :-1], real[:, :-1])
         return None, cache.Cache(tuple(map(one, past.k, k)), tuple(map(one, past.v, v)), lengths)
 
-    return by_member(read, prefix, past)[1]
+    return by_member(read, reader, past)[1]
 
 
-def _read(model, prompts, real, prefix):
+def _read(reader, prompts, real):
     """Keys and values of left-padded prompts, moved to the left so that a row's columns have no gaps."""
     width, lengths = prompts.shape[1], real.sum(1)
     columns = jnp.arange(width)[None]
     moved = jnp.take_along_axis(prompts, (columns - lengths[:, None]) % width, 1)
     real = columns < lengths[:, None]
-    return model.read(moved, decoder.row_positions(real, prefix), real, prefix=prefix)
+    return reader.decoder.read(moved, row_positions(real, reader.prefix), real, prefix=reader.prefix)
 
 
 def by_member(
-    function: Callable[[cache.Prefix | None, cache.Cache], tuple[Any, cache.Cache]],
-    prefix: cache.Prefix | None,
-    past: cache.Cache,
+    function: Callable[[Reader, cache.Cache], tuple[Any, cache.Cache]], reader: Reader, past: cache.Cache
 ) -> tuple[Any, cache.Cache]:
-    """`function` of the prefix and the cache; of an ensemble's, what it gives for each member, one above the other."""
-    if prefix is None or len(prefix.lengths) == 1:
-        return function(prefix, past)
+    """`function` of the reader and the cache; of an ensemble's, what it gives for each member, one above the other."""
+    prefix = reader.prefix
+    if prefix is None or reader.contexts == 1:
+        return function(reader, past)
 
     def member(k: Array, v: Array, length: Array, past_k: Any, past_v: Any) -> tuple[Any, Any, Any, Array]:
-        own = cache.Prefix(k[:, None], v[:, None], length[None]), cache.Cache(past_k, past_v, past.lengths)
-        found, after = function(*own)
+        own = Reader(reader.decoder, cache.Prefix(k[:, None], v[:, None], length[None]))
+        found, after = function(own, cache.Cache(past_k, past_v, past.lengths))
         return found, after.k, after.v, after.lengths  # all members have read as many tokens of a row
 
     each = jax.vmap(member, in_axes=(1, 1, 0, 0, 0), out_axes=(0, 0, 0, None))
@@ -186,10 +183,9 @@ def by_member(
 
 @functools.partial(jax.jit, static_argnames=("choice", "targets"), donate_argnames="state")
 def decode(
-    model: decoder.Decoder,
+    reader: Reader,
     state: State,
     stops: Bool[Array, "V"],
-    prefix: cache.Prefix | None,
     free: int | Int[Array, ""],
     *,
     choice: choose.Choice,
@@ -198,15 +194,15 @@ def decode(
     """Steps until at least `free` rows are free."""
     batch, steps = state.written["ids"].shape
 
-    def read(state: State, prefix: cache.Prefix | None, past: cache.Cache) -> tuple[Array, cache.Cache]:
-        positions = past.lengths if prefix is None else past.lengths + prefix.starts(batch)
+    def read(state: State, reader: Reader, past: cache.Cache) -> tuple[Array, cache.Cache]:
+        positions = past.lengths if reader.prefix is None else past.lengths + reader.prefix.starts(batch)
         row = (x[:, None] for x in (state.tokens, positions, state.alive))
-        hidden, after = model(*row, prefix=prefix, past=past)
+        hidden, after = reader.decoder(*row, prefix=reader.prefix, past=past)
         assert after is not None
-        return constrain(model.logits(hidden[:, 0]), "batch", "vocab"), after
+        return constrain(reader.decoder.logits(hidden[:, 0]), "batch", "vocab"), after
 
     def step(state: State) -> State:
-        logits, past = by_member(functools.partial(read, state), prefix, state.past)
+        logits, past = by_member(functools.partial(read, state), reader, state.past)
         logits = whole_rows(logits if logits.ndim == 2 else choose.mean(logits))
         numbers = uniforms(state.keys, state.ages, 1 + targets.uniforms)
         column = observe(logits, choice(logits, numbers[:, 0]), numbers[:, 1:], targets)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from cdjax.model import cache, decoder
+from cdjax.model.decoder import Decoder, row_positions
+from cdjax.model.reader import Reader
 from cdjax.parallel import constrain, parts
 from cdjax.sampling import choose
 
@@ -19,36 +20,34 @@ POSITIONS = 128  # the fewest of a device at a time
 
 
 def completion_hidden(
-    model: decoder.Decoder,
+    reader: Reader,
     prompt: Int[Array, "B T"],
     prompt_real: Bool[Array, "B T"],
     completion: Int[Array, "B C"],
     completion_real: Bool[Array, "B C"],
-    prefix: cache.Prefix | None = None,
 ) -> Float[Array, "B C D"]:
-    """The hidden state that predicts each completion token. `prefix` is the context that stands before every prompt."""
+    """The hidden state that predicts each completion token."""
     tokens = jnp.concatenate([prompt, completion[:, :-1]], 1)  # nothing follows the last one
     real = jnp.concatenate([prompt_real, completion_real[:, :-1]], 1)
-    hidden, _ = model(tokens, decoder.row_positions(real, prefix), real, prefix=prefix)
+    hidden, _ = reader.decoder(tokens, row_positions(real, reader.prefix), real, prefix=reader.prefix)
     return hidden[:, prompt.shape[1] - 1 :]
 
 
 @jax.jit
 def logprobs(
-    model: decoder.Decoder,
+    reader: Reader,
     prompt: Int[Array, "B T"],
     prompt_real: Bool[Array, "B T"],
     completion: Int[Array, "B C"],
     completion_real: Bool[Array, "B C"],
-    prefix: cache.Prefix | None = None,
 ) -> Float[Array, "B C"]:
     """Log-probability of each completion token at temperature 1, 0 at padding. Logits exist for some columns at a time.
 
     They are so many that each device's logits are a quarter as large as the vocabulary's weights.
     """
-    hidden = completion_hidden(model, prompt, prompt_real, completion, completion_real, prefix)
-    out = model.readout().gathered()
-    chunk = columns_at_once(model, completion)
+    hidden = completion_hidden(reader, prompt, prompt_real, completion, completion_real)
+    out = reader.decoder.readout().gathered()
+    chunk = columns_at_once(reader.decoder, completion)
 
     def one(part: tuple[Array, Array]) -> Array:
         hidden, ids = part
@@ -72,7 +71,7 @@ def padded(
     return ids, real
 
 
-def columns_at_once(model: decoder.Decoder, completion: Int[Array, "B C"]) -> int:
+def columns_at_once(model: Decoder, completion: Int[Array, "B C"]) -> int:
     """Columns whose logits are made together: each device's are a quarter as large as the vocabulary's weights."""
     positions = max(model.spec.embed // 4, POSITIONS) * parts("batch")
     return -(-completion.shape[1] // -(-completion.size // positions))

@@ -30,7 +30,7 @@ Rows: TypeAlias = tuple[Int[Array, "B _"], Bool[Array, "B _"]]  # ids, and which
 class Teacher:
     """A model, and the prompts under which it reads inputs; of an ensemble's every prompt counts."""
 
-    model: Decoder
+    reader: Reader
     prompts: Prompts
 
 
@@ -63,7 +63,7 @@ def reread(
     which = np.array([(index[rollout.input], rollout.sample) for rollout in rollouts], np.int32)
     recorded: list[Recorded] = []
     with jax.set_mesh(mesh):
-        models = tuple(teacher.model for teacher in teachers)
+        models = tuple(teacher.reader.decoder for teacher in teachers)
         prefixes = tuple(_prefixes(teacher) for teacher in teachers)
         for start in range(0, len(rollouts), batch):
             rows = np.minimum(np.arange(start, start + batch), len(rollouts) - 1)  # the last one fills the last batch
@@ -93,7 +93,7 @@ def _observe(
     """What is recorded at every token of the answers, [B, C, ...]."""
     ids, real = answers
     hidden = [
-        (read.completion_hidden(model, *own, ids, real, prefix), model.readout().gathered())
+        (read.completion_hidden(Reader(model, prefix), *own, ids, real), model.readout().gathered())
         for model, own, contexts in zip(models, prompts, prefixes, strict=True)
         for prefix in contexts
     ]
@@ -120,4 +120,4 @@ def _observe(
 
 def _prefixes(teacher: Teacher) -> tuple[Prefix | None, ...]:
     """The keys and values of each of the teacher's contexts."""
-    return tuple(Reader(teacher.model).after(context).prefix for context in teacher.prompts.contexts)
+    return tuple(teacher.reader.after(context).prefix for context in teacher.prompts.contexts)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Int32, Key
 
 from cdjax import parallel
-from cdjax.model import cache, decoder
+from cdjax.model.reader import Reader
 from cdjax.sampling import generate, speculate
 from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Samples
@@ -29,13 +29,12 @@ SHARE = 4  # a quarter of the slots is refilled at once
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """A model with its layers apart, and what it reads: a context, or none, and after it each prompt's own part.
+    """A model with its layers apart, which has read a context or none, and each prompt's own part that comes after it.
 
-    The teacher may have several contexts, see generate.py.
+    The teacher may have read several contexts, see generate.py.
     """
 
-    model: decoder.Decoder
-    prefix: cache.Prefix | None
+    reader: Reader
     prompts: Sequence[Int32[np.ndarray, "_"]]
 
 
@@ -89,9 +88,8 @@ class Slots:
             return width(max(map(len, side.prompts))) - 1 + self.steps + self.draft
 
         side, sizes = self.teacher, {"targets": self.targets, "steps": self.steps}
-        members = 1 if side.prefix is None else len(side.prefix.lengths)
-        state = generate.start(side.model, self.batch, columns(side), **sizes, members=members)
-        return state if self.student is None else speculate.start(self.student.model, state, columns(self.student))
+        state = generate.start(side.reader, self.batch, columns(side), **sizes)
+        return state if self.student is None else speculate.start(self.student.reader, state, columns(self.student))
 
     def _admit(self, state: State, load: dict[int, Row], seed: int) -> State:
         which, slots = np.zeros((self._together, 2), np.int32), np.zeros(self._together, np.int32)
@@ -99,11 +97,11 @@ class Slots:
         rows = parallel.place_batch((keys(jax.random.key(seed), which), slots), self.mesh)
         views = [parallel.place_batch(self._padded(side.prompts, load), self.mesh) for side in self._sides]
         side, answers = self.teacher, _answers(state)
-        answers = generate.admit(side.model, answers, *views[0], *rows, side.prefix)
+        answers = generate.admit(side.reader, answers, *views[0], *rows)
         if self.student is None:
             return answers
         state = dataclasses.replace(state, answers=answers)
-        return speculate.admit(self.student.model, state, *views[1], rows[1], self.student.prefix)
+        return speculate.admit(self.student.reader, state, *views[1], rows[1])
 
     def _padded(self, prompts: Sequence[np.ndarray], load: dict[int, Row]) -> tuple[np.ndarray, np.ndarray]:
         longest = width(max(len(prompts[index]) for index, _ in load.values()))
@@ -116,9 +114,9 @@ class Slots:
     def _decode(self, state: State, enough: int) -> State:
         side, how = self.teacher, {"choice": self.choice, "targets": self.targets}
         if self.student is None:
-            return generate.decode(side.model, state, self.stops, side.prefix, enough, **how)
-        models, prefixes = (side.model, self.student.model), (side.prefix, self.student.prefix)
-        return speculate.decode(*models, state, self.stops, *prefixes, enough, draft=self.draft, **how)
+            return generate.decode(side.reader, state, self.stops, enough, **how)
+        readers = side.reader, self.student.reader
+        return speculate.decode(*readers, state, self.stops, enough, draft=self.draft, **how)
 
     def _collect(self, state: State, done: list[int], busy: dict[int, Row]) -> Iterator[tuple[list[Row], Samples]]:
         for at in range(0, len(done), self._together):

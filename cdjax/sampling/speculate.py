@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cdjax.model import cache, decoder
+from cdjax.model import cache
+from cdjax.model.reader import Reader
 from cdjax.parallel import constrain
 from cdjax.sampling import choose, generate
 from cdjax.sampling.targets.target import Target
@@ -33,12 +34,12 @@ class State:
 
 
 @functools.partial(jax.jit, static_argnames="slots", donate_argnames="answers")
-def start(student: decoder.Decoder, answers: generate.State, slots: int) -> State:
+def start(student: Reader, answers: generate.State, slots: int) -> State:
     """Rows that wait for a prompt. Both sides' caches need as many more `slots` than without drafts as a draft has."""
     batch = len(answers.tokens)
     return State(
         answers=answers,
-        past=cache.new_cache(student.spec, batch, slots, student.dtype),
+        past=cache.new_cache(student.decoder.spec, batch, slots, student.decoder.dtype),
         unread=constrain(jnp.zeros((batch, 2), jnp.int32), "batch", "length"),
         behind=constrain(jnp.ones(batch, jnp.int32), "batch"),
     )
@@ -46,19 +47,18 @@ def start(student: decoder.Decoder, answers: generate.State, slots: int) -> Stat
 
 @functools.partial(jax.jit, donate_argnames="state")
 def admit(
-    student: decoder.Decoder,
+    student: Reader,
     state: State,
     prompts: Int[Array, "R T"],
     real: Bool[Array, "R T"],
     rows: Int[Array, "R"],
-    prefix: cache.Prefix | None,
 ) -> State:
     """Reads the student's prompts, left-padded, of rows whose teacher's prompts `generate.admit` has put in place."""
     new, which = generate.places(len(state.behind), real, rows)
     first = jnp.pad(prompts[:, -1:], ((0, 0), (0, 1)))
     return State(
         answers=state.answers,
-        past=generate.fill(student, state.past, prompts, real, new, which, prefix),
+        past=generate.fill(student, state.past, prompts, real, new, which),
         unread=generate.put(state.unread, first, new, which),
         behind=jnp.where(new, 1, state.behind),
     )
@@ -66,12 +66,10 @@ def admit(
 
 @functools.partial(jax.jit, static_argnames=("draft", "choice", "targets"), donate_argnames="state")
 def decode(
-    teacher: decoder.Decoder,
-    student: decoder.Decoder,
+    teacher: Reader,
+    student: Reader,
     state: State,
     stops: Bool[Array, "V"],
-    prefix: cache.Prefix | None,
-    student_prefix: cache.Prefix | None,
     free: int | Int[Array, ""],
     *,
     draft: int,
@@ -88,8 +86,8 @@ def decode(
         numbers = jax.vmap(lambda i: generate.uniforms(before.keys, before.ages + i, 3 + targets.uniforms), out_axes=1)(
             jnp.arange(draft + 1)
         )
-        drafts, of_student, past = propose(student, state, student_prefix, numbers[:, :draft, 0], choice)
-        logits, read = _verify(teacher, before, drafts, prefix)
+        drafts, of_student, past = propose(student, state, numbers[:, :draft, 0], choice)
+        logits, read = _verify(teacher, before, drafts)
         of_teacher = _each(choice.probabilities, logits)
         kept, own = accept(drafts, of_student, of_teacher, numbers[..., 1], numbers[..., 2])
         stays = jnp.where(before.alive, state.behind + jnp.minimum(kept, draft - 1), 0)
@@ -104,9 +102,8 @@ def decode(
 
 
 def propose(
-    student: decoder.Decoder,
+    student: Reader,
     state: State,
-    prefix: cache.Prefix | None,
     uniforms: Float[Array, "B d"],
     choice: choose.Choice,
 ) -> tuple[Int[Array, "B d"], Float[Array, "B d V"], cache.Cache]:
@@ -114,9 +111,10 @@ def propose(
     rows = jnp.arange(len(state.behind))
 
     def read(past: cache.Cache, tokens: Array, real: Array, last: Array) -> tuple[Array, cache.Cache]:
-        hidden, after = student(tokens, _positions(past, tokens, prefix), real, prefix=prefix, past=past)
+        positions = _positions(past, tokens, student.prefix)
+        hidden, after = student.decoder(tokens, positions, real, prefix=student.prefix, past=past)
         assert after is not None
-        return choice.probabilities(constrain(student.logits(hidden[rows, last]), "batch", "vocab")), after
+        return choice.probabilities(constrain(student.decoder.logits(hidden[rows, last]), "batch", "vocab")), after
 
     def one(carry: tuple[cache.Cache, Array], uniforms: Array) -> tuple[tuple[cache.Cache, Array], tuple[Array, Array]]:
         past, ids = carry
@@ -154,12 +152,13 @@ def accept(
     return kept, choose.draw(missing, own[rows, kept][:, None])[:, 0]
 
 
-def _verify(teacher, answers: generate.State, drafts, prefix):
+def _verify(teacher: Reader, answers: generate.State, drafts):
     """The teacher's logits at the last token and at every draft, in one pass, and its cache with all of them."""
     tokens = jnp.concatenate([answers.tokens[:, None], drafts], 1)
     real = jnp.broadcast_to(answers.alive[:, None], tokens.shape)
-    hidden, past = teacher(tokens, _positions(answers.past, tokens, prefix), real, prefix=prefix, past=answers.past)
-    return constrain(teacher.logits(hidden), "batch", "length", "vocab"), past
+    positions = _positions(answers.past, tokens, teacher.prefix)
+    hidden, past = teacher.decoder(tokens, positions, real, prefix=teacher.prefix, past=answers.past)
+    return constrain(teacher.decoder.logits(hidden), "batch", "length", "vocab"), past
 
 
 def _advance(before: generate.State, drafts, kept, own, logits, uniforms, read, stops, targets: Target):

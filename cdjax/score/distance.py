@@ -11,7 +11,6 @@ from cdjax.learn import update
 from cdjax.lessons import Update, batches
 from cdjax.lessons.pairs import Pair, PairBatch
 from cdjax.losses import Objective
-from cdjax.model.decoder import Decoder
 from cdjax.model.reader import Reader
 from cdjax.sampling.targets.full import Full
 
@@ -19,14 +18,14 @@ Texts: TypeAlias = tuple[Int32[np.ndarray, "_"], list[Pair]]  # the teacher's co
 
 
 def divergence(
-    teacher: Decoder, student: Decoder, texts: Iterable[Texts], mesh: jax.sharding.Mesh, batch: int
+    teacher: Reader, student: Reader, texts: Iterable[Texts], mesh: jax.sharding.Mesh, batch: int
 ) -> float | None:
     """Mean KL(teacher under its view || student) in nats a token; None without text."""
     total = count = 0.0
     for context, pairs in texts:
-        reader = Reader(teacher).after(context)
+        reader = teacher.after(context)
         for rows in batches.Batches(pairs, Update(batch=batch), 0, mesh, teacher=True):
-            sums = _sums(Reader(student), reader, rows)
+            sums = _sums(student, reader, rows)
             total, count = total + float(sums["kl"]), count + float(sums["count"])
     return total / count if count else None
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from cdjax.lessons import keep
 from cdjax.lessons.assignment import Assignment
-from cdjax.model.decoder import Decoder
+from cdjax.model.reader import Reader
 from cdjax.progress import progress
 from cdjax.sampling import Sampling, answers
 from cdjax.sampling.store import Rollout, Store
@@ -51,7 +51,7 @@ class Exam:
 
     def grade(
         self,
-        model: Decoder,
+        model: Reader,
         side: Side,
         examples: list[list[Example]],
         *,
@@ -98,7 +98,7 @@ class Exam:
         return graded | ({"magnitudes": magnitudes} if known else {})
 
     def greedy(
-        self, model: Decoder, prompts: Prompts, stops: np.ndarray, *, title: str, store: Store | None = None
+        self, model: Reader, prompts: Prompts, stops: np.ndarray, *, title: str, store: Store | None = None
     ) -> list[Rollout]:
         """The most likely answer to each prompt, token by token."""
         with progress(title, len(prompts.inputs)) as advance:
@@ -123,9 +123,9 @@ class Subject:
     exam: Exam
     operations: tuple[int, ...]  # those that it is asked
     expected: list[list[Example]]  # the test examples of every operation
-    student: Decoder
-    before: Decoder  # what the student began as
-    teacher: Decoder  # the first one
+    student: Reader
+    before: Reader  # what the student began as
+    teacher: Reader  # the first one
     answers: Path  # where the answers of the other two are kept: they are the same for all students
     batch: int  # texts of both sides that are read at once
 

@@ -16,7 +16,6 @@ from jaxtyping import Float64, Int32
 
 from cdjax import parallel
 from cdjax.errors import UserError
-from cdjax.model.decoder import Decoder
 from cdjax.model.reader import Reader
 from cdjax.sampling import read, slots
 from cdjax.tasks import Example
@@ -46,7 +45,7 @@ class Preference:
 
 
 def compare(
-    model: Decoder,
+    model: Reader,
     view: View,
     prompts: Prompts,
     examples: Sequence[Example],
@@ -72,7 +71,7 @@ def compare(
 
 
 def logprobs(
-    model: Decoder,
+    model: Reader,
     contexts: Sequence[Ids],
     prompts: Sequence[Ids],
     answers: Sequence[Ids],
@@ -90,11 +89,11 @@ def logprobs(
     answered = read.padded(answers, slots.width(max(map(len, answers))), left=False)
     found = []
     with jax.set_mesh(mesh):
-        prefixes = [Reader(model).after(context).prefix for context in contexts]
+        readers = [model.after(context) for context in contexts]
         for start in range(0, len(answers), batch):
             rows = np.minimum(np.arange(start, start + batch), len(answers) - 1)  # the last row fills the last batch
             placed = parallel.place_batch([x[rows] for x in (*asked, *answered)], mesh)
-            each = [np.asarray(read.logprobs(model, *placed, prefix), np.float64) for prefix in prefixes]
+            each = [np.asarray(read.logprobs(reader, *placed), np.float64) for reader in readers]
             found.append((np.logaddexp.reduce(each) - np.log(len(each))).sum(1))
     return np.concatenate(found)[: len(answers)]
 

@@ -138,6 +138,10 @@ class Job:
         )
         return cache.Prefix(*kv, spec)
 
+    def reader(self, model: decoder.Decoder) -> reader.Reader:
+        """The model after the context."""
+        return reader.Reader(model, self.prefix())
+
     def contexts(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
         return self.on((1, self.shapes.context), jnp.int32), self.on((1,), jnp.int32)
 
@@ -147,7 +151,7 @@ class Job:
         start = functools.partial(
             generate.start, batch=self.shapes.rows, slots=slots, targets=config.TopK(32), steps=steps
         )
-        shapes = jax.eval_shape(start, self.sampler())
+        shapes = jax.eval_shape(start, reader.Reader(self.sampler()))
 
         def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             axes = cache.AXES if leaf.ndim == 4 else ("batch",)
@@ -158,7 +162,7 @@ class Job:
 
 def update_full(job: Job) -> Any:
     """All weights learn from the full vocabulary of a teacher that reads the context; float32 weights and AdamW."""
-    return _update(job, config.Full(), reader.Reader(job.model(remat="full"), job.prefix()))
+    return _update(job, config.Full(), job.reader(job.model(remat="full")))
 
 
 def update_top_k(job: Job) -> Any:
@@ -178,7 +182,7 @@ def _update(job: Job, targets: Any, teacher: Any) -> Any:
 def score_step(job: Job) -> Any:
     """Log-probabilities of completions under the shared context."""
     texts = (*job.text(job.shapes.prompt), *job.text(job.shapes.completion))
-    return read.logprobs.lower(job.model(), *texts, job.prefix())
+    return read.logprobs.lower(job.reader(job.model()), *texts)
 
 
 def context(job: Job) -> Any:
@@ -190,14 +194,14 @@ def prefill(job: Job) -> Any:
     """Prompts into the rows of a decode loop."""
     prompts, state = job.text(job.shapes.prompt), job.state()
     rows = job.on((job.shapes.rows,), jnp.int32, "batch")
-    return generate.admit.lower(job.sampler(), state, *prompts, state.keys, rows, job.prefix())
+    return generate.admit.lower(job.reader(job.sampler()), state, *prompts, state.keys, rows)
 
 
 def decode(job: Job) -> Any:
     """The decode loop, of which one step is shown."""
     state, stops = job.state(), job.on((job.spec.vocab,), jnp.bool_)
     settings = {"choice": choose.Choice(), "targets": config.TopK(32)}
-    return generate.decode.lower(job.sampler(), state, stops, job.prefix(), job.shapes.rows, **settings)
+    return generate.decode.lower(job.reader(job.sampler()), state, stops, job.shapes.rows, **settings)
 
 
 TENSOR = {"v5e:4x4": (2, 1, 8), "v5p:4x4x4": (16, 1, 4)}
