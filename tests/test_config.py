@@ -167,7 +167,9 @@ WRONG = [
     ({"student.kind": "low_rank", "student.rank": 0}, "student.rank must be at least 1, got 0"),
     ({"student.kind": "low_rank", "student.alpha": 0}, "student.alpha must be more than 0, got 0"),
     ({"optim.lr": 0}, "optim.lr must be more than 0"),
-    ({"objective.beta": 1.5}, "objective.beta must be between 0 and 1"),
+    ({"losses.0.kind": "jsd", "losses.0.beta": 1.5}, "losses.0.beta must be between 0 and 1, got 1.5"),
+    ({"losses": ()}, "losses is empty"),
+    ({"targets.k": 0}, "targets.k must be at least 1, got 0"),
     ({"seeds": [1, 1]}, "seeds must be different"),
     ({"seeds": [2**32]}, "from 0 to 2**32 - 1"),
     ({"seeds": []}, "at least one"),
@@ -175,7 +177,16 @@ WRONG = [
     ({"model": ""}, "name and model must not be empty"),
     ({"model": "./nowhere.gguf"}, "no such file"),
     ({"data_dir": "/nowhere"}, "data_dir is '/nowhere'"),
-    ({"targets": "draws", "objective.kind": "reverse_kl"}, "estimates forward_kl only, not reverse_kl"),
+    (
+        {"targets": "draws", "losses": "forward_kl,reverse_kl"},
+        "losses.1: reverse_kl needs probabilities, and targets.kind='draws' gives draws; "
+        "use targets.kind=top_k or full or restricted",
+    ),
+    (
+        {"targets": "labels"},
+        "losses.0: forward_kl needs draws or probabilities, and targets.kind='labels' gives nothing",
+    ),
+    ({"losses": "policy_gradient"}, "needs advantage, and targets.kind='top_k' gives probabilities; no targets do"),
     ({"sampling.per_input": 4, "sampling.temperature": 0}, "greedy samples are all the same"),
     ({"template.question": "Q:"}, "template.question must contain {input}"),
     ({"template.stop": ""}, "no answer would ever end"),

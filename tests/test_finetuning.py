@@ -148,8 +148,8 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
         steps = batches.Batches(finetuning.taught(run.labelled(plurals)), Update(batch=6), 0, run.mesh)
         student = run.reader(rounds.last_student(run, 0))
         with jax.set_mesh(run.mesh):
-            targets, objective = finetuning.HARD
-            loss, _ = jax.jit(functools.partial(update.batch_loss, targets=targets, objective=objective))(
+            targets, losses = finetuning.HARD
+            loss, _ = jax.jit(functools.partial(update.batch_loss, targets=targets, losses=losses))(
                 student, None, steps[0]
             )
         nats[name] = float(loss)
@@ -160,7 +160,7 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"objective.kind": "reverse_kl"}, {"objective.kind": "jsd"}, {"targets": "full"}],
+    [{"losses.0.kind": "reverse_kl"}, {"losses.0.kind": "jsd"}, {"targets": "full"}],
 )
 def test_a_written_answer_has_no_distribution_to_be_compared_with(changes):
     with pytest.raises(config.UserError, match="replay has written answers"):

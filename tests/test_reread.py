@@ -9,7 +9,6 @@ import pytest
 from cdjax import config
 from cdjax.learn import update
 from cdjax.lessons import batches, pairs
-from cdjax.losses import Objective
 from cdjax.model import decoder
 from cdjax.model.reader import Reader
 from cdjax.sampling import answers
@@ -74,8 +73,8 @@ def test_a_students_own_answers_read_under_its_own_view_leave_nothing_to_learn(t
     learned = [pairs.hard(read[one.input], read[one.input], one.ids, one.targets) for one in rollouts]
     (batch,) = batches.Batches(learned, config.Update(batch=len(learned)), 0, mesh)
     with jax.set_mesh(mesh):
-        _, sums = jax.jit(update.batch_loss, static_argnames=("targets", "objective"))(
-            Reader(tiny), None, batch, targets=targets, objective=Objective()
+        _, sums = jax.jit(update.batch_loss, static_argnames=("targets", "losses"))(
+            Reader(tiny), None, batch, targets=targets, losses=(config.ForwardKL(),)
         )
     assert abs(float(sums["kl"]) / float(sums["count"])) < 1e-6
 

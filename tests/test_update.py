@@ -52,7 +52,7 @@ class Standing:
 def compiled(mesh, targets=TOP_K, student=config.Whole()):
     """The update, its first student's parameters and the frozen rest."""
     params, frozen = student.init(model_on(mesh), seed=0, context=None)
-    return update.make_update(student, SGD, targets, config.Objective(), mesh), params, frozen
+    return update.make_update(student, SGD, targets, (config.ForwardKL(),), mesh), params, frozen
 
 
 def batch_of(mesh, pairs, size=8, micro_batches=1):
@@ -102,14 +102,14 @@ def test_one_device_equals_eight(student, mesh, mesh8, capfd):
 def test_packed_pairs_learn_as_pairs_alone(targets, student, mesh):
     """Value and gradient: the sum over batches of one pair each, on both sides."""
     pairs, teacher = make_pairs(6), reader_on(mesh, seed=1)
-    packed, objective = batch_of(mesh, pairs), config.Objective()
+    packed = batch_of(mesh, pairs)
     assert packed.student.tokens.shape[2] < 6 and packed.teacher.tokens.shape[2] < 6
     params, frozen = student.init(model_on(mesh), seed=0, context=None)
 
     @jax.jit
     def sums(params, frozen, teacher, batch):
         reader = student.reader(params, frozen)
-        return update.batch_loss(reader, teacher, batch, targets=targets, objective=objective)[0]
+        return update.batch_loss(reader, teacher, batch, targets=targets, losses=(config.ForwardKL(),))[0]
 
     with jax.set_mesh(mesh):
         whole = jax.value_and_grad(sums)(params, frozen, teacher, packed)
@@ -311,6 +311,6 @@ def test_the_next_step_is_dispatched_before_the_last_one_is_read():
     assert order == ["dispatch", "dispatch", 1, "dispatch", 2, 3]
 
 
-def test_an_objective_that_cannot_be_computed_is_refused_before_compiling(mesh):
-    with pytest.raises(config.UserError, match="does not have them"):
-        update.make_update(config.Whole(), SGD, config.Draws(), config.Objective(kind="reverse_kl"), mesh)
+def test_losses_that_the_targets_do_not_serve_are_refused_before_compiling(mesh):
+    with pytest.raises(config.UserError, match="reverse_kl needs probabilities"):
+        update.make_update(config.Whole(), SGD, config.Draws(), (config.ReverseKL(),), mesh)

@@ -18,7 +18,9 @@ from cdjax.bench.peers import serve
 from cdjax.learn import Optim, optim, update
 from cdjax.lessons import Update, batches, pairs
 from cdjax.lessons.filters import Kept
-from cdjax.losses import Objective, divergence, fused
+from cdjax.losses import divergence, fused
+from cdjax.losses.forward_kl import ForwardKL
+from cdjax.losses.positions import Positions
 from cdjax.model import decoder
 from cdjax.model.decoder import Decoder
 from cdjax.model.reader import Reader
@@ -43,6 +45,7 @@ class Done(NamedTuple):
 Shapes = dict[str, int]
 Options = dict[str, Any]
 Work = Callable[[], Done]
+LOSSES = (ForwardKL(),)
 TOP_K = 32  # of the targets that a round records
 PIECE = 4  # rows at a time where the context is concatenated: whole batches of scores would not fit
 NEVER = np.zeros(0, np.int32)  # no id ends an answer: every contestant writes all tokens
@@ -124,7 +127,7 @@ class Learner:
     def __init__(self, student: Decoder, targets: Target, mesh: jax.sharding.Mesh) -> None:
         params, self._frozen = Whole().init(student, seed=0, context=NEVER)
         tx = optim.make(Optim(lr=1e-5), 1000)
-        self._update = update.make_update(Whole(), tx, targets, Objective(), mesh)
+        self._update = update.make_update(Whole(), tx, targets, LOSSES, mesh)
         self._state = update.start(params, tx, mesh)
 
     def step(self, teacher: Reader | None, batch: pairs.PairBatch) -> Done:
@@ -137,9 +140,9 @@ def fused_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Wor
     """Value and gradient by hidden states and embedding, as an update computes them."""
 
     def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
-        positions = divergence.Positions(hidden, wanted, ids, jnp.ones(ids.shape), {})
+        positions = Positions(hidden, wanted, ids, jnp.ones(ids.shape), {})
         over = jnp.maximum(positions.real.sum(), 1)
-        return fused.loss(student, other, positions, targets=Full(), objective=Objective(), over=over)[0]
+        return fused.loss(student, other, positions, targets=Full(), losses=LOSSES, over=over)[0]
 
     return _gradient(loss, shapes, options, mesh)
 
@@ -148,7 +151,7 @@ def dense_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Wor
     """The same by the dense reference."""
 
     def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
-        return divergence.divergence(other.logits(wanted), student.logits(hidden), ids >= 0, kind="forward_kl")
+        return divergence.divergence(other.logits(wanted), student.logits(hidden), ids >= 0, *LOSSES)
 
     return _gradient(loss, shapes, options, mesh)
 

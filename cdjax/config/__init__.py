@@ -27,7 +27,7 @@ from cdjax.lessons.filters import FILTERS
 from cdjax.lessons.keep import Keep
 from cdjax.lessons.labelled import Labelled
 from cdjax.lessons.sources import SOURCES
-from cdjax.losses import Objective
+from cdjax.losses import LOSSES
 from cdjax.sampling import Sampling
 from cdjax.sampling.targets import TARGETS
 from cdjax.score.measures import MEASURES
@@ -48,7 +48,6 @@ __all__ = [
     "Labelled",
     "Limits",
     "Mesh",
-    "Objective",
     "Operation",
     "Optim",
     "Plan",
@@ -65,7 +64,7 @@ __all__ = [
     "UserError",
 ]
 
-REGISTRIES = (STUDENTS, FILTERS, MEASURES, SELECTORS, SOURCES, TARGETS)
+REGISTRIES = (STUDENTS, FILTERS, LOSSES, MEASURES, SELECTORS, SOURCES, TARGETS)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cdjax import config, parts
 from cdjax.errors import UserError
+from cdjax.losses import reads_teacher, unmet
 
 SCORED = {"teacher", "before", "after", "gradient_descent"}  # the scores that every run has, or may have
 # The least value of every number that has one.
@@ -40,7 +41,7 @@ LEAST: dict[str, float] = {
     "mesh.tensor": 1,
 }
 POSITIVE = ("optim.lr", "sampling.top_p")
-FRACTIONS = ("objective.beta", "objective.alpha", "sampling.top_p")
+FRACTIONS = ("sampling.top_p",)
 
 
 def validate(cfg: config.Experiment) -> None:
@@ -89,9 +90,10 @@ def _whole(cfg: config.Experiment) -> Iterator[str]:
         yield f"data_dir is {cfg.data_dir!r}, which is not a directory"
     if (cfg.model.endswith(".gguf") or cfg.model.startswith((".", "/"))) and not Path(cfg.model).exists():
         yield f"model is {cfg.model!r}, and there is no such file or directory"
-    objective, sampling, plain = cfg.objective, cfg.sampling, not cfg.template.chat
-    if "draws" in cfg.targets.gives and objective.kind not in ("forward_kl", "cross_entropy"):
-        yield f"targets.kind='draws' estimates forward_kl only, not {objective.kind}; use 'top_k' or 'full'"
+    sampling, plain = cfg.sampling, not cfg.template.chat
+    if not cfg.losses:
+        yield "losses is empty: there is nothing to learn by"
+    yield from unmet(cfg.losses, cfg.targets)
     if sampling.per_input > 1 and sampling.temperature == 0:
         yield f"sampling.per_input={sampling.per_input} greedy samples are all the same; raise sampling.temperature"
     if plain and ("{input}" not in cfg.template.question or "{output}" not in cfg.template.answer):
@@ -190,13 +192,17 @@ def _supervised(cfg: config.Experiment) -> Iterator[str]:
             yield f"{path} must have an optim.lr of more than 0, and epochs, batch and micro_batches of at least 1"
         yield from _labelled(f"{path}.examples", one.examples)
     yield from _labelled("replay", cfg.replay)
-    if cfg.replay and (
-        cfg.objective.reads_teacher(cfg.targets) or cfg.objective.kind not in ("forward_kl", "cross_entropy")
-    ):
-        yield (
-            "replay has written answers, not a teacher's distribution: objective.kind must be forward_kl or "
-            "cross_entropy, and targets.kind 'top_k' or 'draws'"
-        )
+    if cfg.replay:
+        yield from _replay(cfg)
+
+
+def _replay(cfg: config.Experiment) -> Iterator[str]:
+    said = "replay has written answers, as if drawn from a distribution that nobody knows"
+    if reads_teacher(cfg.losses, cfg.targets):
+        yield f"{said}; targets.kind={cfg.targets.kind!r} reads the teacher, which did not write them"
+    for number, loss in enumerate(cfg.losses):
+        if loss.needs and "draws" not in loss.needs:
+            yield f"{said}; losses.{number}: {loss.kind} does not do with draws"
 
 
 def _labelled(path: str, examples: tuple[config.Labelled, ...]) -> Iterator[str]:
@@ -216,8 +222,8 @@ def _ensembles(cfg: config.Experiment) -> Iterator[str]:
     several = "reads the teacher under one prompt, and context.ensemble asks for several"
     if cfg.sampling.draft:
         yield f"sampling.draft={cfg.sampling.draft} {several}; set it to 0"
-    if cfg.objective.reads_teacher(cfg.targets):
-        yield f"targets.kind='full' {several}; use 'top_k' or 'draws', which are recorded when it answers"
+    if reads_teacher(cfg.losses, cfg.targets):
+        yield f"targets.kind={cfg.targets.kind!r} {several}; use 'top_k' or 'draws', which are recorded when it answers"
 
 
 def _source(cfg: config.Experiment) -> Iterator[str]:

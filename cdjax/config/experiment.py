@@ -21,7 +21,8 @@ from cdjax.lessons.keep import Keep
 from cdjax.lessons.labelled import Labelled
 from cdjax.lessons.sources import Source
 from cdjax.lessons.sources.teacher import FromTeacher
-from cdjax.losses import Objective
+from cdjax.losses import Loss
+from cdjax.losses.forward_kl import ForwardKL
 from cdjax.sampling import Sampling
 from cdjax.sampling.targets import Targets
 from cdjax.sampling.targets.top_k import TopK
@@ -142,7 +143,7 @@ class Experiment:
     source: Source = FromTeacher()  # who writes what is learned
     sampling: Sampling = Sampling()
     targets: Targets = TopK()
-    objective: Objective = Objective()
+    losses: tuple[Loss, ...] = (ForwardKL(),)  # each times its weight
     student: Student = Whole()
     optim: Optim = Optim()
     update: Update = Update()

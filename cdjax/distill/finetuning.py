@@ -17,7 +17,7 @@ from cdjax.learn import Optim, optim, search, update
 from cdjax.learn.checkpoint import Checkpoints
 from cdjax.lessons import Update, batches, pairs
 from cdjax.lessons.labelled import Solved, solved
-from cdjax.losses import Objective
+from cdjax.losses.cross_entropy import CrossEntropy
 from cdjax.parallel import batch_parts
 from cdjax.progress import progress
 from cdjax.sampling import answers
@@ -25,7 +25,7 @@ from cdjax.sampling.targets.labels import Labels
 from cdjax.students import Trainable
 from cdjax.views import render
 
-HARD = Labels(), Objective(kind="cross_entropy")
+HARD = Labels(), (CrossEntropy(),)
 
 
 def with_teacher(run: Run) -> Run:

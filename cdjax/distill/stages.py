@@ -24,7 +24,7 @@ from cdjax.learn.checkpoint import Checkpoints
 from cdjax.lessons import batches, keep, pairs
 from cdjax.lessons.filters import Evidence, Kept
 from cdjax.lessons.request import Request
-from cdjax.losses import Objective
+from cdjax.losses import Loss, reads_teacher
 from cdjax.model.reader import Reader
 from cdjax.progress import progress, tell_compilations
 from cdjax.sampling import Sampling, answers, slots
@@ -289,7 +289,7 @@ def learn(
     run, cfg = segment.run, segment.run.cfg
     replayed = replay(run)
     examples = _together(lessons) + replayed
-    reads = cfg.objective.reads_teacher(cfg.targets)
+    reads = reads_teacher(cfg.losses, cfg.targets)
     epochs = cfg.update.epochs if segment.segment is None else 1
     pieces = dataclasses.replace(cfg.update, epochs=epochs)
     made = batches.Batches(examples, pieces, segment.fold("update"), run.mesh, teacher=reads)
@@ -301,7 +301,7 @@ def learn(
 
     def train() -> dict[str, Any]:
         nonlocal state
-        step = compiled_update(run, tx, cfg.targets, cfg.objective, _full_teacher(run, teacher, lessons))
+        step = compiled_update(run, tx, cfg.targets, cfg.losses, _full_teacher(run, teacher, lessons))
         with checkpoints.writing() as write:
 
             def save(tree: Any, number: int) -> None:
@@ -471,12 +471,12 @@ def compiled_update(
     run: Run,
     tx: optax.GradientTransformation,
     targets: Target,
-    objective: Objective,
+    losses: tuple[Loss, ...],
     teacher: Reader | None = None,
     of: str = "",
 ) -> Step:
     """The compiled update of a state by a batch, for every learning rate, which is part of the state."""
-    step = update.make_update(run.models.student, tx, targets, objective, run.mesh)
+    step = update.make_update(run.models.student, tx, targets, losses, run.mesh)
     return tell_compilations(
         lambda state, batch: step(state, run.models.frozen, teacher, batch),
         lambda _, batch: f"the update{f' of {of!r}' if of else ''} for {batch}",
@@ -485,7 +485,7 @@ def compiled_update(
 
 def _full_teacher(run: Run, params: Trainable | None, lessons: list[Lesson]) -> Reader | None:
     """For full targets the teacher itself, which has read every lesson's context."""
-    if not run.cfg.objective.reads_teacher(run.cfg.targets):
+    if not reads_teacher(run.cfg.losses, run.cfg.targets):
         return None
     return run.reader(params).after(*(lesson.context for lesson in lessons))
 

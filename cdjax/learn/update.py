@@ -16,7 +16,9 @@ from jaxtyping import Array, Float, Int
 
 from cdjax import parallel
 from cdjax.lessons.pairs import PairBatch
-from cdjax.losses import Objective, divergence, fused
+from cdjax.losses import check, fused, reads_teacher
+from cdjax.losses.loss import Term
+from cdjax.losses.positions import Positions
 from cdjax.model.reader import Reader
 from cdjax.sampling.targets.target import Target
 from cdjax.students import Student, Trainable
@@ -79,7 +81,7 @@ def make_update(
     student: Student,
     tx: optax.GradientTransformation,
     targets: Target,
-    objective: Objective,
+    losses: tuple[Term, ...],
     mesh: jax.sharding.Mesh,
 ) -> Callable[[TrainState, Any, Reader | None, PairBatch], tuple[TrainState, Metrics]]:
     """The compiled step `update(state, frozen, teacher, batch) -> (state, metrics)`; `state` is donated.
@@ -88,9 +90,9 @@ def make_update(
     the batch is grouped by, is for full targets only, otherwise None. The gradient is that of the sum over the global
     batch divided by its number of tokens with a weight, however many parts that has: each device takes one after the
     other (micro-batches), one at a time in memory.
-    Raises UserError for an objective that cannot be computed.
+    Raises UserError for losses that need what the targets do not give.
     """
-    divergence.check(targets, objective)
+    check(losses, targets)
 
     @functools.partial(jax.jit, donate_argnames="state")
     def update(state, frozen, teacher, batch):
@@ -98,7 +100,7 @@ def make_update(
 
         def loss(params: Trainable, part: PairBatch) -> tuple[Array, dict[str, Array]]:
             reader = student.reader(params, frozen)
-            return batch_loss(reader, teacher, part, targets=targets, objective=objective, over=count)
+            return batch_loss(reader, teacher, part, targets=targets, losses=losses, over=count)
 
         place = functools.partial(_place, mesh=mesh)
         pieces = len(batch.weight) // parallel.batch_parts(mesh)
@@ -117,17 +119,17 @@ def batch_loss(
     batch: PairBatch,
     *,
     targets: Target,
-    objective: Objective,
+    losses: tuple[Term, ...],
     over: Int[Array, ""] | int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """`fused.loss` of one batch: the student reads its own rows, and for full targets the teacher reads its own."""
     hidden, wanted = student.hidden(batch.student), None
-    if teacher is not None and objective.reads_teacher(targets):
+    if teacher is not None and reads_teacher(losses, targets):
         assert batch.teacher is not None
         wanted = jax.lax.stop_gradient(teacher.hidden(batch.teacher))
-    positions = divergence.Positions(hidden, wanted, batch.ids, batch.weight, batch.targets, batch.temperature)
+    positions = Positions(hidden, wanted, batch.ids, batch.weight, batch.targets, batch.temperature)
     taught_by = None if teacher is None else teacher.decoder
-    return fused.loss(student.decoder, taught_by, positions, targets=targets, objective=objective, over=over)
+    return fused.loss(student.decoder, taught_by, positions, targets=targets, losses=losses, over=over)
 
 
 def train(

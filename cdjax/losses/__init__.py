@@ -1,19 +1,58 @@
-"""Hidden states of both sides -> a loss and its gradient."""
+"""Losses, a file a kind; a student learns by the sum of some, each times its weight. `loss.py` says what a kind has.
 
-from dataclasses import dataclass
-from typing import Literal
+In: what both sides read at every kept token, and targets. Out: the loss and its gradient, see fused.py.
+"""
 
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+from cdjax.errors import UserError
+from cdjax.losses.loss import Term
+from cdjax.parts import Kinds
+from cdjax.sampling.targets import TARGETS
 from cdjax.sampling.targets.target import Target
 
+LOSSES = Kinds(
+    "loss",
+    forward_kl="cdjax.losses.forward_kl:ForwardKL",
+    reverse_kl="cdjax.losses.reverse_kl:ReverseKL",
+    jsd="cdjax.losses.jsd:JSD",
+    cross_entropy="cdjax.losses.cross_entropy:CrossEntropy",
+    policy_gradient="cdjax.losses.policy_gradient:PolicyGradient",
+)
+Loss = Annotated[Any, LOSSES]
 
-@dataclass(frozen=True)
-class Objective:
-    """The divergence between teacher and student at every kept token, named as in GKD (arXiv 2306.13649)."""
 
-    kind: Literal["forward_kl", "reverse_kl", "jsd", "cross_entropy"] = "forward_kl"
-    beta: float = 0.5  # jsd only; 0 is forward_kl, 1 is reverse_kl
-    alpha: float = 0.0  # weight of cross-entropy on the sampled ids; 1 - alpha on the divergence
+def unmet(losses: Sequence[Term], targets: Target) -> Iterator[str]:
+    """A sentence for every loss that needs what the targets do not give."""
+    kinds: dict[str, Any] = dict(TARGETS)
+    for number, loss in enumerate(losses):
+        if loss.needs and not loss.needs & targets.gives:
+            others = [name for name, kind in kinds.items() if loss.needs & kind.gives]
+            yield (
+                f"losses.{number}: {loss.kind} needs {_either(loss.needs)}, and targets.kind={targets.kind!r} gives "
+                f"{_either(targets.gives)}; " + (f"use targets.kind={_either(others)}" if others else "no targets do")
+            )
 
-    def reads_teacher(self, targets: Target) -> bool:
-        """Whether an update needs the teacher itself, to read the kept answers again."""
-        return "states" in targets.gives and self.kind != "cross_entropy"
+
+def check(losses: Sequence[Term], targets: Target) -> None:
+    """Raises UserError for losses that cannot be computed from these targets."""
+    if problems := list(unmet(losses, targets)):
+        raise UserError("; ".join(problems))
+
+
+def reads_teacher(losses: Sequence[Term], targets: Target) -> bool:
+    """Whether an update reads the kept answers with the teacher itself."""
+    return "states" in targets.gives and any(loss.needs for loss in losses)
+
+
+def named(losses: Sequence[Term]) -> dict[str, Term]:
+    """The losses by their kinds, the second of a kind as "jsd 2"."""
+    kinds = [loss.kind for loss in losses]
+    counts = [kinds[: number + 1].count(kind) for number, kind in enumerate(kinds)]
+    names = [kind if count == 1 else f"{kind} {count}" for kind, count in zip(kinds, counts, strict=True)]
+    return dict(zip(names, losses, strict=True))
+
+
+def _either(words: Sequence[str] | frozenset[str]) -> str:
+    return " or ".join(sorted(words) if isinstance(words, frozenset) else words) or "nothing"

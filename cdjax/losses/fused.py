@@ -14,9 +14,11 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
 from cdjax import parallel
-from cdjax.losses import Objective, divergence
-from cdjax.losses.divergence import Positions
+from cdjax.errors import UserError
+from cdjax.losses import check, reads_teacher
 from cdjax.losses.logits import Block, Slope, over_blocks, terms
+from cdjax.losses.loss import Term
+from cdjax.losses.positions import Positions
 from cdjax.model.decoder import Decoder, Readout
 from cdjax.sampling.targets.target import Target
 
@@ -29,27 +31,30 @@ def loss(
     positions: Positions,
     *,
     targets: Target,
-    objective: Objective,
+    losses: tuple[Term, ...],
     over: Float[Array, ""] | Int[Array, ""] | int = 1,
     tile: int | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss, and float32 sums over [B, C] positions: `loss`, what it is made of, and their `count`.
 
-    `loss` is alpha * cross_entropy + (1 - alpha) * temperature^2 * divergence, times a position's weight, which
-    everything else is summed without; positions of weight 0 do not count. `cross_entropy` is on `ids` at
-    temperature 1; `kl` is KL(teacher || student) at the temperature of targets that give probabilities.
+    `loss` is the sum of the losses over logits, see logits.py, times a position's weight; everything else is summed
+    without it, and positions of weight 0 do not count. `cross_entropy` is on `ids` at temperature 1; `kl` is
+    KL(teacher || student) at the targets' temperature, for targets that give probabilities.
     What is differentiated is the sum of `loss` divided by `over`, with respect to the student's hidden states and the
     weights of its logits. Every device makes the logits of `tile` positions at a time; see `positions_of_a_tile`.
     """
-    divergence.check(targets, objective, positions)
-    wanted = teacher.readout() if teacher is not None and objective.reads_teacher(targets) else None
+    check(losses, targets)
+    live = reads_teacher(losses, targets)
+    if (live and positions.teacher is None) or not targets.buffers().keys() <= positions.targets.keys():
+        raise UserError(f"targets.kind={targets.kind!r}, but the answers were recorded without them")
+    wanted = teacher.readout() if teacher is not None and live else None
     parts = jax.tree.map(_apart, vars(positions) | {"teacher": None if wanted is None else positions.teacher})
     length = parts["weight"].shape[1]
     tiles = -(-length // (tile or positions_of_a_tile(student.spec.embed)))
     tile = -(-length // tiles)
     parts = jax.tree.map(functools.partial(_filled, length=tiles * tile), parts)
     scale = 1 / jnp.float32(over)
-    return _loss((targets, objective, tile), parts.pop("hidden"), student.readout(), wanted, parts, scale)
+    return _loss((targets, losses, tile), parts.pop("hidden"), student.readout(), wanted, parts, scale)
 
 
 def positions_of_a_tile(embed: int) -> int:
@@ -82,7 +87,7 @@ _loss.defvjp(_forward, _backward, symbolic_zeros=True)
 
 def _run(how, hidden, out, wanted, parts, scale, *, gradient, of_weights):
     """Loss and sums, and d loss / d (hidden states [devices, M, D], weights), None where they are not asked for."""
-    targets, objective, tile = how
+    targets, losses, tile = how
     given, wanted = out.gathered(), None if wanted is None else wanted.gathered()
     real = parts["weight"] != 0
     first = jnp.argsort(~real, 1, stable=True)
@@ -90,7 +95,7 @@ def _run(how, hidden, out, wanted, parts, scale, *, gradient, of_weights):
     def one(rows, hidden, parts, change):
         """Of one device: the sums over a tile, and `change` with the tile's part added."""
         at = _blank(jax.tree.map(lambda x: x[rows], Positions(hidden=hidden, **parts)))
-        found, slope = terms(given, wanted, at, targets, objective)
+        found, slope = terms(given, wanted, at, targets, losses)
         found["loss"] = at.weight * found["loss"]
         found = {name: jnp.sum(term, where=at.real) for name, term in found.items()}
         if gradient:

@@ -1,12 +1,13 @@
-"""Logits of a tile of positions -> every term of the objective there, and its derivative, block by block.
+"""Logits of a tile of positions -> every loss over them there, and the derivative of their sum, block by block.
 
-In: hidden states and targets at n positions. Out: terms [n], and the slope of `loss` with respect to the logits of
+In: hidden states and targets at n positions. Out: metrics [n], and the slope of `loss` with respect to the logits of
 any block of the vocabulary [n, v], so that no probabilities or slopes of [n, V] are made beside the logits: only what
 listed ids pull at.
 """
 
 import functools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from cdjax import parallel
-from cdjax.losses import Objective, divergence
-from cdjax.losses.divergence import Positions
+from cdjax.losses import divergence, named
+from cdjax.losses.loss import Divergence, Term, TokenLoss
+from cdjax.losses.positions import Positions
 from cdjax.model.decoder import Readout
 from cdjax.sampling.targets.target import Target
 
@@ -37,7 +39,7 @@ class Block(NamedTuple):
         return part if x.shape[axis] == self.size else jax.lax.dynamic_update_slice_in_dim(x, part, self.start, axis)
 
 
-Slope: TypeAlias = Callable[[Block], Array]  # the derivative of a term with respect to the logits of a block, [n, v]
+Slope: TypeAlias = Callable[[Block], Array]  # the derivative of a loss with respect to the logits of a block, [n, v]
 
 
 class Logprobs(NamedTuple):
@@ -46,7 +48,7 @@ class Logprobs(NamedTuple):
     logits: Array  # [n, V]
     peak: Array  # [n, 1]
     total: Array  # [n, 1], log of the sum of exponentials
-    temperature: float | Array  # of all, or [n, 1]
+    temperature: Any  # of all positions, or [n, 1]
 
     def of(self, block: Block) -> Array:
         """[n, v]"""
@@ -56,33 +58,51 @@ class Logprobs(NamedTuple):
         """[n, k]"""
         return self._normal(jnp.take_along_axis(self.logits, ids, -1))
 
-    def towards(self, ids: Array, by: Array) -> Slope:
-        """The slope of a term whose derivatives with respect to the listed log-probabilities are `by`, [n, k]."""
-        pulls = jnp.zeros_like(self.logits).at[jnp.arange(len(ids))[:, None], ids].add(by)
-        mass = by.sum(-1, keepdims=True)
-        return lambda block: (block.of(pulls) - mass * jnp.exp(self.of(block))) / self.temperature
-
     def _normal(self, logits: Array) -> Array:
         return (logits - self.peak) / self.temperature - self.total
 
 
+class Pulls(NamedTuple):
+    """The slope of a loss that reads listed log-probabilities alone: its derivatives by those."""
+
+    q: Logprobs
+    ids: Array  # [n, k]
+    by: Array  # [n, k]
+
+
+class Part(NamedTuple):
+    """Some of the losses at n positions."""
+
+    loss: Array  # [n], the sum of each times its weight
+    values: dict[str, Array]  # [n], each without
+    metrics: dict[str, Array]  # [n], what else is told
+    slope: Slope | Pulls | None  # of `loss`
+
+
 def terms(
-    given: Readout, wanted: Readout | None, at: Positions, targets: Target, objective: Objective
-) -> tuple[dict, Slope]:
-    """Every term of the objective at each position of a tile, and the slope of `loss`."""
+    given: Readout, wanted: Readout | None, at: Positions, targets: Target, losses: tuple[Term, ...]
+) -> tuple[dict[str, Array], Slope]:
+    """Every metric at each position of a tile, [n], and the slope of `loss`.
+
+    Where there are several losses, each is told by its name, too, without its weight and temperature^2.
+    """
     logits = parallel.constrain(given(at.hidden), "length", "vocab")
     q = _logprobs(logits, 1.0)
-    ids = at.ids[:, None]
-    hard, slope = -q.at(ids)[:, 0], q.towards(ids, -jnp.ones(ids.shape))
-    every = {"loss": hard, "cross_entropy": hard, "count": jnp.ones(hard.shape)}
-    if objective.kind != "cross_entropy":
-        temperature = targets.temperature if at.temperature is None else at.temperature[:, None]
-        heated = q if at.temperature is None and temperature == 1 else _logprobs(logits, temperature)
-        soft, soft_slope, extra = _soft(heated, wanted, at, targets, objective)
-        a, b = objective.alpha, (1 - objective.alpha) * temperature**2
-        soft = (b if isinstance(b, float) else b[:, 0]) * soft
-        every |= extra | {"loss": a * hard + soft if a else soft}
-        slope = _weighed(a, slope, b, soft_slope)
+    temperature = targets.temperature if at.temperature is None else at.temperature[:, None]
+    heated = q if at.temperature is None and temperature == 1 else _logprobs(logits, temperature)
+    every = {"cross_entropy": -q.at(at.ids[:, None])[:, 0], "count": jnp.ones(len(logits))}
+    tokens, divergences = _only(TokenLoss, losses), _only(Divergence, losses)
+    parts = [_of_tokens(q, at, targets, tokens)] if tokens else []
+    if wanted is not None:
+        assert at.teacher is not None
+        teacher = _logprobs(parallel.constrain(wanted(at.teacher), "length", "vocab"), temperature)
+        parts.append(_of_vocabulary(teacher, heated, divergences))
+    elif targets.gives & {"probabilities", "draws"}:
+        parts.append(_of_listed(heated, at, targets, divergences))
+    for part in parts:
+        every |= part.metrics | (part.values if len(losses) > 1 else {})
+    every["loss"] = _sum([part.loss for part in parts if part.slope is not None], jnp.zeros(len(logits)))
+    slope = _joined(logits, [part.slope for part in parts])
     if given.soft_cap is None:
         return every, slope
     return every, lambda block: slope(block) * (1 - jnp.square(block.of(logits) / given.soft_cap))
@@ -99,47 +119,98 @@ def over_blocks(vocab: int, step: Callable[[Block, Any], Any], start: Any) -> An
     return jax.lax.fori_loop(0, blocks, lambda i, carry: step(Block(i * size, size), carry), start)
 
 
-def _soft(q: Logprobs, wanted: Readout | None, at: Positions, targets: Target, objective: Objective) -> tuple:
-    """The divergence from the kind of targets there is, its slope, and the metrics that come with it."""
-    if wanted is not None:
-        assert at.teacher is not None
-        teacher = parallel.constrain(wanted(at.teacher), "length", "vocab")
-        return _full(_logprobs(teacher, q.temperature), q, objective)
-    ids = targets.listed(at.targets)
-    student = q.at(ids)
-    if "draws" in targets.gives:
-        share = jnp.full(ids.shape, 1 / ids.shape[-1])
-        return -student.mean(-1), q.towards(ids, -share), {}
+def _only(kind: type, losses: tuple[Term, ...]) -> dict[str, Any]:
+    return {name: loss for name, loss in named(losses).items() if isinstance(loss, kind)}
 
-    def over(student: Array, kind: str) -> Array:
+
+def _of_tokens(q: Logprobs, at: Positions, targets: Target, losses: dict[str, TokenLoss]) -> Part:
+    """Losses that read the log-probability of the written token."""
+    ids = at.ids[:, None]
+
+    def values(student: Array) -> dict[str, Array]:
+        return {name: loss.of_tokens(student[:, 0], targets, at.targets) for name, loss in losses.items()}
+
+    loss, found, by = _weighed(losses, values, q.at(ids))
+    return Part(loss, found, {}, Pulls(q, ids, by))
+
+
+def _of_listed(q: Logprobs, at: Positions, targets: Target, losses: dict[str, Divergence]) -> Part:
+    """Divergences from what was recorded: from the probabilities of listed ids, or from draws."""
+    ids, known = targets.listed(at.targets), "probabilities" in targets.gives
+    student, square = q.at(ids), q.temperature**2
+
+    def values(student: Array) -> dict[str, Array]:
+        if not known:
+            return {name: loss.of_draws(student).mean(-1) for name, loss in losses.items()}
         outcomes = targets.outcomes(at.targets, student)
-        return divergence.token_divergence(*outcomes, kind=kind, beta=objective.beta)
+        return {name: divergence.total(loss.pointwise, *outcomes) for name, loss in losses.items()}
 
-    soft, back = jax.vjp(functools.partial(over, kind=objective.kind), student)
-    extra = {"kl": over(student, kind="forward_kl")} | targets.metrics(at.targets, student)
-    return soft, q.towards(ids, *back(jnp.ones(soft.shape))), extra
+    loss, found, by = _weighed(losses, values, student)
+    metrics = {"kl": divergence.kl(*targets.outcomes(at.targets, student))} if known else {}
+    metrics |= targets.metrics(at.targets, student)
+    return Part(_flat(square) * loss, found, metrics, Pulls(q, ids, square * by) if losses else None)
 
 
-def _full(p: Logprobs, q: Logprobs, objective: Objective) -> tuple[Array, Slope, dict]:
-    """The divergence between two rows of logits, its slope with respect to the student's, and forward KL."""
-    kind, beta = objective.kind, objective.beta
+def _of_vocabulary(p: Logprobs, q: Logprobs, losses: dict[str, Divergence]) -> Part:
+    """Divergences between two rows of logits, all in one pass. Their weighted sum is one, too: it has one slope."""
+    square = q.temperature**2
+    sums: list[Any] = [loss.derivative_sum for loss in losses.values()]
+    known = None not in sums
 
-    def add(block: Block, total: tuple[Array, ...]) -> tuple[Array, ...]:
-        parts = (
-            divergence.token_divergence(p.of(block), q.of(block), kind=kind, beta=beta),
-            divergence.token_divergence(p.of(block), q.of(block), kind="forward_kl", beta=beta),
-            divergence.pull(p.of(block), q.of(block), kind=kind, beta=beta),
-        )
-        return jax.tree.map(jnp.add, total, parts)
+    def h(p: Array, q: Array) -> Array:
+        return _sum([loss.weight * loss.pointwise(p, q) for loss in losses.values()])
+
+    def add(block: Block, total: Any) -> Any:
+        both = p.of(block), q.of(block)
+        found = {name: divergence.total(loss.pointwise, *both) for name, loss in losses.items()}
+        pulled = None if known else divergence.derivative(h, *both).sum(-1, keepdims=True)
+        return jax.tree.map(jnp.add, total, (found, divergence.kl(*both), pulled))
+
+    none = jnp.zeros(len(q.logits))
+    start = dict.fromkeys(losses, none), none, None if known else none[:, None]
+    found, kl, pulled = over_blocks(q.logits.shape[-1], add, start)
+    if known:
+        pulled = sum(loss.weight * total for loss, total in zip(losses.values(), sums, strict=True))
 
     def slope(block: Block) -> Array:
-        return divergence.slope(p.of(block), q.of(block), pull, kind=kind, beta=beta) / q.temperature
+        by = divergence.derivative(h, p.of(block), q.of(block)) - jnp.exp(q.of(block)) * pulled
+        return square * (by / q.temperature)
 
-    soft, kl, pull = over_blocks(q.logits.shape[-1], add, (jnp.zeros(len(q.logits)),) * 3)
-    return soft, slope, {"kl": kl}
+    loss = _sum([losses[name].weight * value for name, value in found.items()], none)
+    return Part(_flat(square) * loss, found, {"kl": kl}, slope if losses else None)
 
 
-def _logprobs(logits: Array, temperature: float | Array) -> Logprobs:
+def _weighed(losses: dict[str, Any], values: Callable[[Array], dict[str, Array]], student: Array) -> tuple:
+    """The weighted sum of losses [n], each of them, and the sum's derivative by the student's log-probabilities."""
+
+    def total(student: Array) -> tuple[Array, dict[str, Array]]:
+        found = values(student)
+        return _sum([loss.weight * found[name] for name, loss in losses.items()], jnp.zeros(len(student))), found
+
+    loss, back, found = jax.vjp(total, student, has_aux=True)
+    return loss, found, *back(jnp.ones(loss.shape))
+
+
+def _joined(logits: Array, slopes: list[Slope | Pulls | None]) -> Slope:
+    """Their sum; all listed ids together pull at one array of [n, V]."""
+    pulls = [slope for slope in slopes if isinstance(slope, Pulls)]
+    dense = [slope for slope in slopes if slope is not None and not isinstance(slope, Pulls)]
+    pulled, rows = jnp.zeros_like(logits), jnp.arange(len(logits))[:, None]
+    for one in pulls:
+        pulled = pulled.at[rows, one.ids].add(one.by / one.q.temperature)
+
+    def slope(block: Block) -> Array:
+        parts = [one(block) for one in dense]
+        if pulls:
+            parts.append(block.of(pulled))
+        for one in pulls:
+            parts[-1] -= (one.by / one.q.temperature).sum(-1, keepdims=True) * jnp.exp(one.q.of(block))
+        return _sum(parts) if parts else jnp.zeros((len(logits), block.size))
+
+    return slope
+
+
+def _logprobs(logits: Array, temperature: Any) -> Logprobs:
     peak = logits.max(-1, keepdims=True)
 
     def add(block: Block, total: Array) -> Array:
@@ -148,5 +219,11 @@ def _logprobs(logits: Array, temperature: float | Array) -> Logprobs:
     return Logprobs(logits, peak, jnp.log(over_blocks(logits.shape[-1], add, jnp.zeros(peak.shape))), temperature)
 
 
-def _weighed(a: float, one: Slope, b: float | Array, two: Slope) -> Slope:
-    return lambda block: a * one(block) + b * two(block) if a else b * two(block)
+def _sum(parts: Sequence[Array], nothing: Array | None = None) -> Any:
+    """Of at least one part as they are, without a zero before them; of none, `nothing`."""
+    return functools.reduce(operator.add, parts) if parts else nothing
+
+
+def _flat(square: Any) -> Any:
+    """A number for all positions, or [n, 1] -> [n]."""
+    return square if isinstance(square, float) else square[:, 0]

@@ -10,7 +10,7 @@ from jaxtyping import Int32
 from cdjax.learn import update
 from cdjax.lessons import Update, batches
 from cdjax.lessons.pairs import Pair, PairBatch
-from cdjax.losses import Objective
+from cdjax.losses.forward_kl import ForwardKL
 from cdjax.model.reader import Reader
 from cdjax.sampling.targets.full import Full
 
@@ -32,4 +32,4 @@ def divergence(
 
 @jax.jit
 def _sums(student: Reader, teacher: Reader, rows: PairBatch) -> dict[str, Any]:
-    return update.batch_loss(student, teacher, rows, targets=Full(), objective=Objective(kind="forward_kl"))[1]
+    return update.batch_loss(student, teacher, rows, targets=Full(), losses=(ForwardKL(),))[1]

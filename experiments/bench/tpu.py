@@ -174,7 +174,7 @@ def _update(job: Job, targets: Any, teacher: Any) -> Any:
     student = config.Whole()
     params, frozen = student.init(job.model(jnp.float32, remat="full"), seed=0, context=None)
     tx = optim.make(config.Optim(), 1000)
-    step = update.make_update(student, tx, targets, config.Objective(), job.mesh)
+    step = update.make_update(student, tx, targets, (config.ForwardKL(),), job.mesh)
     batch = job.batch(targets, teacher is not None)
     return step.lower(update.abstract(params, tx, job.mesh), frozen, teacher, batch)
 

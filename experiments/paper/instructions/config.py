@@ -81,7 +81,7 @@ def get_config(task: str, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
         "inputs.limit": 6,
         "sampling": config.Sampling(temperature=0.0, batch=8),
         "targets": "labels",
-        "objective.kind": "cross_entropy",
+        "losses": "cross_entropy",
         "update.epochs": 1,
         "update.batch": 4,
         "limits.completion": 3,

@@ -164,7 +164,7 @@ QUESTIONS = {
         "What of the teacher's distribution: the token drawn, 100 draws, the 32 most likely, or all?",
         {
             "top_k": {},
-            "hard": {"targets": "labels", "objective.kind": "cross_entropy"},
+            "hard": {"targets": "labels", "losses": "cross_entropy"},
             "sampled": {"targets": "draws"},
             "full": {"targets": "full"},
         },

@@ -1,0 +1,25 @@
+"""The score-function gradient: written tokens become more likely by how much better they are than others."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+
+from cdjax.losses.loss import TokenLoss
+from cdjax.parts import at_least
+from cdjax.sampling.targets.target import Recorded, Target
+
+
+@dataclass(frozen=True)
+class PolicyGradient(TokenLoss):
+    """-advantage log q of the written token, whose gradient by the logits is advantage (q - onehot).
+
+    REINFORCE (Williams 1992) for tokens that the student wrote itself; the advantage is a constant.
+    """
+
+    kind: ClassVar[str] = "policy_gradient"
+    needs: ClassVar[frozenset[str]] = frozenset({"advantage"})
+    weight: float = at_least(0, 1.0)
+
+    def of_tokens(self, student: Float[Any, "n"], targets: Target, recorded: Recorded) -> Float[Any, "n"]:
+        return -targets.advantage(recorded) * student
