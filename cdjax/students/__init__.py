@@ -22,6 +22,7 @@ STUDENTS = Kinds(
     "student",
     whole="cdjax.students.whole:Whole",
     low_rank="cdjax.students.low_rank:LowRank",
+    kv_prefix="cdjax.students.kv_prefix:KVPrefix",
 )
 Student = Annotated[Any, STUDENTS]
 Trainable: TypeAlias = Any  # a pytree of nnx Variables, of which an update changes all
