@@ -17,6 +17,7 @@ LOSSES = Kinds(
     forward_kl="cdjax.losses.forward_kl:ForwardKL",
     reverse_kl="cdjax.losses.reverse_kl:ReverseKL",
     jsd="cdjax.losses.jsd:JSD",
+    skewed_kl="cdjax.losses.skewed_kl:SkewedKL",
     cross_entropy="cdjax.losses.cross_entropy:CrossEntropy",
     policy_gradient="cdjax.losses.policy_gradient:PolicyGradient",
 )
