@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdjax.model import decoder
+from cdjax.model import cache, decoder
+from cdjax.model.decoder import Decoder
 from cdjax.model.reader import Reader
 from tests.conftest import TINY
 
@@ -50,6 +51,22 @@ def test_several_contexts_are_read_apart_after_one_or_after_as_many(tiny, mesh):
         wanted_many = concatenated(tiny, np.concatenate([FIRST, SECOND]), np.concatenate([SECOND, FIRST]))
     np.testing.assert_allclose(one, wanted_one, atol=2e-5)
     np.testing.assert_allclose(many, wanted_many, atol=2e-5)
+
+
+@pytest.mark.parametrize("where", ["mesh", "mesh8"])
+def test_prefixes_that_were_read_apart_are_joined_as_texts_that_do_not_see_each_other(where, request):
+    """The second is what it would be had it been read at its later positions, with nothing before it to see."""
+    mesh = request.getfixturevalue(where)
+    model = decoder.create(TINY, mesh)
+    positions = len(FIRST) + np.arange(len(SECOND))[None]
+    with jax.set_mesh(mesh):
+        one, two = Reader(model).after(FIRST), Reader(model).after(SECOND)
+        k, v = jax.jit(Decoder.read)(model, SECOND[None], positions, np.ones((1, len(SECOND)), bool))
+        wanted = one.prefix.then(cache.Prefix(k, v, jnp.array([len(SECOND)])))
+        joined = hidden(one.joined(two.prefix), TOKENS)
+        np.testing.assert_allclose(joined, hidden(Reader(model, wanted), TOKENS), atol=2e-5)
+        assert np.abs(joined - hidden(one.after(SECOND), TOKENS)).max() > 1e-3
+    assert Reader(model).joined(two.prefix).prefix is two.prefix
 
 
 def test_a_reader_of_nothing_is_itself(tiny):

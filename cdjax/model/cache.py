@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cdjax import parallel
 from cdjax.model import attention
+from cdjax.model.layers import rope
 from cdjax.model.spec import DecoderSpec
 
 COLUMNS = 64  # a prefix has a multiple of so many, so that contexts of like length share what is compiled
@@ -73,6 +74,15 @@ class Prefix:
             return jax.vmap(put, in_axes=(1, 1, 0), out_axes=1)(wide, new, jnp.broadcast_to(self.lengths, (contexts,)))
 
         return Prefix(join(self.k, other.k), join(self.v, other.v), self.lengths + other.lengths)
+
+    def moved(self, start: Int[Array, "G"], spec: DecoderSpec) -> "Prefix":
+        """The same contexts with the keys that they would have `start` positions later."""
+        contexts = max(len(self.lengths), len(start))
+        keys = jnp.broadcast_to(self.k, (len(self.k), contexts, *self.k.shape[2:]))
+        by_context = jnp.broadcast_to(start, (contexts,))[:, None] + jnp.zeros((1, keys.shape[2]), jnp.int32)
+        turned = jax.vmap(lambda k: rope(k, by_context, spec))(keys)
+        values = jnp.broadcast_to(self.v, keys.shape)
+        return Prefix(turned, values, jnp.broadcast_to(self.lengths, (contexts,)))
 
     def whole(self) -> "Prefix":
         """The same on every device that has its heads: any row may read any context."""

@@ -124,6 +124,13 @@ class Decoder(nnx.Module):
         self.head = None if spec.tied else weight(rngs, (spec.embed, spec.vocab), ("embed", "vocab"))
         self.head_scales: Scales | None = nnx.data(None)
 
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The mesh that the weights were born on; not known inside jit."""
+        where = self.embedding[...].sharding
+        assert isinstance(where, jax.sharding.NamedSharding) and isinstance(where.mesh, jax.sharding.Mesh)
+        return where.mesh
+
     def __call__(
         self,
         tokens: Int[Array, "B T"],

@@ -61,6 +61,14 @@ class Reader:
             row[: len(context)] = context
         return dataclasses.replace(self, prefix=_read(self, padded, lengths))
 
+    def joined(self, other: cache.Prefix) -> "Reader":
+        """The reader with a prefix after what stands there that was read, or trained, apart from it.
+
+        Its keys are turned to the positions where they stand now, but neither of the two has seen the other: as if both
+        had been read under a mask that keeps them apart. `after` reads on, this does not.
+        """
+        return dataclasses.replace(self, prefix=other if self.prefix is None else _join(self, other))
+
     def unstacked(self) -> "Reader":
         """The reader as it is sampled from, see `decoder.unstack`."""
         return dataclasses.replace(self, decoder=unstack(self.decoder))
@@ -90,3 +98,9 @@ def _read(reader: Reader, contexts: Int[Array, "G P"], lengths: Int[Array, "G"])
     k, v = reader.decoder.read(contexts, positions, real, prefix=reader.prefix)
     found = cache.Prefix(k, v, lengths)
     return (found if reader.prefix is None else reader.prefix.then(found)).whole()
+
+
+@jax.jit
+def _join(reader: Reader, other: cache.Prefix) -> cache.Prefix:
+    assert reader.prefix is not None
+    return reader.prefix.then(other.moved(reader.prefix.lengths, reader.decoder.spec)).whole()

@@ -26,7 +26,7 @@ def fresh(model: Decoder, rank: int, seed: int) -> nnx.State:
         _draw(decoder, rank, nnx.Rngs(params=key))
         return nnx.state(decoder, nnx.LoRAParam)
 
-    key, mesh = jax.random.key(seed), _mesh(model)
+    key, mesh = jax.random.key(seed), model.mesh
     with jax.set_mesh(mesh):
         return jax.jit(make, out_shardings=parallel.shardings(jax.eval_shape(make, key), mesh))(key)
 
@@ -62,9 +62,8 @@ def merge(model: Decoder) -> Decoder:
                 module.w = module.w.replace(w + module.scale * low.reshape(w.shape))
         return take_out(model)
 
-    mesh = _mesh(model)
-    with jax.set_mesh(mesh):
-        where = parallel.shardings(jax.eval_shape(merged, model), mesh)
+    with jax.set_mesh(model.mesh):
+        where = parallel.shardings(jax.eval_shape(merged, model), model.mesh)
         return jax.jit(merged, out_shardings=where)(model)
 
 
@@ -95,10 +94,3 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 def _copy(model: Decoder) -> Decoder:
     """Modules of its own around the same arrays."""
     return jax.tree.map(lambda leaf: leaf, model)
-
-
-def _mesh(model: Decoder) -> jax.sharding.Mesh:
-    """The mesh that the weights were born on."""
-    where = model.embedding[...].sharding
-    assert isinstance(where, jax.sharding.NamedSharding) and isinstance(where.mesh, jax.sharding.Mesh)
-    return where.mesh
