@@ -205,11 +205,12 @@ def test_operations_combine_as_the_paper_says(order, tmp_path, monkeypatch):
     """Simultaneous: one round of both. Sequential: the original teaches both. Recursive: the first student does."""
     teachers = []
     original = stages.ask
-    monkeypatch.setattr(
-        stages,
-        "ask",
-        lambda *given: teachers.append((given[0].number, given[1], given[2])) or original(*given),
-    )
+
+    def told(round, operation, teacher, *rest):
+        teachers.append((round.number, operation, round.run.reader(teacher)))
+        return original(round, operation, teacher, *rest)
+
+    monkeypatch.setattr(stages, "ask", told)
     rounds.run(experiment(task="", plan=config.Plan(order, OPERATIONS)), tmp_path)
     first, second = teachers
     assert (first[:2], second[:2]) == ((0, 0), (0 if order == "simultaneous" else 1, 1))
@@ -224,7 +225,7 @@ def test_killed_in_a_later_round_resumes_with_the_right_teacher(ema, tmp_path, m
     teachers, students, learn = [], [], stages.learn
 
     def told(round, student, teacher, *rest):
-        teachers.append(teacher)
+        teachers.append(round.run.reader(teacher).decoder)
         state = learn(round, student, teacher, *rest)
         students.append(state.params)
         return state
@@ -363,7 +364,7 @@ def test_student_and_baseline_are_tuned_alike_on_validation_alone(tmp_path, monk
 
     def spy(exam, model, side, wanted, *, title):
         graded.append((title, {one.input for many in wanted for one in many}))
-        weights_of[title] = np.asarray(model.embedding[...])
+        weights_of[title] = np.asarray(model.decoder.embedding[...])
         right = float(title.endswith("lr 0.01, epoch 2"))
         found = original(exam, model, side, wanted, title=title)
         return found | ({"grades": [right] * len(found["grades"])} if "epoch" in title else {})
