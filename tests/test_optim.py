@@ -44,6 +44,11 @@ def test_decay_is_for_matrices_only(mesh):
     assert len(plain) == 9 and len(names) == 9 + 8 + 14
 
 
+def test_the_positions_of_a_prefix_do_not_decay():
+    mask = optim.decay_mask({"k": nnx.Param(np.ones((2, 2, 5, 8)), axes=("layers", "kv_heads", "length", "head_dim"))})
+    assert mask["k"].get_value() is False
+
+
 def test_decay_shrinks_matrices_and_nothing_else(tiny):
     params = nnx.state(tiny)
     still = jax.tree.map(np.zeros_like, params)

@@ -16,8 +16,9 @@ from flax import nnx
 from cdjax.errors import UserError
 from cdjax.learn import Optim
 
-# Axes that do not make a weight a matrix: a bias over heads x head_dim is still a vector.
-NOT_A_SIDE = {"layers", "head_dim"}
+# Axes that do not make a weight a matrix: a bias over heads x head_dim is still a vector, and so are the keys of each
+# position of a prefix.
+NOT_A_SIDE = {"layers", "head_dim", "length"}
 
 
 def make(cfg: Optim, steps: int) -> optax.GradientTransformation:
