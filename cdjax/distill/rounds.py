@@ -16,6 +16,7 @@ from cdjax.distill.opening import Run
 from cdjax.distill.scores import score_original, score_student
 from cdjax.distill.stages import Round
 from cdjax.errors import UserError
+from cdjax.model.files import prefix
 from cdjax.report import page, results
 from cdjax.students import Trainable
 
@@ -77,6 +78,7 @@ def rounds(run: Run, seed: int) -> list[Round]:
 def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
     """Writes a seed's last student as a directory for `load_model`. Raises UserError if there is none yet."""
     run = opening.reopen(Path(workdir))
+    (Path(directory) / prefix.NAME).unlink(missing_ok=True)  # of another student: it would be read before this one
     with jax.set_mesh(run.mesh):
         run.models.student.export(
             last_student(run, seed),

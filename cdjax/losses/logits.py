@@ -161,10 +161,10 @@ def _of_vocabulary(p: Logprobs, q: Logprobs, losses: dict[str, Divergence]) -> P
         return _sum([loss.weight * loss.pointwise(p, q) for loss in losses.values()])
 
     def add(block: Block, total: Any) -> Any:
-        both = p.of(block), q.of(block)
-        found = {name: divergence.total(loss.pointwise, *both) for name, loss in losses.items()}
-        pulled = None if known else divergence.derivative(h, *both).sum(-1, keepdims=True)
-        return jax.tree.map(jnp.add, total, (found, divergence.kl(*both), pulled))
+        a, b = p.of(block), q.of(block)  # finite, so that no outcome is excluded
+        found = {name: loss.pointwise(a, b).sum(-1) for name, loss in losses.items()}
+        pulled = None if known else divergence.derivative(h, a, b).sum(-1, keepdims=True)
+        return jax.tree.map(jnp.add, total, (found, divergence.expected(a, a - b).sum(-1), pulled))
 
     none = jnp.zeros(len(q.logits))
     start = dict.fromkeys(losses, none), none, None if known else none[:, None]

@@ -19,7 +19,7 @@ class KVPrefix:
 
     The student reads each of its prompts after them. They begin as the keys and values of the first tokens of the
     teacher's context, of random tokens, or of a prefix in a file. With `freeze_first` the first position, to which much
-    attention goes whatever stands there, has no gradient: it stays as it began, unless `optim.weight_decay` shrinks it.
+    attention goes whatever stands there, has no gradient: it stays as it began.
     """
 
     kind: ClassVar[str] = "kv_prefix"
