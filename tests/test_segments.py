@@ -95,7 +95,7 @@ def test_a_run_in_segments_leaves_its_student(whole):
         ({"update.every": 2, "tune.lrs": "1e-3"}, "choose one learning rate, without tune.lrs"),
         ({"plan.ema": 0.5}, "plan.ema=0.5 must be at least 0 and less than 1"),
         ({"plan.ema": 0.5, "plan.ema_every": "segment"}, "with plan.ema_every='segment' for update.every"),
-        ({"plan.order": "recursive", "plan.ema": 0.5, "student.kind": "kv_prefix"}, "two sides that are unlike"),
+        ({"plan.order": "recursive", "plan.ema": 0.5, "student.kind": "kv_prefix"}, "sides that are unlike"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes, message):

@@ -133,7 +133,7 @@ def _plan(cfg: config.Experiment) -> Iterator[str]:
             "plan.ema_every='segment' for update.every"
         )
     if plan.ema and cfg.student.kind == "kv_prefix":
-        yield "plan.ema with student.kind='kv_prefix' averages two sides that are unlike: the first teacher has no prefix"
+        yield "plan.ema with student.kind='kv_prefix' averages sides that are unlike: the first teacher has no prefix"
     elif plan.ema and cfg.student.kind != "whole" and cfg.teacher.examples:
         yield (
             f"plan.ema with student.kind={cfg.student.kind!r} needs a teacher and a student that begin alike: "
