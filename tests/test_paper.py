@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cdjax import tasks
+from cdjax import config, tasks
 from cdjax.config.check import validate
 from cdjax.distill import opening
 from cdjax.errors import UserError
@@ -382,7 +382,7 @@ def test_questions(tmp_path, monkeypatch):
     assert runs == {"base", "targets_hard"} | {f"{name}_{one}" for name in ("order", "teacher") for one in few[name]}
     kl = {
         variant: [scored[0]["measures"]["held_out_kl"]["mean"] for scored in rounds]
-        for variant, rounds in found.items()
+        for variant, rounds in answers["teacher"].items()
     }
     assert kl["frozen"][0] == kl["live"][0] and kl["frozen"][1] != kl["live"][1]
     told = json.loads((tmp_path / "teacher_live" / "results.json").read_text())
