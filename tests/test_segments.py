@@ -88,6 +88,23 @@ def test_a_run_in_segments_leaves_its_student(whole):
     assert kept == ["segment_2"]
 
 
+def test_the_schedule_has_an_update_for_every_batch_of_every_segment(tmp_path):
+    """Also where the shares of the inputs do not come out even, and solved examples are replayed in each."""
+    cfg = experiment(
+        inputs=config.Inputs(pool=True, limit=10),
+        replay=(config.Labelled("plural", 3),),
+        optim=config.Optim(lr=1e-3, schedule="linear"),
+        update=config.Update(epochs=1, batch=4, every=2),
+        score=config.Score(examples=2, measures=()),
+        keep=config.Keep(filters=()),
+    )
+    rounds.run(cfg, tmp_path)
+    found = Journal(tmp_path / "journal.json").results()
+    assert found["seed 0/round 0/segments"] == {"segments": 2, "planned": 4}
+    rates = [line["lr"] for line in metrics.read(tmp_path / "metrics.jsonl")]
+    np.testing.assert_allclose(rates, [1e-3, 7.5e-4, 5e-4, 2.5e-4], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

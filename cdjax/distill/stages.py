@@ -161,14 +161,20 @@ def plan_segments(round: Round, shown: Mapping[int, Shown]) -> int:
 
     0 where the round has one segment: then it has as many updates as its pairs make.
     """
-    cfg = round.run.cfg
-    answers = sum(len(prompts.teacher.inputs) for prompts in shown.values()) * cfg.sampling.per_input
-    planned = cfg.update.epochs * -(-answers // cfg.update.batch)
-    if not cfg.update.every or planned <= cfg.update.every:
+    cfg, counts = round.run.cfg, [len(prompts.teacher.inputs) for prompts in shown.values()]
+    updates = cfg.update.epochs * -(-sum(counts) * cfg.sampling.per_input // cfg.update.batch)
+    if not cfg.update.every or updates <= cfg.update.every:
         return 0
-    segments = -(-planned // cfg.update.every)
+    segments, replayed = -(-updates // cfg.update.every), len(replay(round.run))
+    edges = np.sum([shares(cfg.update.epochs * count, segments) for count in counts], 0)
+    planned = int(np.ceil((np.diff(edges) * cfg.sampling.per_input + replayed) / cfg.update.batch).sum())
     round.run.journal.once(round.stage("segments"), lambda: {"segments": segments, "planned": planned})
     return planned
+
+
+def shares(count: int, segments: int) -> list[int]:
+    """Where each of so many equal shares of `count` inputs begins, and the end of the last one."""
+    return [count * number // segments for number in range(segments + 1)]
 
 
 def dealt(segment: Round, operation: int, shown: Shown, segments: int) -> Shown:
@@ -178,7 +184,7 @@ def dealt(segment: Round, operation: int, shown: Shown, segments: int) -> Shown:
     whole, count = dataclasses.replace(segment, segment=None), len(shown.teacher.inputs)
     seed, epochs = whole.fold("deal", operation), range(segment.run.cfg.update.epochs)
     order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(count) for epoch in epochs])
-    start, end = (len(order) * number // segments for number in (segment.segment, segment.segment + 1))
+    start, end = shares(len(order), segments)[segment.segment : segment.segment + 2]
     return dataclasses.replace(shown.rows(order[start:end].tolist()), dropped=0 if segment.segment else shown.dropped)
 
 
