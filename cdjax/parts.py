@@ -60,12 +60,12 @@ class Bounds:
 
 
 def at_least(least: int | float, default: int | float) -> Any:
-    """A field whose value, or each of whose values, is at least `least`."""
+    """A field whose value is at least `least`."""
     return dataclasses.field(default=default, metadata={"bounds": Bounds(least)})
 
 
-def above(least: int | float, default: int | float, most: int | float = math.inf) -> Any:
-    """A field whose value is more than `least`, and at most `most`."""
+def above(least: int | float, default: int | float | tuple[float, ...], most: int | float = math.inf) -> Any:
+    """A field whose value, or each of whose values, is more than `least`, and at most `most`."""
     return dataclasses.field(default=default, metadata={"bounds": Bounds(least, most, open=True)})
 
 
@@ -83,13 +83,14 @@ def problems(part: Any, where: str = "") -> Iterator[str]:
     for field in dataclasses.fields(part):
         value, path = getattr(part, field.name), prefix + field.name
         bounds = field.metadata.get("bounds")
-        if bounds is not None and value not in bounds:
-            yield f"{path} must be {bounds}, got {value:g}"
-        entries = value if isinstance(value, tuple) else ()
-        parts = {path: value} | {f"{path}.{index}": entry for index, entry in enumerate(entries)}
-        for inner, one in parts.items():
-            if dataclasses.is_dataclass(one):
-                yield from problems(one, inner)
+        places = {path: value}
+        if isinstance(value, tuple):
+            places = {f"{path}.{index}": entry for index, entry in enumerate(value)}
+        for place, entry in places.items():
+            if dataclasses.is_dataclass(entry):
+                yield from problems(entry, place)
+            elif bounds is not None and entry not in bounds:
+                yield f"{place} must be {bounds}, got {entry:g}"
     if hasattr(part, "problems"):
         yield from (prefix + problem for problem in part.problems())
 

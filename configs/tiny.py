@@ -13,20 +13,26 @@ def get_config() -> config.Experiment:
     return config.Experiment(
         name="tiny",
         model="tiny:0",
-        task="past_tense",
+        operations=(
+            config.Operation(
+                task="past_tense",
+                inputs=config.Inputs(pool=True, written=16, limit=96),
+                context=config.Context(shots=4),
+                keep=config.Keep(filters=(config.NonEmpty(),)),  # a random model hardly ever ends its answer
+            ),
+        ),
         template=config.Template(question="{input} ->", answer=" {output}\n"),
-        context=config.Context(shots=4),
-        inputs=config.Inputs(pool=True, written=16, limit=96),
-        keep=config.Keep(filters=(config.NonEmpty(),)),  # a random model hardly ever ends its answer
-        sampling=config.Sampling(temperature=1.0, batch=32),
-        targets=config.TopK(8),
-        optim=config.Optim(lr=3e-3, schedule="cosine", warmup=4),
-        update=config.Update(epochs=8, batch=32, checkpoint_every=8),
+        training=config.Training(
+            sampling=config.Sampling(temperature=1.0, batch=32),
+            targets=config.TopK(8),
+            optim=config.Optim(lr=3e-3, schedule="cosine", warmup=4),
+            update=config.Update(epochs=8, batch=32, checkpoint_every=8),
+        ),
+        baselines=(config.gradient_descent(lrs=(1e-3,), epochs=4, every=2, batch=4),),
         limits=config.Limits(teacher_prompt=256, student_prompt=64, completion=8),
         score=config.Score(
             examples=16,
             validation=8,
             measures=(config.HeldOutKL(16), config.Forgetting(4)),
-            baseline=config.GradientDescent(lrs=(1e-3,), epochs=4, every=2, batch=4),
         ),
     )

@@ -50,8 +50,20 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 
 
 def test_a_run_of_the_command_line_selects_by_it(tmp_path):
-    changes = ["context.select=bm25", "inputs.written=0", "inputs.limit=8", "update.epochs=1", "update.batch=8"]
-    changes += ["score.examples=2", "score.measures=", "score.baseline.lrs=", "limits.completion=4", "sampling.batch=8"]
+    changes = [
+        "operations.0.context.select=bm25",
+        "operations.0.inputs.written=0",
+        "operations.0.inputs.limit=8",
+        "training.update.epochs=1",
+        "training.update.batch=8",
+    ]
+    changes += [
+        "score.examples=2",
+        "score.measures=",
+        "baselines=()",
+        "limits.completion=4",
+        "training.sampling.batch=8",
+    ]
     sets = [part for change in changes for part in ("--set", change)]
     assert cli.main(["run", TINY, *sets, "--workdir", str(tmp_path)]) == 0
     told = json.loads((tmp_path / "results.json").read_text())["rollouts"]

@@ -14,7 +14,7 @@ CONFIG = """
 from cdjax import config
 
 def get_config():
-    return config.Experiment("try", "tiny:0", "plural", inputs=config.Inputs(pool=True))
+    return config.Experiment("try", "tiny:0", (config.Operation("plural", config.Inputs(pool=True)),))
 """
 
 
@@ -47,8 +47,10 @@ def calls(monkeypatch):
 
 
 def test_run_hands_over_the_changed_config(path, calls, tmp_path, capsys):
-    code = cli.main(["run", str(path), "--set", "optim.lr=3e-5", "--set", "name=a=b", "--workdir", str(tmp_path)])
-    wanted = config.override(config.load_config(path), {"optim.lr": 3e-5, "name": "a=b"})
+    code = cli.main(
+        ["run", str(path), "--set", "training.optim.lr=3e-5", "--set", "name=a=b", "--workdir", str(tmp_path)]
+    )
+    wanted = config.override(config.load_config(path), {"training.optim.lr": 3e-5, "name": "a=b"})
     assert code == 0 and calls == [("run", wanted, tmp_path, {"profile": False}), ("table", [tmp_path])]
     assert capsys.readouterr().out == f"| a table |\n{tmp_path}/report.html\n"
 
@@ -150,10 +152,10 @@ def test_an_interrupted_run_says_how_to_go_on(path, calls, monkeypatch, capsys):
     "arguments, message",
     [
         (["run", "nowhere.py"], "there is no config file nowhere.py"),
-        (["run", "CONFIG", "--set", "optim.lrr=1"], "optim has no field 'lrr'"),
-        (["run", "CONFIG", "--set", "optim.lr=x"], "optim.lr must be a number, got 'x'"),
-        (["run", "CONFIG", "--set", "update.micro_batches=17"], "cannot be cut into 17 parts"),
-        (["eval", "CONFIG", "--set", "context.file=a.md"], "context.file is 'a.md', which does not exist"),
+        (["run", "CONFIG", "--set", "training.optim.lrr=1"], "training.optim has no field 'lrr'"),
+        (["run", "CONFIG", "--set", "training.optim.lr=x"], "training.optim.lr must be a number, got 'x'"),
+        (["run", "CONFIG", "--set", "training.update.micro_batches=17"], "cannot be cut into 17 parts"),
+        (["eval", "CONFIG", "--set", "operations.0.context.file=a.md"], "context.file is 'a.md', which does not exist"),
         (["generate", "tiny:0", "a", "--context", "nowhere.md"], "there is no context file nowhere.md"),
         (["export", "nowhere", "out"], "nowhere is not a run directory"),
         (["bench", "fly"], "there is no bench 'fly'; there are sample, score, update, loss, rounds"),
@@ -174,7 +176,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, path, calls, 
     [
         ([], "the following arguments are required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
-        (["run", "a.py", "--set", "optim.lr"], "'optim.lr' is not of the form a.b=c"),
+        (["run", "a.py", "--set", "training.optim.lr"], "'training.optim.lr' is not of the form a.b=c"),
         (["generate", "tiny:0"], "the following arguments are required: PROMPT"),
         (["generate", "tiny:0", "a", "--seed", "x"], "invalid int value: 'x'"),
         (["bench", "loss", "--repeat", "0"], "'0' is not a count of 1 or more"),
@@ -190,7 +192,7 @@ def test_help_and_mistakes_are_answered_before_anything_heavy_is_imported(path):
     program = """
 import sys
 from cdjax import cli
-wrong = ["run", "nowhere.py"], ["run", sys.argv[1], "--set", "optim.lr=x"], ["bench", "fly"]
+wrong = ["run", "nowhere.py"], ["run", sys.argv[1], "--set", "training.optim.lr=x"], ["bench", "fly"]
 for arguments in (["--help"], ["run", "--help"], *wrong):
     try:
         cli.main(arguments)

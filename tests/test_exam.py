@@ -42,7 +42,7 @@ def test_seeds_do_not_narrow_the_interval():
 def test_the_divergence_is_that_of_both_views_at_every_token_of_the_answers(tmp_path):
     """Contexts of two operations; None without text, 0 between equal models that read the same."""
     run, rng = opening.open(experiment(), tmp_path), np.random.default_rng(0)
-    one = run.reader(None).decoder
+    one = run.student.model.decoder
     two = decoder.create(one.spec, run.mesh, seed=1)
 
     def ids(count):
@@ -94,23 +94,23 @@ def test_an_answer_is_graded_against_the_whole_example(tmp_path, monkeypatch, si
     task = dataclasses.replace(task, grade=lambda example, answer: seen.append(example) or 1.0)
     example = dataclasses.replace(task.test[0], references=("another",))
     monkeypatch.setattr(Exam, "greedy", says_nothing)
-    with_tasks(run, task).grade(run.reader(None), side, [[example]], title=side)
+    with_tasks(run, task).grade(run.student.model, side, [[example]], title=side)
     assert seen == [example]
 
 
 def test_wrong_association_asks_under_another_view_and_grades_by_the_own_task(tmp_path, monkeypatch):
     operations = tuple(
-        config.Operation(name, name, config.Inputs(pool=True), student_context=config.Context(instruction=name))
+        config.Operation(name, config.Inputs(pool=True), student_context=config.Context(instruction=name))
         for name in ("past_tense", "plural")
     )
     score = config.Score(examples=4, measures=(config.WrongAssociation(),))
-    run = opening.open(experiment(task="", plan=config.Plan(operations=operations), score=score), tmp_path)
+    run = opening.open(experiment(operations=operations, score=score), tmp_path)
     tasks = [
         dataclasses.replace(assignment.task, grade=lambda *_, number=number: float(number))
         for number, assignment in enumerate(run.assignments)
     ]
     monkeypatch.setattr(Exam, "greedy", says_nothing)
-    exam, model = with_tasks(run, *tasks), run.reader(None)
+    exam, model = with_tasks(run, *tasks), run.student.model
     graded = config.WrongAssociation()(Subject(exam, (0, 1), exam.tests(), model, model, model, tmp_path, 4))
     assert graded["mean"] == 0.5
     assert graded["views"] == [0] * 4 + [1] * 4 and graded["operations"] == graded["grades"] == [1] * 4 + [0] * 4

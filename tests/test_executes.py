@@ -189,9 +189,18 @@ def test_an_interpreter_that_cannot_run_them_is_no_fault_of_the_answers(monkeypa
 def test_a_run_of_the_command_line_drops_what_does_not_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     program = "assert 'e' in r'''{answer}'''"
-    changes = ["keep.filters=" + json.dumps([{"kind": "executes", "program": program}]), "inputs.written=0"]
-    changes += ["inputs.limit=16", "update.epochs=1", "update.batch=8", "score.examples=2", "score.measures="]
-    changes += ["score.baseline.lrs=", "limits.completion=4", "sampling.batch=16"]
+    changes = [
+        "operations.0.keep.filters=" + json.dumps([{"kind": "executes", "program": program}]),
+        "operations.0.inputs.written=0",
+    ]
+    changes += [
+        "operations.0.inputs.limit=16",
+        "training.update.epochs=1",
+        "training.update.batch=8",
+        "score.examples=2",
+        "score.measures=",
+    ]
+    changes += ["baselines=()", "limits.completion=4", "training.sampling.batch=16"]
     sets = [part for change in changes for part in ("--set", change)]
     assert cli.main(["run", TINY, *sets, "--workdir", str(workdir)]) == 0
     told = json.loads((workdir / "results.json").read_text())["rollouts"]

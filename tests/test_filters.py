@@ -1,7 +1,5 @@
 """Filters that ask for more than the answers themselves. Those that every run has are in test_keep.py."""
 
-import dataclasses
-
 import pytest
 
 from cdjax import config, parts
@@ -49,8 +47,9 @@ def test_bounds_that_leave_nothing_are_refused():
 def test_the_bare_answers_of_a_run_are_the_answers_of_a_run_without_context(tmp_path):
     greedy = experiment(sampling=config.Sampling(temperature=0.0, batch=16), update=config.Update())
     ratio = config.Keep(filters=(config.LengthRatio(1.0, 1.0),))
-    rounds.run(dataclasses.replace(greedy, keep=ratio), tmp_path / "shown")
-    told = rounds.run(dataclasses.replace(greedy, keep=ratio, context=config.Context()), tmp_path / "bare")
+    greedy = config.override(greedy, {"operations.0.keep": ratio})
+    rounds.run(greedy, tmp_path / "shown")
+    told = rounds.run(config.override(greedy, {"operations.0.context": config.Context()}), tmp_path / "bare")
     assert (told["rollouts"]["kept"], told["rollouts"]["dropped"]) == (12, {})
     folder = "rollouts/seed_0/round_0/operation_0"
     stores = Store(tmp_path / "shown" / folder / "bare"), Store(tmp_path / "bare" / folder)

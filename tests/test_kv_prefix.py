@@ -107,7 +107,13 @@ def test_a_context_of_fewer_tokens_and_a_file_that_is_none_are_refused(mesh, tmp
 
 
 def test_it_is_chosen_on_the_command_line(tmp_path):
-    changes = ["student.kind=kv_prefix", "student.tokens=8", "update.epochs=1", "inputs.limit=32", "inputs.written=0"]
+    changes = [
+        "student.kind=kv_prefix",
+        "student.tokens=8",
+        "training.update.epochs=1",
+        "operations.0.inputs.limit=32",
+        "operations.0.inputs.written=0",
+    ]
     changes += ["score.examples=2", "score.measures=held_out_kl", "score.measures.0.inputs=2", "score.baseline.lrs=()"]
     sets = [word for change in changes for word in ("--set", change)]
     assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path)]) == 0
@@ -115,7 +121,7 @@ def test_it_is_chosen_on_the_command_line(tmp_path):
     assert told["scores"]["after"]["n"] == 2 and json.loads((tmp_path / "config.json").read_text())["student"] == {
         "kind": "kv_prefix",
         "tokens": 8,
-        "start": "context",
+        "training.start": "context",
         "file": "",
         "freeze_first": False,
     }

@@ -8,16 +8,17 @@ import pytest
 
 from cdjax import config, tasks
 from cdjax.distill import opening, rounds, stages
+from cdjax.distill import round as place
 from cdjax.workdir import metrics
 from tests.test_rounds import experiment
 
-WRITTEN = experiment(source=config.FromLabels(), limits=config.Limits(128, 64, 12))
+WRITTEN = experiment(sources=(config.FromLabels(),), limits=config.Limits(128, 64, 12))
 
 
 def answered(run):
     with jax.set_mesh(run.mesh):
-        round = stages.Round(run, 0, 0, (0,))
-        return stages.ask(round, 0, run.models.original, run.models.base, stages.show(round, 0))
+        round = place.rounds(run, 0)[0]
+        return stages.ask(round, (0,), None, run.student.base, stages.show(round, 0))
 
 
 def test_the_answers_are_the_tasks_own_with_the_teachers_targets(tmp_path):
@@ -37,7 +38,9 @@ def test_an_answer_longer_than_the_limit_is_left_out(tmp_path):
 
 
 def test_cross_entropy_on_labels_falls(tmp_path):
-    cfg = dataclasses.replace(WRITTEN, update=config.Update(epochs=6, batch=4), score=config.Score(2, measures=()))
+    cfg = config.override(
+        WRITTEN, {"training.update": config.Update(epochs=6, batch=4), "score": config.Score(2, measures=())}
+    )
     rounds.run(cfg, tmp_path)
     losses = [line["cross_entropy"] for line in metrics.read(tmp_path / "metrics.jsonl")]
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.3
@@ -45,6 +48,13 @@ def test_cross_entropy_on_labels_falls(tmp_path):
 
 def test_a_task_without_answers_is_refused(tmp_path):
     (tmp_path / "inputs.txt").write_text("".join(f"word {number}\n" for number in range(30)))
-    cfg = config.override(WRITTEN, {"task": "", "inputs": {"file": str(tmp_path / "inputs.txt")}, "context": {}})
+    cfg = config.override(
+        WRITTEN,
+        {
+            "operations.0.task": "",
+            "operations.0.inputs": {"file": str(tmp_path / "inputs.txt")},
+            "operations.0.context": {},
+        },
+    )
     with pytest.raises(config.UserError, match="for answers, and it knows none"):
         answered(opening.open(cfg, tmp_path / "run"))

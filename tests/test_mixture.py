@@ -8,16 +8,17 @@ import pytest
 
 from cdjax import config
 from cdjax.distill import opening, stages
+from cdjax.distill import round as place
 from tests.test_rounds import experiment
 
 
 def answered(tmp_path, source):
     """What the first segment's source answers on a run of another student than the model."""
-    run = opening.open(experiment(source=source), tmp_path)
-    round = stages.Round(run, 0, 0, (0,))
-    student = jax.tree.map(lambda x: 1.5 * x, run.models.base)
+    run = opening.open(experiment(sources=(source,)), tmp_path)
+    round = place.rounds(run, 0)[0]
+    student = jax.tree.map(lambda x: 1.5 * x, run.student.base)
     with jax.set_mesh(run.mesh):
-        return stages.ask(round, 0, run.models.original, student, stages.show(round, 0))
+        return stages.ask(round, (0,), None, student, stages.show(round, 0))
 
 
 @pytest.mark.parametrize("share, pure", [(0.0, config.FromTeacher()), (1.0, config.FromStudent())])
@@ -37,5 +38,5 @@ def test_every_input_is_answered_once_by_one_of_the_two(tmp_path):
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_a_share_is_from_0_to_1(share):
-    with pytest.raises(config.UserError, match="source.student must be between 0 and 1"):
-        config.check.validate(experiment(source=config.Mixture(share)))
+    with pytest.raises(config.UserError, match="training.sources.0.student must be between 0 and 1"):
+        config.check.validate(experiment(sources=(config.Mixture(share),)))

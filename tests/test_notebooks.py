@@ -54,8 +54,9 @@ def test_quickstart_runs_from_load_to_compare(quickstart):
 def test_quickstart_distils_the_context_it_shows(quickstart):
     names, _ = quickstart
     saved = json.loads((Path(names["WORKDIR"]) / "config.json").read_text(encoding="utf-8"))
-    assert {one["input"]: one["output"] for one in saved["context"]["demonstrations"]} == names["shown"]
-    assert saved["context"]["shots"] == 0 and saved["inputs"]["limit"] == INPUTS
+    (operation,) = saved["operations"]
+    assert {one["input"]: one["output"] for one in operation["context"]["demonstrations"]} == names["shown"]
+    assert operation["context"]["shots"] == 0 and operation["inputs"]["limit"] == INPUTS
 
 
 def test_cells_are_short_and_saved_without_output():

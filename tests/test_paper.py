@@ -172,9 +172,10 @@ def test_demonstrations_of_a_database_stand_beside_its_schema(tmp_path):
     assert "(paper, 4.2, Table 2)" in (tmp_path / "run" / "results_spider.md").read_text()
     cfg = demonstrations.config.get_config("library", 4, 0, str(tmp_path))
     validate(cfg)
-    (solved,) = cfg.score.supervised[0].examples
-    assert cfg.student_context.instruction == solved.view.instruction == cfg.context.instruction == "{definition}"
-    assert solved.demonstrations == cfg.context.demonstrations and len(solved.demonstrations) == 4
+    (operation,), (solved,) = cfg.operations, cfg.baselines[1].training.sources[0].examples
+    contexts = operation.context, operation.student_context, solved.view
+    assert {context.instruction for context in contexts} == {"{definition}"}
+    assert solved.demonstrations == operation.context.demonstrations and len(solved.demonstrations) == 4
 
 
 def test_a_grid_whose_end_is_best_is_told():

@@ -26,7 +26,7 @@ def test_every_input_counts_once_and_more_tries_are_never_worse(tmp_path):
     (assignment,) = run.assignments
     task = dataclasses.replace(assignment.task, grade=lambda example, answer: float(answer[:1].lower() < "n"))
     exam = dataclasses.replace(run.exam, assignments=(dataclasses.replace(assignment, task=task),))
-    model = run.reader(run.models.original)
+    model = run.student.model
     subject = Subject(exam, (0,), exam.tests(), model, model, model, tmp_path, 4)
     told = [config.PassAtK(k=k, samples=4, examples=3, temperature=1.0)(subject) for k in (1, 2, 4)]
     assert [len(one["grades"]) for one in told] == [3, 3, 3]
@@ -41,7 +41,13 @@ def test_more_answers_than_are_sampled_are_refused():
 
 
 def test_it_is_asked_for_on_the_command_line(tmp_path):
-    changes = ["inputs.limit=16", "inputs.written=0", "update.epochs=1", "score.examples=2", "score.baseline.lrs=()"]
+    changes = [
+        "operations.0.inputs.limit=16",
+        "operations.0.inputs.written=0",
+        "training.update.epochs=1",
+        "score.examples=2",
+        "baselines=()",
+    ]
     changes += ["score.measures=pass_at_k", "score.measures.0.k=2", "score.measures.0.examples=2"]
     sets = [word for change in changes for word in ("--set", change)]
     assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path)]) == 0

@@ -38,12 +38,12 @@ def with_task(run, **changes):
 
 
 def compared(run, side, stops=None):
-    views, batch = run.assignments[0].views, run.cfg.sampling.batch
+    views, batch = run.assignments[0].views, run.cfg.training.sampling.batch
     prompts = getattr(views.prompts([one.input for one in EXAMPLES]), side)
     view = getattr(views, side)
     if stops is not None:
         view = dataclasses.replace(view, format=dataclasses.replace(view.format, stops=stops))
-    return preference.compare(run.reader(None), view, prompts, EXAMPLES, run.mesh, batch)
+    return preference.compare(run.student.model, view, prompts, EXAMPLES, run.mesh, batch)
 
 
 def logs(found):
@@ -67,7 +67,7 @@ def test_it_is_the_probability_of_the_answers_own_tokens_after_the_whole_prompt(
     ids = np.array([row + [0] * (max(map(len, whole)) - len(row)) for row in whole])
     with jax.set_mesh(run.mesh):
         table = np.asarray(
-            dense(run.reader(None).decoder, ids, np.arange(ids.shape[1]) < [[len(row)] for row in whole])
+            dense(run.student.model.decoder, ids, np.arange(ids.shape[1]) < [[len(row)] for row in whole])
         )
     wanted = [
         sum(table[at, len(row) - len(answer) - 1 + i, one] for i, one in enumerate(answer))
@@ -113,7 +113,7 @@ def test_a_grade_is_the_preference_where_an_example_rejects_an_answer(tmp_path, 
     pairs = ((-1.0, -2.0), (-2.0, -1.0), (-3.0, -3.0), None, (-1.0, -2.0))
     likes = [pair and preference.Preference(*pair) for pair in pairs]
     run = with_task(opened(tmp_path), grade=lambda example, answer: 0.25)
-    view, model = getattr(run.assignments[0].views, side), run.reader(None)
+    view, model = getattr(run.assignments[0].views, side), run.student.model
     monkeypatch.setattr(preference, "compare", lambda model, seen, *rest: likes if seen is view else None)
     monkeypatch.setattr(Exam, "greedy", says_nothing)
     graded = run.exam.grade(model, side, [EXAMPLES], title=side)

@@ -13,7 +13,7 @@ from cdjax import cli, config
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
+COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.replace("\\\n", "").splitlines()]
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "cdjax " in line])

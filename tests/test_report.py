@@ -10,7 +10,12 @@ from cdjax import config
 from cdjax.errors import UserError
 from cdjax.report import page
 
-CFG = config.Experiment("ten <shots>", "tiny:0", "plural", inputs=config.Inputs(pool=True), seeds=(0, 1))
+CFG = config.Experiment(
+    name="ten <shots>",
+    model="tiny:0",
+    operations=(config.Operation(task="plural", inputs=config.Inputs(pool=True)),),
+    seeds=(0, 1),
+)
 
 
 def score(mean, low, high, seeds=2):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cdjax import config, tasks
-from cdjax.distill import opening, rounds, stages
+from cdjax.distill import opening, rounds, stages, updates
 from cdjax.learn import optim, update
 from cdjax.learn.checkpoint import Checkpoints
 from cdjax.report import page, results
@@ -20,22 +20,36 @@ from cdjax.workdir.journal import Journal
 
 
 def experiment(**changes) -> config.Experiment:
-    """A run of seconds: 12 inputs, 6 steps."""
+    """A run of seconds: 12 inputs, 6 steps. A change of an operation, a training or devices goes where it belongs."""
     base = config.Experiment(
         name="small",
         model="tiny:0",
-        task="past_tense",
+        operations=(
+            config.Operation(
+                task="past_tense",
+                inputs=config.Inputs(pool=True, limit=12),
+                context=config.Context(shots=3),
+                keep=config.Keep(filters=(config.NonEmpty(),)),
+            ),
+        ),
         template=config.Template(question="{input} ->", answer=" {output}\n"),
-        context=config.Context(shots=3),
-        inputs=config.Inputs(pool=True, limit=12),
-        keep=config.Keep(filters=(config.NonEmpty(),)),
-        sampling=config.Sampling(temperature=1.0, batch=8),
-        targets=config.TopK(8),
-        optim=config.Optim(lr=3e-3),
-        update=config.Update(epochs=2, batch=4, checkpoint_every=2),
+        training=config.Training(
+            sampling=config.Sampling(temperature=1.0, batch=8),
+            targets=config.TopK(8),
+            optim=config.Optim(lr=3e-3),
+            update=config.Update(epochs=2, batch=4, checkpoint_every=2),
+        ),
         limits=config.Limits(teacher_prompt=128, student_prompt=64, completion=4),
         score=config.Score(examples=4, validation=4, measures=(config.HeldOutKL(4), config.Forgetting(2))),
     )
+    for kind, place in (
+        (config.Operation, "operations.0."),
+        (config.Training, "training."),
+        (config.Devices, "devices."),
+    ):
+        for field in dataclasses.fields(kind):
+            if field.name in changes and field.name != "name":
+                base = config.override(base, {place + field.name: changes.pop(field.name)})
     return dataclasses.replace(base, **changes)
 
 
@@ -85,7 +99,7 @@ def die(*_, **__):
     [
         (stages, "write_inputs"),
         (stages, "keep_answers"),
-        (stages.update, "train"),
+        (update, "train"),
         (rounds, "score_student"),
         (results, "write"),
     ],
@@ -102,7 +116,7 @@ def test_killed_and_resumed_equals_never_killed(where, whole, tmp_path, monkeypa
 
 def test_what_filters_dropped_stays_dropped_in_a_run_that_goes_on(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(stages.update, "train", die)
+        patch.setattr(update, "train", die)
         with pytest.raises(Killed):
             rounds.run(experiment(), tmp_path)
     monkeypatch.setattr(config.NonEmpty, "refuse", lambda self, answers, evidence: ["late"] * len(answers))
@@ -142,7 +156,7 @@ def test_killed_when_the_last_checkpoint_is_written_resumes_from_its_weights_alo
             rounds.run(experiment(), tmp_path)
     run, stored = opening.reopen(tmp_path), Checkpoints(tmp_path / "checkpoints/seed_0/round_0")
     with pytest.raises(config.UserError, match="of another model or optimizer"):
-        stored.load(6, update.abstract(run.models.base, optim.make(run.cfg.optim, 6), run.mesh))
+        stored.load(6, update.abstract(run.student.base, optim.make(run.cfg.training.optim, 6), run.mesh))
     monkeypatch.setattr(update, "_report", lambda step, *_: seen.append(step))
     rounds.run(experiment(), tmp_path)
     assert seen == []
@@ -165,7 +179,7 @@ def test_samples_are_all_accounted_for(whole):
 
 def test_a_directory_keeps_to_its_experiment(whole):
     before = {path: path.read_bytes() for path in whole.glob("*.json")}
-    with pytest.raises(config.UserError, match="optim"):
+    with pytest.raises(config.UserError, match="holds a run of another experiment: training.optim.lr differ"):
         rounds.run(experiment(optim=config.Optim(lr=1e-3)), whole)
     assert before == {path: path.read_bytes() for path in whole.glob("*.json")}
 
@@ -194,8 +208,8 @@ def test_one_device_equals_a_mesh(targets, tmp_path):
 
 
 OPERATIONS = (
-    config.Operation("past", "past_tense", config.Inputs(pool=True, limit=8), config.Context(shots=3)),
-    config.Operation("plural", "plural", config.Inputs(pool=True, limit=8), config.Context(shots=3)),
+    config.Operation("past_tense", config.Inputs(pool=True, limit=8), config.Context(shots=3), name="past"),
+    config.Operation("plural", config.Inputs(pool=True, limit=8), config.Context(shots=3)),
 )
 OPERATIONS = tuple(dataclasses.replace(one, keep=config.Keep(filters=(config.NonEmpty(),))) for one in OPERATIONS)
 
@@ -206,12 +220,12 @@ def test_operations_combine_as_the_paper_says(order, tmp_path, monkeypatch):
     teachers = []
     original = stages.ask
 
-    def told(round, operation, teacher, *rest):
-        teachers.append((round.number, operation, round.run.reader(teacher)))
-        return original(round, operation, teacher, *rest)
+    def told(round, place, teacher, *rest):
+        teachers.append((round.number, *place, *round.run.teaching(teacher)))
+        return original(round, place, teacher, *rest)
 
     monkeypatch.setattr(stages, "ask", told)
-    rounds.run(experiment(task="", plan=config.Plan(order, OPERATIONS)), tmp_path)
+    rounds.run(experiment(operations=OPERATIONS, plan=config.Plan(order)), tmp_path)
     first, second = teachers
     assert (first[:2], second[:2]) == ((0, 0), (0 if order == "simultaneous" else 1, 1))
     same = all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), first[2], second[2])))
@@ -222,22 +236,22 @@ def test_operations_combine_as_the_paper_says(order, tmp_path, monkeypatch):
 def test_killed_in_a_later_round_resumes_with_the_right_teacher(ema, tmp_path, monkeypatch):
     """The student of the round before, or its mean with all teachers before it."""
     cfg = experiment(plan=config.Plan("recursive", repeat=3, ema=ema), update=config.Update(epochs=1, batch=4))
-    teachers, students, learn = [], [], stages.learn
+    teachers, students, learn = [], [], updates.learn
 
     def told(round, student, teacher, *rest):
-        teachers.append(round.run.reader(teacher).decoder)
+        teachers.append(round.run.teaching(teacher)[0].decoder)
         state = learn(round, student, teacher, *rest)
         students.append(state.params)
         return state
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "learn", told)
+        patch.setattr(updates, "learn", told)
         rounds.run(cfg, tmp_path / "whole")
     for before, after, student in zip(teachers, teachers[1:], students, strict=False):
         mean = jax.tree.map(lambda old, new: ema * old + (1 - ema) * new, before, student)
         jax.tree.map(np.testing.assert_array_equal, mean, after)
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "learn", lambda round, *rest: learn(round, *rest) if round.number < 2 else die())
+        patch.setattr(updates, "learn", lambda round, *rest: learn(round, *rest) if round.number < 2 else die())
         with pytest.raises(Killed):
             rounds.run(cfg, tmp_path / "again")
     rounds.run(cfg, tmp_path / "again")
@@ -248,27 +262,24 @@ def indexed(index: int, operation: config.Operation) -> config.Operation:
     """The operation with a number that the student is shown, on inputs of both tasks."""
     mixed = config.Inputs(pool=True, tasks=tuple({"past_tense", "plural"} - {operation.task}), limit=6)
     shown = config.Context(instruction=f"Task {index}")
-    return dataclasses.replace(operation, name=f"{operation.name} {index}", student_context=shown, inputs=mixed)
+    return dataclasses.replace(operation, name=f"{operation.title} {index}", student_context=shown, inputs=mixed)
 
 
 FIRST, SECOND = ("past 1", "plural 2"), ("past 2", "plural 1")
-GROUPS = config.Plan(
-    "sequential",
-    tuple(
-        indexed(index, one) for shift in (0, 1) for one, index in zip(OPERATIONS, (1 + shift, 2 - shift), strict=True)
-    ),
-    rounds=(FIRST, SECOND, FIRST),
+GROUPS = config.Plan("sequential", rounds=(FIRST, SECOND, FIRST))
+INDEXED = tuple(
+    indexed(index, one) for shift in (0, 1) for one, index in zip(OPERATIONS, (1 + shift, 2 - shift), strict=True)
 )
 
 
 def test_rounds_of_groups_are_scored_on_their_own_operations_and_resume(tmp_path, monkeypatch):
     """The original teaches every round; killed in the third and resumed equals never killed."""
     score = config.Score(examples=4, measures=(config.HeldOutKL(4), config.WrongAssociation()))
-    cfg, teachers, sample = experiment(task="", plan=GROUPS, score=score), [], stages.ask
+    cfg, teachers, sample = experiment(operations=INDEXED, plan=GROUPS, score=score), [], stages.ask
     with monkeypatch.context() as patch:
         patch.setattr(stages, "ask", lambda *given: teachers.append(given[:3]) or sample(*given))
         rounds.run(cfg, tmp_path / "whole")
-    assert [(round.number, operation) for round, operation, _ in teachers] == [
+    assert [(round.number, *place) for round, place, _ in teachers] == [
         (0, 0),
         (0, 1),
         (1, 2),
@@ -291,9 +302,9 @@ def test_rounds_of_groups_are_scored_on_their_own_operations_and_resume(tmp_path
         "round 2",
         "after",
     }
-    learn = stages.learn
+    learn = updates.learn
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "learn", lambda *given: learn(*given) if given[0].number < 2 else die())
+        patch.setattr(updates, "learn", lambda *given: learn(*given) if given[0].number < 2 else die())
         with pytest.raises(Killed):
             rounds.run(cfg, tmp_path / "again")
     rounds.run(cfg, tmp_path / "again")
@@ -313,9 +324,8 @@ def test_a_student_that_drafts_changes_no_greedy_answer_and_its_acceptance_is_to
 
 
 def test_a_baseline_that_diverges_costs_a_grid_point_and_no_run(tmp_path):
-    score = dataclasses.replace(experiment().score, baseline=config.GradientDescent((1e-3, 1e30), 4, 2, 3))
-    told = rounds.run(experiment(score=score), tmp_path)
-    descent = json.loads((tmp_path / "journal.json").read_text())["seed 0/gradient_descent"]["result"]
+    told = rounds.run(experiment(baselines=(config.gradient_descent((1e-3, 1e30), 4, 2, 3),)), tmp_path)
+    descent = Journal(tmp_path / "journal.json").results()["seed 0/baseline gradient_descent/update"]
     assert descent["diverged"] == [1e30] and descent["chosen"]["lr"] == 1e-3
     assert told["scores"]["gradient_descent"]["n"] == 4
 
@@ -324,7 +334,7 @@ def test_a_baseline_that_diverges_costs_a_grid_point_and_no_run(tmp_path):
     ("wrong", "message"),
     [
         ({"task": "addition"}, "inputs.pool asked of task .addition., which has none"),
-        ({"context": config.Context(), "score": config.Score(baseline=config.GradientDescent((1e-3,)))}, "demonstrat"),
+        ({"context": config.Context(), "baselines": (config.gradient_descent((1e-3,)),)}, "its context shows none"),
         ({"mesh": config.Mesh(data=8)}, "update.batch=4"),
         ({"targets": config.TopK(10_000)}, "targets.k=10000 is over the vocabulary"),
         ({"limits": config.Limits(teacher_prompt=4)}, "over its budget"),
@@ -350,7 +360,7 @@ def test_a_directory_whose_files_are_torn_is_refused(whole, tmp_path):
 def test_low_rank_weights_learn_and_the_base_stays(tmp_path):
     rounds.run(experiment(student=config.LowRank(rank=2)), tmp_path)
     run = opening.reopen(tmp_path)
-    student, base = run.reader(rounds.last_student(run, 0)).decoder, run.reader(None).decoder
+    student, base = run.student.reader(rounds.last_student(run, 0)).decoder, run.student.model.decoder
     assert student.blocks.up.a is not None
     frozen = jax.tree.map(lambda a, b: bool((a == b).all()), *map(adapter.take_out, (student, base)))
     assert all(jax.tree.leaves(frozen))
@@ -370,29 +380,29 @@ def test_student_and_baseline_are_tuned_alike_on_validation_alone(tmp_path, monk
         return found | ({"grades": [right] * len(found["grades"])} if "epoch" in title else {})
 
     monkeypatch.setattr(Exam, "grade", spy)
-    score = dataclasses.replace(experiment().score, baseline=config.GradientDescent((1e-3, 1e-2), 4, 2, 3))
-    cfg = experiment(score=score, tune=config.Tune((1e-3, 1e-2), 2), update=config.Update(epochs=4, batch=4))
+    descent = config.gradient_descent((1e-3, 1e-2), 4, 2, 3)
+    cfg = experiment(baselines=(descent,), tune=config.Tune((1e-3, 1e-2), 2), update=config.Update(epochs=4, batch=4))
     told = rounds.run(cfg, tmp_path)
     found = Journal(tmp_path / "journal.json").results()
-    for stage in ("seed 0/round 0/update", "seed 0/gradient_descent"):
+    for stage in ("seed 0/round 0/update", "seed 0/baseline gradient_descent/update"):
         points = [(point["lr"], point["epochs"]) for point in found[stage]["grid"]]
         assert points == [(1e-3, 2), (1e-3, 4), (1e-2, 2), (1e-2, 4)]
         assert found[stage]["chosen"] == max(found[stage]["grid"], key=lambda point: point["validation"])
         assert told["chosen"][stage.removesuffix("/update")] == found[stage]["chosen"]
     assert told["scores"]["gradient_descent"]["n"] == 4
     task, seen = tasks.load("past_tense"), dict(graded)
-    for title in ("teacher", "before", "after", "baseline"):
+    for title in ("teacher", "before", "after", "gradient_descent"):
         assert seen.pop(title) == {one.input for one in task.test[:4]}
     assert len(seen) == 8 and all(inputs == {one.input for one in task.validation[:4]} for inputs in seen.values())
-    for last, tuned in (("after", "student, seed 0"), ("baseline", "baseline")):
+    for last, tuned in (("after", "student, seed 0"), ("gradient_descent", "seed 0, baseline gradient_descent")):
         np.testing.assert_array_equal(weights_of[last], weights_of[f"{tuned}, lr 0.01, epoch 2"])
         assert (weights_of[last] != weights_of[f"{tuned}, lr 0.01, epoch 4"]).any()
-    lines = [line["stage"] for line in metrics.read(tmp_path / "metrics.jsonl")]
+    lines = [line["stage"] for line in metrics.read(tmp_path / "metrics.jsonl") if "round" in line]
     assert lines == ["update, lr 0.001"] * 12 + ["update, lr 0.01"] * 12
     assert "Chosen on validation examples" in (tmp_path / page.PAGE).read_text()
 
 
-@pytest.mark.parametrize("name", ["context.file", "inputs.file"])
+@pytest.mark.parametrize("name", ["operations.0.context.file", "operations.0.inputs.file"])
 def test_a_file_that_was_edited_since_is_told(name, tmp_path):
     path = tmp_path / "own.txt"
     path.write_text("".join(f"word {number}\n" for number in range(9)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cdjax import config
-from cdjax.distill import opening, rounds, stages
+from cdjax.distill import opening, rounds, stages, succession, updates
 from cdjax.learn import update
 from cdjax.workdir import metrics
 from cdjax.workdir.journal import Journal
@@ -43,15 +43,15 @@ def test_answers_are_written_anew_and_the_schedule_goes_on(whole):
 
 
 def test_every_segment_learns_from_the_mean_of_the_teachers_and_students_before(tmp_path, monkeypatch):
-    teachers, students, learn = [], [], stages.learn
+    teachers, students, learn = [], [], updates.learn
 
     def told(segment, student, teacher, *rest):
-        teachers.append(np.asarray(segment.run.reader(teacher).decoder.embedding[...]))
+        teachers.append(np.asarray(segment.run.teaching(teacher)[0].decoder.embedding[...]))
         state = learn(segment, student, teacher, *rest)
         students.append(np.asarray(state.params.embedding[...]))
         return state
 
-    monkeypatch.setattr(stages, "learn", told)
+    monkeypatch.setattr(updates, "learn", told)
     rounds.run(experiment(update=EVERY, plan=config.Plan(ema=0.5, ema_every="segment")), tmp_path)
     assert len(teachers) == 3 and (teachers[0] != teachers[1]).any()
     for before, after, student in zip(teachers, teachers[1:], students, strict=False):
@@ -72,9 +72,10 @@ def test_killed_inside_a_segment_and_resumed_equals_never_killed(step, whole, tm
 
 @pytest.mark.parametrize("where", ["ask", "keep_answers", "follow"])
 def test_killed_between_the_stages_of_a_segment_and_resumed_equals_never_killed(where, whole, tmp_path, monkeypatch):
-    original = getattr(stages, where)
+    module = succession if where == "follow" else stages
+    original = getattr(module, where)
     with monkeypatch.context() as patch:
-        patch.setattr(stages, where, lambda part, *rest: die() if part.segment == 1 else original(part, *rest))
+        patch.setattr(module, where, lambda part, *rest: die() if part.segment == 1 else original(part, *rest))
         with pytest.raises(Killed):
             rounds.run(experiment(update=EVERY, plan=config.Plan(ema=0.5, ema_every="segment")), tmp_path)
     rounds.run(experiment(update=EVERY, plan=config.Plan(ema=0.5, ema_every="segment")), tmp_path)
@@ -92,7 +93,7 @@ def test_the_schedule_has_an_update_for_every_batch_of_every_segment(tmp_path):
     """Also where the shares of the inputs do not come out even, and solved examples are replayed in each."""
     cfg = experiment(
         inputs=config.Inputs(pool=True, limit=10),
-        replay=(config.Labelled("plural", 3),),
+        sources=(config.FromTeacher(), config.Written((config.Labelled("plural", 3),))),
         optim=config.Optim(lr=1e-3, schedule="linear"),
         update=config.Update(epochs=1, batch=4, every=2),
         score=config.Score(examples=2, measures=()),
@@ -108,10 +109,10 @@ def test_the_schedule_has_an_update_for_every_batch_of_every_segment(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"update.every": -1}, "update.every must be at least 0, got -1"),
-        ({"update.every": 2, "tune.lrs": "1e-3"}, "choose one learning rate, without tune.lrs"),
-        ({"plan.ema": 0.5}, "plan.ema=0.5 must be at least 0 and less than 1"),
-        ({"plan.ema": 0.5, "plan.ema_every": "segment"}, "with plan.ema_every='segment' for update.every"),
+        ({"training.update.every": -1}, "update.every must be at least 0, got -1"),
+        ({"training.update.every": 2, "training.tune.lrs": "1e-3"}, "choose one learning rate, without tune.lrs"),
+        ({"plan.ema": 1.5}, "plan.ema must be between 0 and 1, got 1.5"),
+        ({"plan.ema": 0.5, "plan.ema_every": "segment"}, "with plan.ema_every='segment' for training.update.every"),
         ({"plan.order": "recursive", "plan.ema": 0.5, "student.kind": "kv_prefix"}, "sides that are unlike"),
     ],
 )

@@ -68,7 +68,19 @@ def test_rows_are_selected_from_what_is_written_out_and_the_tasks_own():
 def test_without_a_task_rows_are_selected_from_what_is_written_out(tmp_path):
     (tmp_path / "inputs.txt").write_text("cat\ncow\n")
     inputs = config.Inputs(file=str(tmp_path / "inputs.txt"))
-    check.validate(config.Experiment("own", "tiny:0", context=CONTEXT, inputs=inputs))
+    check.validate(
+        config.Experiment(
+            name="own",
+            model="tiny:0",
+            operations=(config.Operation(inputs=inputs, context=CONTEXT),),
+        )
+    )
     first = dataclasses.replace(CONTEXT, select=config.First())
     with pytest.raises(config.UserError, match="shots=3 must be a number of the task's own demonstrations"):
-        check.validate(config.Experiment("own", "tiny:0", context=first, inputs=inputs))
+        check.validate(
+            config.Experiment(
+                name="own",
+                model="tiny:0",
+                operations=(config.Operation(inputs=inputs, context=first),),
+            )
+        )

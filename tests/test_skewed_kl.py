@@ -47,9 +47,9 @@ def test_it_is_bounded_where_kl_is_not():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"losses.0.skew": 1.0}, "losses.0.skew=1 compares"),
-        ({"losses.0.skew": -0.1}, "losses.0.skew must be between 0 and 1"),
-        ({"targets": "draws"}, "skewed_kl needs probabilities"),
+        ({"training.losses.0.skew": 1.0}, "training.losses.0.skew=1 compares"),
+        ({"training.losses.0.skew": -0.1}, "losses.0.skew must be between 0 and 1"),
+        ({"training.targets": "draws"}, "skewed_kl needs probabilities"),
     ],
 )
 def test_what_cannot_be_computed_is_refused(changes, message):
@@ -60,8 +60,19 @@ def test_what_cannot_be_computed_is_refused(changes, message):
 
 @pytest.mark.parametrize("targets", ["top_k", "full"])
 def test_it_is_chosen_on_the_command_line(targets, tmp_path):
-    changes = ["losses=skewed_kl", "losses.0.skew=0.2", f"targets.kind={targets}", "update.epochs=4"]
-    changes += ["inputs.limit=32", "inputs.written=0", "score.examples=2", "score.measures=()", "score.baseline.lrs=()"]
+    changes = [
+        "training.losses=skewed_kl",
+        "training.losses.0.skew=0.2",
+        f"training.targets.kind={targets}",
+        "training.update.epochs=4",
+    ]
+    changes += [
+        "operations.0.inputs.limit=32",
+        "operations.0.inputs.written=0",
+        "score.examples=2",
+        "score.measures=()",
+        "baselines=()",
+    ]
     sets = [word for change in changes for word in ("--set", change)]
     assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path)]) == 0
     losses = [line["loss"] for line in metrics.read(tmp_path / "metrics.jsonl")]

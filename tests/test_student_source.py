@@ -11,7 +11,7 @@ from cdjax.learn import update
 from cdjax.workdir import metrics
 from tests.test_rounds import Killed, assert_same_end, die, experiment
 
-ON_POLICY = experiment(source=config.FromStudent(), update=config.Update(epochs=2, batch=4, every=2))
+ON_POLICY = experiment(sources=(config.FromStudent(),), update=config.Update(epochs=2, batch=4, every=2))
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,14 @@ def test_killed_inside_a_segment_and_resumed_equals_never_killed(step, whole, tm
 
 
 def test_it_is_chosen_on_the_command_line(tmp_path):
-    changes = ["source.kind=student", "update.every=2", "update.epochs=1", "update.batch=8", "inputs.limit=32"]
-    changes += ["inputs.written=0", "score.examples=2", "score.measures=()", "score.baseline.lrs=()"]
+    changes = [
+        "training.sources.0.kind=student",
+        "training.update.every=2",
+        "training.update.epochs=1",
+        "training.update.batch=8",
+        "operations.0.inputs.limit=32",
+    ]
+    changes += ["operations.0.inputs.written=0", "score.examples=2", "score.measures=()", "baselines=()"]
     sets = [word for change in changes for word in ("--set", change)]
     assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path)]) == 0
     losses = [line["loss"] for line in metrics.read(tmp_path / "metrics.jsonl")]

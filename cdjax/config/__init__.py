@@ -6,26 +6,25 @@ All parts that an experiment may be composed of have their names here, as `confi
 from typing import Any
 
 from cdjax.config.experiment import (
+    Baseline,
+    Devices,
     Experiment,
-    GradientDescent,
     Limits,
     Mesh,
-    Operation,
     Plan,
     Score,
-    Supervised,
-    Tune,
-    from_json,
-    load_config,
-    override,
-    to_json,
+    Teacher,
+    gradient_descent,
 )
+from cdjax.config.files import from_json, load_config, override, to_json
 from cdjax.errors import UserError
 from cdjax.learn import Optim
+from cdjax.learn.training import Training, Tune, supervised
 from cdjax.lessons import Update
 from cdjax.lessons.filters import FILTERS
 from cdjax.lessons.keep import Keep
 from cdjax.lessons.labelled import Labelled
+from cdjax.lessons.operation import Operation
 from cdjax.lessons.sources import SOURCES
 from cdjax.losses import LOSSES
 from cdjax.sampling import Sampling
@@ -39,10 +38,11 @@ from cdjax.views.select import SELECTORS
 
 __all__ = [
     "DEFINITION",
+    "Baseline",
     "Context",
     "Demonstration",
+    "Devices",
     "Experiment",
-    "GradientDescent",
     "Inputs",
     "Keep",
     "Labelled",
@@ -53,15 +53,18 @@ __all__ = [
     "Plan",
     "Sampling",
     "Score",
-    "Supervised",
+    "Teacher",
     "Template",
+    "Training",
     "Tune",
     "Update",
+    "UserError",
     "from_json",
+    "gradient_descent",
     "load_config",
     "override",
+    "supervised",
     "to_json",
-    "UserError",
 ]
 
 REGISTRIES = (STUDENTS, FILTERS, LOSSES, MEASURES, SELECTORS, SOURCES, TARGETS)

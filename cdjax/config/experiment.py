@@ -1,50 +1,79 @@
 """An experiment as data: what is distilled into what, and how.
 
-In: a Python file from `configs/` with `get_config()`, and `a.b=c` overrides. Out: one frozen `Experiment`.
-A field is here only if two experiments differ in it; everything else is an argument default where it is used.
+A field is here only if two experiments differ in it; everything else is an argument default where it is used. Parts
+with fields of their own stand beside the code that they configure; here they are put together.
 """
 
-import json
-import runpy
-import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cdjax import parts
-from cdjax.config import read
-from cdjax.errors import UserError
-from cdjax.learn import Optim
+from cdjax.learn.training import Training, Tune, supervised
 from cdjax.lessons import Update
-from cdjax.lessons.keep import Keep
-from cdjax.lessons.labelled import Labelled
-from cdjax.lessons.sources import Source
-from cdjax.lessons.sources.teacher import FromTeacher
-from cdjax.losses import Loss
-from cdjax.losses.forward_kl import ForwardKL
-from cdjax.sampling import Sampling
-from cdjax.sampling.targets import Targets
-from cdjax.sampling.targets.top_k import TopK
+from cdjax.lessons.operation import Operation
+from cdjax.lessons.sources.demonstrations import FromDemonstrations
+from cdjax.parts import at_least, between
 from cdjax.score.measures import Measure
 from cdjax.score.measures.forgetting import Forgetting
 from cdjax.score.measures.held_out_kl import HeldOutKL
 from cdjax.students import Student
 from cdjax.students.whole import Whole
-from cdjax.tasks.inputs import Inputs
-from cdjax.views.context import Context, Template
+from cdjax.views.context import Template
+
+SCORES = ("teacher", "before", "after")  # that every run has
 
 
 @dataclass(frozen=True)
-class Operation:
-    """The paper's 4-tuple (D, T_teacher, T_student, f) for one task."""
+class Teacher:
+    """A side that teaches: the student's model as it was before training, unless it is said to be another.
 
-    name: str = "operation"
-    task: str = ""  # a name in `cdjax.tasks`; empty: the task is just its `inputs.file`
-    inputs: Inputs = Inputs()
-    context: Context = Context()
-    student_context: Context = Context()
-    keep: Keep = Keep()
+    A tokenizer and end ids come with the model. Soft targets ask for the student's vocabulary; where the tokenizers
+    differ, what is learned is text.
+    """
+
+    model: str = ""  # a source of weights; empty: the student's
+    layers: tuple[int, ...] = ()  # only these of its layers, in this order; empty: all
+    template: Template | None = None  # none: the student's
+    trains: Student | None = None  # what `training` trains; none: as the student's
+    training: Training | None = None  # what makes the teacher out of its model before the first round
+
+    def problems(self) -> Iterator[str]:
+        """A training that asks a teacher, and what trains without one."""
+        if self.trains is not None and self.training is None:
+            yield f"trains={self.trains.kind!r}, and there is no training"
+        if self.training is not None:
+            if self.training.asks:
+                kinds = ", ".join(source.kind for source in self.training.asks)
+                yield f"training.sources must have written answers, nobody teaches a teacher; got {kinds}"
+            if self.training.start == "teacher":
+                yield "training.start='teacher' has no meaning: the teacher is made out of its model"
+            if self.training.tune.lrs:
+                yield "training.tune is for what is scored as a student: give the teacher one learning rate"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Another way to train the same student, in one round over all operations, scored as the student is."""
+
+    name: str  # in the results
+    training: Training
+
+    def problems(self) -> Iterator[str]:
+        """A name that means something else; rounds in segments."""
+        if not self.name or "/" in self.name or self.name in SCORES:
+            yield f"name must be a name without '/', and none of {', '.join(SCORES)}; got {self.name!r}"
+        if self.training.update.every:
+            yield "training.update.every is for the student: a baseline learns in one segment"
+
+
+def gradient_descent(lrs: tuple[float, ...], epochs: int = 20, every: int = 5, batch: int = 16) -> Baseline:
+    """The paper's baseline: cross-entropy on the demonstrations themselves, the best of a grid on validation examples.
+
+    Weights are scored after every `every` epochs and at the end, at each learning rate.
+    """
+    update = Update(epochs=epochs, batch=batch)
+    return Baseline("gradient_descent", supervised(FromDemonstrations(), update=update, tune=Tune(lrs, every)))
 
 
 @dataclass(frozen=True)
@@ -57,61 +86,42 @@ class Plan:
     """
 
     order: Literal["simultaneous", "sequential", "recursive"] = "simultaneous"
-    operations: tuple[Operation, ...] = ()  # empty: the experiment's own operation alone
     rounds: tuple[tuple[str, ...], ...] = ()  # the names of each round's operations; empty: as the order says
-    repeat: int = 1  # run the whole list so many times
-    ema: float = 0.0  # how much of the teacher stays when the student is averaged into it ...
-    ema_every: Literal["round", "segment"] = "round"  # ... after each round of a recursive plan, or each segment
+    repeat: int = at_least(1, 1)  # number of times that the whole list is run
+    ema: float = between(0, 1, 0.0)  # share of the teacher that stays when the student is averaged into it
+    ema_every: Literal["round", "segment"] = "round"  # when: after each round of a recursive plan, or each segment
 
-
-@dataclass(frozen=True)
-class Tune:
-    """The student's learning rate and epoch, chosen on labelled validation examples as the baseline's are."""
-
-    lrs: tuple[float, ...] = ()  # empty: optim.lr, and the last checkpoint counts
-    every: int = 1  # epochs between two scores
+    def problems(self) -> Iterator[str]:
+        """Groups that are rounds at once; a teacher that never moves."""
+        if self.rounds and self.order == "simultaneous":
+            yield "rounds follow one another: order must be 'sequential' or 'recursive'"
+        if self.ema == 1:
+            yield "ema=1 leaves the teacher as it is: use 0, which averages nothing, or less than 1"
 
 
 @dataclass(frozen=True)
 class Limits:
     """Length budgets in tokens; each view has its own."""
 
-    teacher_prompt: int = 1024
-    student_prompt: int = 512
-    completion: int = 64
+    teacher_prompt: int = at_least(1, 1024)
+    student_prompt: int = at_least(1, 512)
+    completion: int = at_least(1, 64)
     overflow: Literal["error", "drop"] = "error"
-
-
-@dataclass(frozen=True)
-class Supervised:
-    """Fine-tuning on solved examples: cross-entropy on their written answers."""
-
-    name: str = ""  # of a baseline in the results
-    examples: tuple[Labelled, ...] = ()  # all of them at once; empty: no fine-tuning
-    start: Literal["model", "teacher"] = "model"  # the weights it begins with; the teacher's own are the model's
-    optim: Optim = Optim()
-    update: Update = Update()
-
-
-@dataclass(frozen=True)
-class GradientDescent:
-    """The baseline: fine-tune on the demonstrations themselves, the best of a grid on validation examples."""
-
-    lrs: tuple[float, ...] = ()  # empty: no baseline
-    epochs: int = 20  # scored after every `every` epochs; the best one counts
-    every: int = 5
-    batch: int = 16
 
 
 @dataclass(frozen=True)
 class Score:
     """What is measured before and after."""
 
-    examples: int = 128  # test examples at most
-    validation: int = 64  # examples that choose points of the baseline's grid and the student's; never test examples
+    examples: int = at_least(1, 128)  # test examples at most
+    validation: int = at_least(0, 64)  # examples that choose points of a grid (`tune`); never test examples
     measures: tuple[Measure, ...] = (HeldOutKL(), Forgetting())  # of the student, beside its grades
-    baseline: GradientDescent = GradientDescent()
-    supervised: tuple[Supervised, ...] = ()  # further baselines, each scored as the student is
+
+    def problems(self) -> Iterator[str]:
+        """A kind of measure twice."""
+        kinds = [measure.kind for measure in self.measures]
+        if len(set(kinds)) < len(kinds):
+            yield f"measures has a kind twice: {', '.join(kinds)}"
 
 
 @dataclass(frozen=True)
@@ -119,8 +129,22 @@ class Mesh:
     """Devices along each axis; -1 for `data` takes what is left."""
 
     data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
+    fsdp: int = at_least(1, 1)
+    tensor: int = at_least(1, 1)
+
+    def problems(self) -> Iterator[str]:
+        """Neither a count nor -1."""
+        if self.data < 1 and self.data != -1:
+            yield f"data must be at least 1, or -1 for the devices that are left; got {self.data}"
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a run computes on, and in what precision."""
+
+    mesh: Mesh = Mesh()
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # auto: what is faster here, measured at the start
+    remat: Literal["none", "dots", "full"] = "dots"  # what the backward pass keeps: all, products, or nothing
 
 
 @dataclass(frozen=True)
@@ -128,41 +152,24 @@ class Experiment:
     """Everything that one run needs; saved as `config.json` beside its results."""
 
     name: str
-    model: str  # a directory, hub id, .gguf file, or pypi:PACKAGE; see cdjax.load_model
-    task: str = ""
+    model: str  # the student's: a directory, hub id, .gguf file, or pypi:PACKAGE; see cdjax.load_model
+    operations: tuple[Operation, ...]  # what is distilled; how they combine is the plan's to say
     data_dir: str = ""
+    layers: tuple[int, ...] = ()  # only these of the model's layers, in this order; empty: all
     template: Template = Template()
-    context: Context = Context()
-    student_context: Context = Context()
-    inputs: Inputs = Inputs()
-    keep: Keep = Keep()
-    teacher: Supervised = Supervised()  # what makes the teacher out of the model, before the first round
-    start: Literal["teacher", "model"] = "teacher"  # what the student begins as; they differ if the teacher was tuned
-    replay: tuple[Labelled, ...] = ()  # solved examples that every round learns beside the answers, against forgetting
-    plan: Plan = Plan()
-    source: Source = FromTeacher()  # who writes what is learned
-    sampling: Sampling = Sampling()
-    targets: Targets = TopK()
-    losses: tuple[Loss, ...] = (ForwardKL(),)  # each times its weight
+    teachers: tuple[Teacher, ...] = (Teacher(),)  # the first one writes; targets are the mean of all
     student: Student = Whole()
-    optim: Optim = Optim()
-    update: Update = Update()
-    tune: Tune = Tune()
+    training: Training = Training()
+    baselines: tuple[Baseline, ...] = ()
+    plan: Plan = Plan()
     limits: Limits = Limits()
     score: Score = Score()
-    mesh: Mesh = Mesh()
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # auto: what is faster here, measured at the start
-    remat: Literal["none", "dots", "full"] = "dots"  # what the backward pass keeps: all, products, or nothing
+    devices: Devices = Devices()
     seeds: tuple[int, ...] = (0,)
-
-    def operations(self) -> tuple[Operation, ...]:
-        """The plan's operations, or the experiment's own one."""
-        own = Operation(self.name, self.task, self.inputs, self.context, self.student_context, self.keep)
-        return self.plan.operations or (own,)
 
     def rounds(self) -> tuple[tuple[int, ...], ...]:
         """The operations, by number, that each round distils together (paper, section 2.3)."""
-        names = [operation.name for operation in self.operations()]
+        names = [operation.title for operation in self.operations]
         every = tuple(range(len(names)))
         groups = tuple(tuple(map(names.index, group)) for group in self.plan.rounds)
         once = groups or ((every,) if self.plan.order == "simultaneous" else tuple((number,) for number in every))
@@ -170,57 +177,36 @@ class Experiment:
 
     def scored(self, number: int) -> tuple[int, ...]:
         """The operations that the student of round `number` is scored on: all, where the plan does not group them."""
-        return self.rounds()[number] if self.plan.rounds else tuple(range(len(self.operations())))
+        return self.rounds()[number] if self.plan.rounds else tuple(range(len(self.operations)))
 
+    def trainings(self) -> dict[str, Training]:
+        """Every training of the run, by its dotted path."""
+        made = {f"teachers.{number}": teacher.training for number, teacher in enumerate(self.teachers)}
+        made |= {f"baselines.{number}": baseline.training for number, baseline in enumerate(self.baselines)}
+        return {"training": self.training} | {
+            f"{path}.training": training for path, training in made.items() if training is not None
+        }
 
-def load_config(path: str | Path) -> Experiment:
-    """The Experiment of a Python file with `get_config()`, or of a run's `config.json`; its types are checked."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no config file {path}")
-    if path.suffix == ".json":
-        try:
-            return from_json(path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            raise UserError(f"{path} is not UTF-8 text") from None
-    try:
-        made = runpy.run_path(str(path))["get_config"]()
-    except UserError:
-        raise
-    except KeyError as error:
-        if error.args != ("get_config",):
-            raise UserError(_blame(path, error)) from error
-        raise UserError(f"{path} has no get_config(); define one that returns a cdjax.Experiment") from None
-    except Exception as error:  # whatever a user's file does wrong is the user's to see, at the line where it happened
-        raise UserError(_blame(path, error)) from error
-    if not isinstance(made, Experiment):
-        raise UserError(f"get_config() in {path} must return a cdjax.Experiment, got a {type(made).__name__}")
-    return read.convert(Experiment, made, "")
+    def alike(self, teacher: Teacher) -> bool:
+        """Whether a teacher is the student's model under the student's template, and trains as the student does."""
+        same_model = (teacher.model or self.model, teacher.layers) == (self.model, self.layers)
+        same_template = teacher.template in (None, self.template)
+        return same_model and same_template and teacher.trains in (None, self.student)
 
+    def problems(self) -> Iterator[str]:
+        """What parts that are each in order cannot be together."""
+        from cdjax.config import check
 
-def override(cfg: Experiment, changes: Mapping[str, Any]) -> Experiment:
-    """A copy with `{"optim.lr": 3e-5, "plan.operations.0.name": "first"}` set, in that order.
-
-    A value may be text as on the command line. A dict stands for a whole part: what it leaves out takes its default.
-    """
-    for path, value in changes.items():
-        cfg = read.assign(Experiment, cfg, path.split("."), value)
-    return cfg
-
-
-def to_json(cfg: Experiment) -> str:
-    """Every field, defaults included, as indented JSON."""
-    return json.dumps(parts.plain(cfg), indent=2, ensure_ascii=False)
-
-
-def from_json(text: str) -> Experiment:
-    """The inverse of `to_json`; fields that are left out take their defaults."""
-    return read.convert(Experiment, text, "")
-
-
-def _blame(path: Path, error: Exception) -> str:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    line, said = (lines or [1])[-1], str(error)
-    if isinstance(error, SyntaxError):
-        line, said = error.lineno, error.msg
-    return f"{path}, line {line}: {type(error).__name__}: {' '.join(said.split())}"
+        if not self.name or not self.model:
+            yield "name and model must not be empty"
+        if self.data_dir and not Path(self.data_dir).is_dir():
+            yield f"data_dir is {self.data_dir!r}, which is not a directory"
+        sources: dict[str, Any] = {"model": self.model}
+        sources |= {f"teachers.{number}.model": teacher.model for number, teacher in enumerate(self.teachers)}
+        for path, model in sources.items():
+            if (model.endswith(".gguf") or model.startswith((".", "/"))) and not Path(model).exists():
+                yield f"{path} is {model!r}, and there is no such file or directory"
+        seeds = self.seeds
+        if not seeds or len(set(seeds)) < len(seeds) or not 0 <= min(seeds) <= max(seeds) < 2**32:
+            yield f"seeds must be different numbers from 0 to 2**32 - 1, at least one; got {list(seeds)}"
+        yield from check.together(self)

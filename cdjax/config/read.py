@@ -45,9 +45,14 @@ def assign(kind: Any, old: Any, path: Sequence[str], value: Any, where: str = ""
     if not path:
         return convert(kind, value, where)
     head, rest, below = path[0], path[1:], f"{where}.{path[0]}" if where else path[0]
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = _inner(kind)
+        old = convert(kind, {}, where) if old is None and dataclasses.is_dataclass(kind) else old
     if (kinds := kinds_of(kind)) is not None:
         if head == "kind" and not rest:
             return _another(kinds, old, value, where)
+        if old is None:
+            raise UserError(f"{where} is none, which has no {head}; give {where}.kind first")
         kind = type(old)
     if dataclasses.is_dataclass(kind):
         inner = _fields(kind, [head], where)[head]
@@ -98,7 +103,8 @@ def _another(kinds: Kinds, old: Any, kind: Any, where: str) -> Any:
     """A part of another kind that keeps what the two have in common."""
     wanted = _class(kinds, kind, where)
     common = {field.name for field in dataclasses.fields(wanted)}
-    return _record(wanted, {name: part for name, part in _shallow(old).items() if name in common}, where)
+    kept = {} if old is None else _shallow(old)
+    return _record(wanted, {name: part for name, part in kept.items() if name in common}, where)
 
 
 def _class(kinds: Kinds, kind: Any, where: str) -> type:
@@ -147,7 +153,7 @@ def _entries(kind: Any, value: Any, where: str) -> tuple[Any, ...]:
     if isinstance(value, str):
         text = value.strip()
         text = text[1:-1] if text.startswith("(") and text.endswith(")") else text  # "()" and "(1, 2)" as in Python
-        nested = text.startswith("[") or dataclasses.is_dataclass(inner)
+        nested = text.startswith("[") or (text and dataclasses.is_dataclass(inner))
         value = _json(text, kind, where) if nested else [part.strip() for part in text.split(",") if part.strip()]
     if not isinstance(value, list | tuple):
         raise _mismatch(kind, value, where)
@@ -157,8 +163,13 @@ def _entries(kind: Any, value: Any, where: str) -> tuple[Any, ...]:
 def _optional(kind: Any, value: Any, where: str) -> Any:
     if value is None or (isinstance(value, str) and value.lower() == "none"):
         return None
+    return convert(_inner(kind), value, where)
+
+
+def _inner(kind: Any) -> Any:
+    """X of `X | None`."""
     (inner,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
-    return convert(inner, value, where)
+    return inner
 
 
 def _scalar(kind: Any, value: Any, where: str) -> Any:

@@ -4,6 +4,7 @@ Every stage is written down when it ends (`journal.json`), samples shard by shar
 (`checkpoints/`): a run that is killed anywhere and started again ends as if it had never been killed.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,9 @@ from typing import Any
 import jax
 
 from cdjax.config import Experiment
-from cdjax.distill import finetuning, opening, stages
+from cdjax.distill import opening, round, stages, succession, updates
 from cdjax.distill.opening import Run
-from cdjax.distill.scores import score_original, score_student
-from cdjax.distill.stages import Round
+from cdjax.distill.scores import expected, score_original, score_student
 from cdjax.errors import UserError
 from cdjax.model.files import prefix
 from cdjax.report import page, results
@@ -28,15 +28,12 @@ def run(cfg: Experiment, workdir: str | Path, *, profile: bool = False) -> dict[
     """
     run = opening.open(cfg, Path(workdir), profile=profile)
     with jax.set_mesh(run.mesh):
-        run = finetuning.with_teacher(run)
+        run = with_teachers(run)
         score_original(run)
         for seed in cfg.seeds:
             distil(run, seed)
-            if cfg.score.baseline.lrs:
-                descend = functools.partial(finetuning.gradient_descent, run, seed)
-                run.journal.once(f"seed {seed}/gradient_descent", descend)
-            for number in range(len(cfg.score.supervised)):
-                finetuning.baseline(run, seed, number)
+            for number in range(len(cfg.baselines)):
+                train_baseline(run, seed, number)
     return _finish(run)
 
 
@@ -47,42 +44,58 @@ def evaluate(cfg: Experiment, workdir: str | Path) -> dict[str, Any]:
     """
     run = opening.open(cfg, Path(workdir))
     with jax.set_mesh(run.mesh):
-        score_original(finetuning.with_teacher(run))
+        score_original(with_teachers(run))
     return _finish(run)
+
+
+def with_teachers(run: Run) -> Run:
+    """The run whose teachers have been trained, as far as the experiment says so."""
+    for number, teacher in enumerate(run.cfg.teachers):
+        if teacher.training is not None:
+            made = round.teacher(run, number, teacher.training)
+            params = stages.distil(made, None, made.learner.side.fresh(0))
+            trained = dataclasses.replace(run.teachers[number], params=params)
+            run = dataclasses.replace(run, teachers=(*run.teachers[:number], trained, *run.teachers[number + 1 :]))
+    return run
 
 
 def distil(run: Run, seed: int) -> None:
     """All rounds of the plan for one seed, from the first that has not been scored."""
-    every = rounds(run, seed)
-    left = [round for round in every if not run.journal.done(round.stage("score"))]
+    every = round.rounds(run, seed)
+    left = [one for one in every if not run.journal.done(one.stage("score"))]
     if not left:
         return
-    done = every[: -len(left)]
-    student = stages.restore(done[-1]) if done else run.models.start(seed, run.cfg.start)
-    teacher = run.models.original
+    done, teacher = every[: -len(left)], None
+    student = updates.restore(done[-1]) if done else run.begin(seed, run.cfg.training.start)
     if done:
-        teacher = stages.successor(done[-1], teacher, student)
-    for round in left:
-        student = stages.distil(round, teacher, student)
-        if round is not every[-1]:
-            teacher = stages.successor(round, teacher, student)
-        score = functools.partial(score_student, run, student, run.cfg.scored(round.number))
-        run.journal.once(round.stage("score"), score)
+        teacher = succession.successor(done[-1], teacher, student)
+    for current in left:
+        student = stages.distil(current, teacher, student)
+        if current is not every[-1]:
+            teacher = succession.successor(current, teacher, student)
+        score = functools.partial(score_student, run, student, run.cfg.scored(current.number))
+        run.journal.once(current.stage("score"), score)
 
 
-def rounds(run: Run, seed: int) -> list[Round]:
-    """The rounds of a seed, with the operations that each distils."""
-    return [Round(run, seed, number, operations) for number, operations in enumerate(run.cfg.rounds())]
+def train_baseline(run: Run, seed: int, number: int) -> None:
+    """Trains one of the baselines of a seed, and grades its test answers as the student's."""
+    baseline = round.baseline(run, seed, number)
+    if not run.journal.done(baseline.stage("score")):
+        params = stages.distil(baseline, None, run.begin(seed, baseline.training.start))
+        title = run.cfg.baselines[number].name
+        grade = functools.partial(run.exam.grade, run.student.reader(params), "student", expected(run), title=title)
+        run.journal.once(baseline.stage("score"), grade)
 
 
 def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
     """Writes a seed's last student as a directory for `load_model`. Raises UserError if there is none yet."""
     run = opening.reopen(Path(workdir))
     (Path(directory) / prefix.NAME).unlink(missing_ok=True)  # of another student: it would be read before this one
+    student = run.student
     with jax.set_mesh(run.mesh):
-        run.models.student.export(
+        student.student.export(
             last_student(run, seed),
-            run.models.frozen,
+            student.frozen,
             Path(directory),
             tokenizer=run.format.tokenizer,
             stop_ids=run.ends,
@@ -92,12 +105,12 @@ def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
 
 def last_student(run: Run, seed: int) -> Trainable:
     """The trainable state at the end of the last round of a seed that has been run."""
-    last = rounds(run, seed)[-1]
+    last = round.rounds(run, seed)[-1]
     if seed not in run.cfg.seeds or not run.journal.done(last.last().stage("update")):
         raise UserError(
             f"{run.workdir} has no trained student of seed {seed} (seeds: {list(run.cfg.seeds)}); run it to its end"
         )
-    return stages.restore(last)
+    return updates.restore(last)
 
 
 def _finish(run: Run) -> dict[str, Any]:

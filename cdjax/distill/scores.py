@@ -12,7 +12,7 @@ from cdjax.tasks import Example
 
 def score_original(run: Run) -> None:
     """Stages "teacher" and "before": the first teacher with its context, and what the student begins as without."""
-    teacher, student = run.reader(run.models.original), run.before
+    teacher, student = run.teaching(None)[0], run.before
     grade = functools.partial(run.exam.grade, teacher, "teacher", run.exam.tests(), title="teacher")
     run.journal.once("teacher", grade)
 
@@ -26,7 +26,7 @@ def score_original(run: Run) -> None:
 def score_student(run: Run, params: Trainable, operations: Sequence[int]) -> Graded:
     """The student's graded answers to these operations without the context, and its `measures`."""
     examples = only(expected(run), operations)
-    student = run.reader(params)
+    student = run.student.reader(params)
     graded = run.exam.grade(student, "student", examples, title="after")
     return graded | {"measures": _measured(run, student, operations, after_training=True)}
 
@@ -44,9 +44,10 @@ def _measured(run: Run, student: Reader, operations: Sequence[int], *, after_tra
         expected=expected(run),
         student=student,
         before=run.before,
-        teacher=run.reader(run.models.original),
+        teacher=run.teaching(None)[0],
         answers=run.workdir / "rollouts",
-        batch=run.cfg.update.batch,
+        batch=run.cfg.training.update.batch,
     )
-    measures = [one for one in run.cfg.score.measures if after_training or not getattr(one, "after_training", False)]
+    every = run.cfg.score.measures
+    measures = [kind for kind in every if after_training or not getattr(kind, "after_training", False)]
     return {measure.kind: measure(subject) for measure in measures}

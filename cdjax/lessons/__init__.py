@@ -1,5 +1,6 @@
 """Answers -> what is learned from, in batches."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cdjax.parts import at_least
@@ -7,10 +8,15 @@ from cdjax.parts import at_least
 
 @dataclass(frozen=True)
 class Update:
-    """How long and in what pieces the student learns in one round."""
+    """How long and in what pieces a student learns in one round."""
 
-    epochs: int = 1
-    batch: int = 16
-    micro_batches: int = 1
+    epochs: int = at_least(1, 1)
+    batch: int = at_least(1, 16)
+    micro_batches: int = at_least(1, 1)
     every: int = at_least(0, 0)  # updates of a segment, before which answers are written anew; 0: once a round
-    checkpoint_every: int = 0  # steps; 0 saves only at the end of a stage
+    checkpoint_every: int = at_least(0, 0)  # steps; 0 saves only at the end of a stage
+
+    def problems(self) -> Iterator[str]:
+        """More micro-batches than pairs."""
+        if self.batch < self.micro_batches:
+            yield f"batch={self.batch} cannot be cut into {self.micro_batches} parts of one pair or more (micro_batches)"

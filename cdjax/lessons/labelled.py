@@ -1,6 +1,6 @@
 """Solved examples: the inputs of demonstrations under a view, with the ids of their written answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from cdjax.errors import UserError
+from cdjax.parts import at_least
 from cdjax.tasks.task import Demonstration, Task
 from cdjax.views.context import Context
 from cdjax.views.view import Format, View
@@ -20,9 +21,18 @@ class Labelled:
     """Solved examples of a task to fine-tune on, and how they are shown."""
 
     task: str
-    count: int = 0  # the first so many of the task's own demonstrations
+    count: int = at_least(0, 0)  # number of the task's own demonstrations, the first ones
     view: Context = Context()  # around each input
     demonstrations: tuple[Demonstration, ...] = ()  # written out here instead
+
+    def problems(self) -> Iterator[str]:
+        """No task, no examples, or two kinds of them; a view that asks for what is not there."""
+        if not self.task or (self.count < 1) != bool(self.demonstrations):
+            yield (
+                f"task must be named, with a count of at least 1 or demonstrations; got {self.task!r}, "
+                f"{self.count} and {len(self.demonstrations)}"
+            )
+        yield from (f"view.{problem}" for problem in self.view.misfits(self.task))
 
 
 def labelled(cfg: Labelled, task: Task, format: Format, budget: int) -> list[Solved]:

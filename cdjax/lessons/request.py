@@ -1,6 +1,6 @@
 """What a source is asked: answers to inputs, with targets of the teacher.
 
-In: the inputs as both sides see them, and both models. Out: `Rollout`s; those that a model writes are kept on disk as
+In: the inputs as all sides see them, and their models. Out: `Rollout`s; those that a model writes are kept on disk as
 soon as they are there.
 """
 
@@ -12,6 +12,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from cdjax.lessons.crossing import crossed
 from cdjax.model.reader import Reader
 from cdjax.sampling import Sampling, answers
 from cdjax.sampling.reread import Teacher, reread
@@ -29,7 +30,7 @@ class Request:
     task: Task
     views: Views
     shown: Shown
-    teacher: Reader
+    teachers: tuple[Reader, ...]  # the first one writes; targets are the mean of all
     student: Reader
     mesh: jax.sharding.Mesh
     sampling: Sampling
@@ -40,29 +41,33 @@ class Request:
     progress: Callable[[int], object] = lambda done: None
 
     def sample(self, side: Literal["teacher", "student"], rows: Sequence[int] | None = None) -> list[Rollout]:
-        """That side's answers under its own view, to all inputs or to those of some rows.
+        """That side's answers under its own view, to all inputs or to those of some rows, in the student's tokens.
 
-        The teacher's have what its decode step recorded, and the student may draft them. The student's are read again
-        by the teacher.
+        A single teacher's have what its decode step recorded, and the student may draft them. All others are read by
+        the teachers. Where tokenizers differ, a teacher's cross as text.
         """
         shown = self.shown if rows is None else self.shown.rows(rows)
         if not shown.teacher.inputs:
             return []
         teacher = side == "teacher"
+        recorded = teacher and len(self.teachers) == 1
+        view = self.views.teacher if teacher else self.views.student
         rollouts = answers.sample(
-            self.teacher if teacher else self.student,
+            self.teachers[0] if teacher else self.student,
             self.mesh,
             shown.teacher if teacher else shown.student,
-            stops=getattr(self.views, side).format.stops,
+            stops=view.format.stops,
             sampling=self.sampling,
-            targets=self.targets if teacher else Labels(),
+            targets=self.targets if recorded else Labels(),
             steps=self.steps,
             seed=self.seed,
-            student=answers.Student(self.student, shown.student) if teacher else None,
+            student=answers.Student(self.student, shown.student) if recorded else None,
             store=Store(self.folder if rows is None else self.folder / side),
             progress=self.progress,
         )
-        return rollouts if teacher else self.reread(rollouts, shown)
+        if teacher and not self.views.one_vocabulary:
+            return crossed(rollouts, view, self.views.student, steps=self.steps)
+        return rollouts if recorded else self.reread(rollouts, shown)
 
     def written(self, outputs: Sequence[str | None]) -> list[Rollout]:
         """Written answers to the inputs, one each, as if a model had given them; None where there is none to an input.
@@ -81,7 +86,8 @@ class Request:
         return self.reread(rollouts, self.shown)
 
     def reread(self, rollouts: Sequence[Rollout], shown: Shown) -> list[Rollout]:
-        """The rollouts with the teacher's targets, under its own view."""
-        teachers = [Teacher(self.teacher, shown.teacher)]
+        """The rollouts with the teachers' targets, each under its own view."""
+        prompts = (shown.teacher, *shown.others)
+        teachers = [Teacher(reader, own) for reader, own in zip(self.teachers, prompts, strict=True)]
         batch, seed = self.sampling.batch, self.seed
         return reread(rollouts, teachers, self.targets, self.mesh, steps=self.steps, batch=batch, seed=seed)

@@ -12,7 +12,7 @@ class Positions:
     """What is known at every completion position."""
 
     hidden: Float[Array, "*b D"]  # the student's
-    teacher: Float[Array, "*b D"] | None  # the teacher's, where it is read in the update
+    teacher: Float[Array, "*b E"] | None  # the teacher's, of width E, where it is read in the update
     ids: Int[Array, "*b"]
     weight: Float[Array, "*b"]  # in the loss; 0 where there is no token: the one loss mask
     targets: dict[str, Array]  # what was recorded of the teacher, [*b, ...]

@@ -6,6 +6,7 @@ needs no other file and no network. `report.jinja` says how the page looks, `plo
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from cdjax.errors import UserError
 from cdjax.report import plots
 from cdjax.workdir import metrics
 
+OTHERS = {"baseline", "teacher"}  # what a line of metrics names that is not of the student
 ORDER = ("teacher", "before", "after", "gradient_descent")
 PAGE = "report.html"
 COLUMNS = ("input", "expected", "teacher", "before", "after")
@@ -136,7 +138,7 @@ def _facts(run: Run) -> dict[str, str]:
     versions = run.results.get("versions") or {}
     return {
         "model": run.cfg["model"],
-        "task": run.cfg.get("task", ""),
+        "task": ", ".join(dict.fromkeys(operation["task"] for operation in run.cfg.get("operations", ()))),
         "seeds": ", ".join(map(str, run.cfg.get("seeds", ()))),
         "commit": run.results.get("commit", ""),
         "with": ", ".join(f"{name} {version}" for name, version in versions.items()),
@@ -189,7 +191,9 @@ def _curves(run: Run) -> Markup:
     def stage(line: Mapping[str, Any]) -> str:
         return chosen.get(f"seed {line.get('seed')}/round {line.get('round')}", "update")
 
-    lines = [line for line in run.metrics if "step" in line and line.get("stage") == stage(line)]
+    lines = [
+        line for line in run.metrics if "step" in line and not OTHERS & line.keys() and line.get("stage") == stage(line)
+    ]
     return Markup(plots.curves(lines)) if lines else Markup("")
 
 
@@ -214,14 +218,26 @@ def _cards(results: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, st
 
 def _changed(cfg: Mapping[str, Any]) -> dict[str, str]:
     """The fields that differ from their defaults, as dotted names and JSON."""
-    usual = dict(_flat(json.loads(config.to_json(config.Experiment("", "")))))
-    unusual = {name: value for name, value in _flat(cfg) if name not in usual or value != usual[name]}
+    one_of_each = config.Experiment(
+        "",
+        "",
+        (config.Operation(),),
+        teachers=(config.Teacher(training=config.Training()),),
+        baselines=(config.Baseline("", config.Training()),),
+    )
+    usual = dict(_flat(json.loads(config.to_json(one_of_each))))
+    usual |= {f"teachers.0.{name}": None for name in ("training", "trains", "template")}
+    first = {name: re.sub(r"\.\d+\.", ".0.", name) for name, _ in _flat(cfg)}
+    unusual = {name: value for name, value in _flat(cfg) if value != usual.get(first[name], ...)}
     return {name: json.dumps(value, ensure_ascii=False) for name, value in unusual.items()}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested dicts as dotted names; a list is one value."""
+    """Nested dicts, and lists of them, as dotted names; a list of anything else, or of parts, is one value."""
     for name, value in values.items():
+        records = isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value)
+        if records and not any("kind" in entry for entry in value):
+            value = {str(number): entry for number, entry in enumerate(value)}
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:

@@ -27,12 +27,10 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
     last = (scored or [[]])[-1]
     if last:
         graded["after"] = last
-    descended = [found[name] for seed in cfg.seeds if (name := f"seed {seed}/gradient_descent") in found]
-    if descended:
-        graded["gradient_descent"] = descended
-    for one in cfg.score.supervised:
-        if tuned := [found[name] for seed in cfg.seeds if (name := f"seed {seed}/{one.name}/score") in found]:
-            graded[one.name] = tuned
+    for name in (baseline.name for baseline in cfg.baselines):
+        places = [f"seed {seed}/baseline {name}/score" for seed in cfg.seeds]
+        if trained := [found[place] for place in places if place in found]:
+            graded[name] = trained
     results = {
         "experiment": cfg.name,
         "commit": ", ".join(journal.commits()),
@@ -50,10 +48,10 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         "rounds": [summarize(metric, many) for many in scored],
         "seconds": seconds(journal),
     }
-    searched = {name: one for name, one in found.items() if name.endswith(("/update", "/gradient_descent"))}
-    if chosen := {name.removesuffix("/update"): one["chosen"] for name, one in searched.items() if "chosen" in one}:
+    searched = {name: update for name, update in found.items() if name.endswith("/update") and "chosen" in update}
+    if chosen := {name.removesuffix("/update"): update["chosen"] for name, update in searched.items()}:
         results["chosen"] = chosen
-    if cfg.sampling.draft:
+    if cfg.training.sampling.draft:
         results["acceptance"] = acceptance(found)
     columns = {"input": graded["teacher"][0]["inputs"], "expected": graded["teacher"][0]["expected"]}
     columns |= {name: graded[name][0]["answers"] for name in ("teacher", "before", "after") if name in graded}

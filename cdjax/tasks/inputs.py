@@ -6,9 +6,11 @@ In: Task, Inputs, texts written by the model. Out: Collected (views/encode.py).
 import dataclasses
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from cdjax.errors import UserError
+from cdjax.parts import at_least
 from cdjax.tasks import files
 from cdjax.tasks.task import Task, normalized
 
@@ -20,11 +22,27 @@ class Inputs:
     pool: bool = False  # the task's own unlabelled inputs
     tasks: tuple[str, ...] = ()  # other tasks, whose pools are joined in: any of their inputs may be asked of this one
     file: str = ""  # JSONL with an "input" field, or text with one input a line
-    rule: int = 0  # so many drawn from the task's rule
-    written: int = 0  # so many samples written by the model from a few-shot prompt of inputs
-    written_shots: int = 8  # inputs shown in that prompt
-    written_tokens: int = 32  # longer ones are dropped
-    limit: int = 0  # keep at most so many, chosen at random; 0 keeps all
+    rule: int = at_least(0, 0)  # number drawn from the task's rule
+    written: int = at_least(0, 0)  # number of samples that the model writes after a few-shot prompt of inputs
+    written_shots: int = at_least(1, 8)  # inputs shown in that prompt
+    written_tokens: int = at_least(1, 32)  # longer ones are dropped
+    limit: int = at_least(0, 0)  # the most that are kept, chosen at random; 0 keeps all
+
+    def problems(self) -> Iterator[str]:
+        """No source of inputs at all, or a file without one."""
+        if self.file and not Path(self.file).is_file():
+            yield f"file is {self.file!r}, which does not exist"
+        elif self.file and not Path(self.file).read_text(encoding="utf-8", errors="replace").strip():
+            yield f"file is {self.file!r}, which is empty"
+        if not (self.pool or self.tasks or self.file or self.rule or self.written):
+            yield "pool, tasks, file, rule and written are all off: choose where the inputs come from"
+
+    def misfits(self, task: str) -> Iterator[str]:
+        """A sentence for what does not go with a task of that name, or with none."""
+        if not task and not self.file:
+            yield "file is needed where there is no task"
+        if task in self.tasks or "" in self.tasks or len(set(self.tasks)) < len(self.tasks):
+            yield f"tasks={list(self.tasks)} must be different names of other tasks; pool is {task!r}'s own"
 
 
 @dataclasses.dataclass(frozen=True)

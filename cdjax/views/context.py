@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from cdjax.parts import at_least
 from cdjax.tasks.task import Demonstration
 from cdjax.views.select import Selector
 from cdjax.views.select.first import First
@@ -22,14 +24,12 @@ class Context:
     instruction: str = ""  # {definition} in it stands for the task's own
     file: str = ""  # a text file that stands in the instruction's place, as it is
     demonstrations: tuple[Demonstration, ...] = ()  # written out here; all are shown where nothing is selected
-    shots: int = 0  # number of demonstrations that are selected for a row, ...
-    select: Selector = (
-        First()
-    )  # ... out of those written out and the task's; First adds some of the task's to the others
-    ensemble: int = 0  # the teacher alone: so many prompts instead of one, ...
-    drawn: int = 0  # ... each with so many of these demonstrations, drawn at random, the same in every run
-    negatives: tuple[Demonstration, ...] = ()  # answers not to give, after the demonstrations, and then ...
-    negative_shots: int = 0  # ... the first so many of the task's own
+    shots: int = at_least(0, 0)  # number of demonstrations that `select` chooses for a row
+    select: Selector = First()  # First adds the task's first to those written out; others choose out of all
+    ensemble: int = at_least(0, 0)  # number of prompts of a teacher; 0: one, without drawing
+    drawn: int = at_least(0, 0)  # number of the demonstrations in each of them, drawn at random, alike in every run
+    negatives: tuple[Demonstration, ...] = ()  # answers not to give, shown after the demonstrations
+    negative_shots: int = at_least(0, 0)  # number of the task's own answers not to give, after those
     explanations: bool = False  # show each demonstration's explanation, negative ones' too
     request: str = ""  # after the input, as "Let's think step by step."
 
@@ -39,10 +39,34 @@ class Context:
         return bool(self.shots) and not isinstance(self.select, First)
 
     def problems(self) -> Iterator[str]:
+        """A selector without shots, a missing file, an ensemble without demonstrations to draw."""
+        if self.file and not Path(self.file).is_file():
+            yield f"file is {self.file!r}, which does not exist"
+        if self.file and self.instruction:
+            yield "file stands in the instruction's place: give one of the two"
         if self.select != First() and not self.shots:
             yield f"select={self.select} is for shots, of which there are {self.shots}"
         if self.ensemble and self.per_row:
             yield f"ensemble={self.ensemble} draws demonstrations for its prompts itself: select must be 'first'"
+        shown = len(self.demonstrations) + self.shots
+        least, most = (1, shown) if self.ensemble else (0, 0)
+        if not least <= self.drawn <= most:
+            yield (
+                f"ensemble={self.ensemble} prompts with drawn={self.drawn} of {shown} demonstrations each: "
+                "an ensemble draws at least one and at most all, and nothing is drawn without one"
+            )
+
+    def misfits(self, task: str, *, teacher: bool = False) -> Iterator[str]:
+        """A sentence for what is asked of a task where there is none, and for what only a teacher can be shown."""
+        written = self.per_row and self.demonstrations
+        for name, shots in (("shots", 0 if written else self.shots), ("negative_shots", self.negative_shots)):
+            if shots and not task:
+                kind = name.replace("shots", "demonstrations").replace("_", " ")
+                yield f"{name}={shots} must be a number of the task's own {kind}, and task is {task!r}"
+        if self.ensemble and not teacher:
+            yield f"ensemble={self.ensemble}: only what a teacher reads is averaged over prompts"
+        if DEFINITION in self.instruction and not task:
+            yield f"instruction has {DEFINITION}, which is a task's, and task is ''"
 
 
 @dataclass(frozen=True)
@@ -60,3 +84,14 @@ class Template:
     answer: str = "{output}\n"
     explanation: str = "Explanation: {explanation}\n"
     stop: str = "\n"  # plain text only: an answer ends with the token that contains this
+
+    def problems(self) -> Iterator[str]:
+        """Plain text without the input, without the answer, or without an end."""
+        if self.chat:
+            return
+        if "{input}" not in self.question:
+            yield f"question must contain {{input}}, got {self.question!r}"
+        if "{output}" not in self.answer:
+            yield f"answer must contain {{output}}, got {self.answer!r}"
+        if not self.stop:
+            yield "stop is empty: no answer would ever end"

@@ -86,6 +86,11 @@ def stop_ids(tokenizer: Tokenizer, template: Template, end_ids: Iterable[int]) -
     return np.array(sorted(ids), np.int32)
 
 
+def same_vocabulary(tokenizer: Tokenizer, other: Tokenizer) -> bool:
+    """Whether every id is the same piece of text in both."""
+    return tokenizer is other or tokenizer.get_vocab() == other.get_vocab()
+
+
 def input_writer(tokenizer: Tokenizer, template: Template, task: Task, cfg: Inputs, seed: int) -> Prompts:
     """`cfg.written` prompts that the model continues with a new input, see writer.py; a prompt's name is its number."""
     rows = _encode(tokenizer, writer.texts(tokenizer, template, task, cfg, seed), chat=template.chat)

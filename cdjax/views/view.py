@@ -67,28 +67,46 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """The same inputs as both sides see them, in the same order."""
+    """The same inputs as all sides see them, in the same order."""
 
     teacher: Prompts
     student: Prompts
     dropped: int  # inputs left out because a view was over its budget
+    others: tuple[Prompts, ...] = ()  # of teachers after the first
 
     def rows(self, indices: Sequence[int]) -> "Shown":
-        """Both sides' prompts of these rows."""
-        return Shown(self.teacher.rows(indices), self.student.rows(indices), 0)
+        """Every side's prompts of these rows."""
+        others = tuple(prompts.rows(indices) for prompts in self.others)
+        return Shown(self.teacher.rows(indices), self.student.rows(indices), 0, others)
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """How both sides are shown the inputs of one task."""
+    """How all sides are shown the inputs of one task."""
 
     teacher: View
     student: View
+    bare: View  # what the student is shown, as the teacher would read it
+    others: tuple[View, ...] = ()  # of teachers after the first
 
     def prompts(self, inputs: Sequence[str]) -> Shown:
-        """Both sides' prompts of the inputs that fit both budgets."""
-        teacher, long = self.teacher.prompts(inputs)
-        student, also_long = self.student.prompts(teacher.inputs)
-        if also_long:
-            teacher, _ = self.teacher.prompts(student.inputs)
-        return Shown(teacher, student, len(long) + len(also_long))
+        """Every side's prompts of the inputs that fit all budgets."""
+        views, fitting, made = (self.teacher, self.student, *self.others), tuple(inputs), []
+        for view in views:
+            made.append(view.prompts(fitting)[0])
+            fitting = made[-1].inputs
+        teacher, student, *others = (
+            prompts if prompts.inputs == fitting else view.prompts(fitting)[0]
+            for view, prompts in zip(views, made, strict=True)
+        )
+        return Shown(teacher, student, len(inputs) - len(fitting), tuple(others))
+
+    @property
+    def one_vocabulary(self) -> bool:
+        """Whether the student's tokens are every teacher's, and end answers for it where they do for a teacher."""
+        mine = self.student.format
+        formats = [view.format for view in (self.teacher, *self.others)]
+        return all(
+            encode.same_vocabulary(format.tokenizer, mine.tokenizer) and np.isin(format.stops, mine.stops).all()
+            for format in formats
+        )

@@ -1,12 +1,15 @@
 """A run's directory: begun once, and continued only by the same experiment on the same files."""
 
+import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cdjax import config
-from cdjax.config import Experiment, Labelled
+from cdjax.config import Experiment
 from cdjax.errors import UserError
 from cdjax.workdir.journal import Journal
 
@@ -21,7 +24,8 @@ def check(cfg: Experiment, workdir: Path) -> None:
     before, now = json.loads(config.to_json(config.load_config(path))), json.loads(config.to_json(cfg))
     if set(before["seeds"]) <= set(now["seeds"]):  # more seeds only add to what is there
         before["seeds"] = now["seeds"]
-    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    changed = sorted(name for name in old.keys() | new.keys() if old.get(name, ...) != new.get(name, ...))
     if changed:
         raise UserError(
             f"{workdir} holds a run of another experiment: {', '.join(changed)} differ from its config.json; "
@@ -46,24 +50,37 @@ def begin(cfg: Experiment, workdir: Path) -> None:
 
 def dtype(cfg: Experiment, journal: Journal) -> str:
     """What the run computes in: the config's choice, or for "auto" what was measured when it began."""
-    return str(journal.results().get("precision", {"dtype": cfg.dtype})["dtype"])
-
-
-def labelled(cfg: Experiment) -> list[Labelled]:
-    """All solved examples that the experiment asks for."""
-    tuned = (cfg.teacher, *cfg.score.supervised)
-    return [*cfg.replay, *(examples for training in tuned for examples in training.examples)]
+    return str(journal.results().get("precision", {"dtype": cfg.devices.dtype})["dtype"])
 
 
 def digests(cfg: Experiment) -> dict[str, str]:
-    """SHA-256 of the user's own files that the experiment reads."""
-    names = {
-        name
-        for operation in cfg.operations()
-        for name in (operation.context.file, operation.student_context.file, operation.inputs.file)
-    }
-    names |= {examples.view.file for examples in labelled(cfg)}
-    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in sorted(names - {""})}
+    """SHA-256 of the user's own files that the experiment reads; of a directory, of all the files in it."""
+    return {name: _digest(Path(name)) for name in sorted(set(files(cfg)) - {""})}
+
+
+def files(part: Any) -> Iterator[str]:
+    """Every `file` that a part of the experiment names."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name == "file":
+            yield value
+        for entry in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(entry):
+                yield from files(entry)
+
+
+def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value inside dictionaries and lists, with its dotted path; an empty one is a value."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, entry in entries:
+        yield from _leaves(entry, f"{where}.{name}" if where else str(name))
+    if not entries:
+        yield where, value
+
+
+def _digest(path: Path) -> str:
+    read = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in read)).hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

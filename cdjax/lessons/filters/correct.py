@@ -17,6 +17,7 @@ class Correct:
     """
 
     kind: ClassVar[str] = "correct"
+    needs: ClassVar[frozenset[str]] = frozenset({"a task that grades answers"})
 
     def refuse(self, answers: Sequence[Kept], evidence: Evidence) -> list[str | None]:
         task = evidence.task

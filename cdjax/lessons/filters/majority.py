@@ -16,6 +16,7 @@ class Majority:
     """
 
     kind: ClassVar[str] = "majority"
+    needs: ClassVar[frozenset[str]] = frozenset({"several answers to an input"})
 
     def refuse(self, answers: Sequence[Kept], evidence: Evidence) -> list[str | None]:
         votes: dict[str, Counter[str]] = defaultdict(Counter)

@@ -1,7 +1,7 @@
-"""Who writes what is learned, a file each.
+"""Who writes what is learned, a file each; `source.py` says what a source has.
 
-A source is a frozen dataclass with `answers(request)`, which gives answers to the inputs of a `Request`, with the
-targets that it asks for. In segments (`update.every`) it is asked anew, each time with the student as it is then.
+Most give answers to the inputs of a `Request`, with the targets that it asks for, and are asked anew in every segment
+(`update.every`), each time with the student as it is then. Some have solved examples of their own.
 """
 
 from typing import Annotated, Any
@@ -14,5 +14,7 @@ SOURCES = Kinds(
     student="cdjax.lessons.sources.student:FromStudent",
     mixture="cdjax.lessons.sources.mixture:Mixture",
     labels="cdjax.lessons.sources.labels:FromLabels",
+    written="cdjax.lessons.sources.written:Written",
+    demonstrations="cdjax.lessons.sources.demonstrations:FromDemonstrations",
 )
 Source = Annotated[Any, SOURCES]

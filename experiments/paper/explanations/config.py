@@ -36,11 +36,11 @@ def get_config(task: str, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
     """The experiment of one task; `tiny` is the same on a random model."""
     changes = {
         "name": f"explanations of {task}",
-        "student_context": UNEXPLAINED,
-        "inputs.limit": 6 if tiny else 32,
-        "update.epochs": 1,
-        "update.batch": 4,
-        "optim": config.Optim(lr=2e-5, schedule="linear", warmup=1),
+        "operations.0.student_context": UNEXPLAINED,
+        "operations.0.inputs.limit": 6 if tiny else 32,
+        "training.update.epochs": 1,
+        "training.update.batch": 4,
+        "training.optim": config.Optim(lr=2e-5, schedule="linear", warmup=1),
         "limits.student_prompt": 1024,
     }
     return config.override(instructions.get_config(task, data_dir, seeds, tiny=tiny), changes)

