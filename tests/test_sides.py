@@ -1,0 +1,214 @@
+"""Teacher and student as two sides: another model, other layers, another template or tokenizer, several teachers."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from cdjax import config, parallel
+from cdjax.config import Teacher, check
+from cdjax.distill import opening, rounds
+from cdjax.learn import update
+from cdjax.model import decoder
+from cdjax.model.files import huggingface, tokenizer
+from cdjax.model.files.source import DATA, TINY
+from cdjax.sampling.store import Store
+from cdjax.workdir import metrics
+from cdjax.workdir.journal import Journal
+from tests.test_rounds import Killed, assert_same_end, die, experiment, kl, outcome
+
+TEXT = {"targets": config.Labels(), "losses": (config.CrossEntropy(),), "score": config.Score(4, measures=())}
+WIDE = dataclasses.replace(TINY, embed=96, layers=3, mlp=160)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A directory with a model of another width and depth, and the tokenizer of `tiny:SEED`."""
+    directory = tmp_path_factory.mktemp("wide")
+    words = tokenizer.load(DATA / "tiny")
+    model = decoder.create(WIDE, parallel.make_mesh(), seed=3)
+    huggingface.write(model, words, directory, stop_ids=[words.eos_token_id])
+    return str(directory)
+
+
+def samples(workdir):
+    lines = (workdir / "rollouts/seed_0/round_0/operation_0/samples.jsonl").read_text().splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
+@pytest.mark.parametrize("targets", [config.TopK(8), config.Full()], ids=str)
+def test_a_teacher_of_another_width_teaches_and_one_device_equals_eight(targets, wide, tmp_path):
+    found = []
+    for name, mesh in (("one", config.Mesh()), ("eight", config.Mesh(data=2, fsdp=2, tensor=2))):
+        told = rounds.run(experiment(teachers=(Teacher(wide),), mesh=mesh, targets=targets), tmp_path / name)
+        losses = [line["loss"] for line in metrics.read(tmp_path / name / "metrics.jsonl")]
+        found.append((samples(tmp_path / name), losses, told))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=2e-3)
+    assert kl(found[0][2], "after") < kl(found[0][2], "before")
+
+
+def test_a_student_of_fewer_layers_learns_from_the_whole_model(tmp_path):
+    told = rounds.run(experiment(layers=(0,)), tmp_path)
+    run = opening.open(experiment(layers=(0,)), tmp_path)
+    assert (run.student.model.decoder.spec.layers, run.teachers[0].reader.decoder.spec.layers) == (1, 2)
+    assert kl(told, "after") < kl(told, "before")
+
+
+def test_a_teacher_that_is_the_students_model_shares_its_arrays(tmp_path):
+    run = opening.open(experiment(teachers=(Teacher("tiny:0"),)), tmp_path)
+    assert run.teachers[0].side is run.student
+
+
+def test_a_teacher_with_its_own_name_for_the_same_model_is_the_usual_run(tmp_path):
+    rounds.run(experiment(), tmp_path / "usual")
+    rounds.run(experiment(teachers=(Teacher("tiny:0", template=experiment().template),)), tmp_path / "named")
+    assert_same_end(tmp_path / "usual", tmp_path / "named")
+
+
+def test_each_side_has_its_own_template(tmp_path):
+    theirs = config.Template(question="Word: {input}\nPast:", answer=" {output}\n")
+    run = opening.open(experiment(teachers=(Teacher(template=theirs),)), tmp_path)
+    shown = run.assignments[0].views.prompts(["go"])
+    decode = run.format.tokenizer.decode
+    assert decode(shown.teacher.whole[0]).endswith("Word: go\nPast:") and decode(shown.student.whole[0]) == "go ->"
+
+
+def test_targets_of_two_equal_teachers_are_those_of_one(tmp_path):
+    """They are read again instead of recorded as they answer: the same numbers but for rounding."""
+    for name, count in (("one", 1), ("two", 2)):
+        rounds.run(experiment(teachers=(Teacher(),) * count), tmp_path / name)
+    assert samples(tmp_path / "one") == samples(tmp_path / "two")
+    losses = [[line["loss"] for line in metrics.read(tmp_path / name / "metrics.jsonl")] for name in ("one", "two")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_of_two_teachers_the_first_writes_and_both_are_learned(wide, tmp_path):
+    for name, others in (("alone", ()), ("both", (Teacher(wide),))):
+        rounds.run(experiment(teachers=(Teacher(), *others)), tmp_path / name)
+    assert samples(tmp_path / "alone") == samples(tmp_path / "both")
+    first, second = (
+        [line["loss"] for line in metrics.read(tmp_path / name / "metrics.jsonl")] for name in ("alone", "both")
+    )
+    assert abs(first[0] - second[0]) > 1e-3
+
+
+def test_low_rank_weights_teach_beside_their_base(tmp_path):
+    """The teacher trains an adapter, the student all its weights: both begin with the same arrays."""
+    solved = config.Written((config.Labelled("past_tense", 6),))
+    training = config.supervised(solved, optim=config.Optim(lr=3e-2), update=config.Update(epochs=4, batch=3))
+    cfg = experiment(teachers=(Teacher(trains=config.LowRank(2), training=training),))
+    told = rounds.run(cfg, tmp_path)
+    run = rounds.with_teachers(opening.open(cfg, tmp_path))
+    base, taught = run.student.model.decoder, run.teachers[0].reader.decoder
+    np.testing.assert_array_equal(taught.blocks.up.w[...], base.blocks.up.w[...])
+    assert (np.asarray(taught.blocks.up.b[...]) != 0).any() and base.blocks.up.b is None
+    assert kl(told, "after") < kl(told, "before")
+
+
+@pytest.fixture(scope="module")
+def other_words(tmp_path_factory):
+    """A model whose tokenizer has the same pieces under other ids."""
+    directory = tmp_path_factory.mktemp("words")
+    words = tokenizer.load(DATA / "tiny")
+    huggingface.write(
+        decoder.create(TINY, parallel.make_mesh(), seed=5), words, directory, stop_ids=[words.eos_token_id]
+    )
+    path = directory / "tokenizer.json"
+    pieces = json.loads(path.read_text())
+    vocab, size = pieces["model"]["vocab"], len(pieces["model"]["vocab"])
+    special = {token["content"] for token in pieces["added_tokens"]}
+    moved = sorted(set(vocab) - special, key=lambda piece: vocab[piece])
+    pieces["model"]["vocab"] |= dict(zip(moved, sorted((vocab[piece] for piece in moved), reverse=True), strict=True))
+    assert len(pieces["model"]["vocab"]) == size
+    path.write_text(json.dumps(pieces))
+    return str(directory)
+
+
+def test_text_crosses_tokenizers(other_words, tmp_path):
+    """The student's tokens spell what the teacher wrote."""
+    cfg = experiment(teachers=(Teacher(other_words),), **TEXT)
+    told = rounds.run(cfg, tmp_path)
+    run = opening.open(cfg, tmp_path)
+    theirs, mine = run.teachers[0].format, run.format
+    assert theirs.tokenizer.encode("walked") != mine.tokenizer.encode("walked")
+    assert theirs.tokenizer.decode(theirs.tokenizer.encode("walked")) == "walked"
+    store = tmp_path / "rollouts/seed_0/round_0/operation_0"
+    written = {rollout.input: theirs.body(rollout.ids) for rollout in Store(store).read(0)}
+    read = {
+        json.loads(line)["input"]: json.loads(line)["text"]
+        for line in (store / "samples.jsonl").read_text().splitlines()
+    }
+    assert len(read) == told["rollouts"]["sampled"] == 12
+    some = [text for text in written if read[text].strip() and written[text].strip()]
+    assert some and all(written[text].strip().startswith(read[text].strip()) for text in some)
+    losses = [line["cross_entropy"] for line in metrics.read(tmp_path / "metrics.jsonl")]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "training.targets.kind='top_k' records the teacher's probabilities of tokens; use targets.kind='labels'"),
+        (TEXT | {"sampling": config.Sampling(draft=2)}, "training.sampling.draft=2 lets the student write"),
+        (TEXT | {"sampling": config.Sampling(weights="int8")}, "training.sampling.weights='int8' is compared"),
+        (TEXT | {"score": config.Score(4)}, "score.measures.0: held_out_kl needs one vocabulary; leave it out"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_needs_one_tokenizer_is_refused_before_anything_is_written(changes, message, other_words, tmp_path):
+    with pytest.raises(config.UserError, match=message) as error:
+        rounds.run(experiment(teachers=(Teacher(other_words),), **changes), tmp_path / "run")
+    assert "a teacher has another tokenizer" in str(error.value)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+RECURSIVE = {"plan": config.Plan("recursive", repeat=2)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            RECURSIVE | {"teachers": (Teacher("tiny:1"),)},
+            "and they are unlike: teachers.0 has a model, layers, template",
+        ),
+        (RECURSIVE | {"layers": (0,)}, "plan.order='recursive' puts the student in the teacher's place"),
+        (RECURSIVE | {"teachers": (Teacher(),) * 2}, "plan.order='recursive' has one teacher, and teachers are 2"),
+        (
+            {"plan": config.Plan("recursive", repeat=2, ema=0.5), "teachers": (Teacher("tiny:1"),)},
+            "plan.ema=0.5 puts the student in the teacher's place, and they are unlike",
+        ),
+        ({"start": "teacher", "teachers": (Teacher("tiny:1"),)}, "start='teacher' needs a teacher like the student"),
+        ({"teachers": (Teacher(),) * 2, "targets": config.Full()}, "reads one teacher in every update"),
+        ({"teachers": (Teacher(),) * 2, "sampling": config.Sampling(draft=1)}, "draft=1 has one teacher"),
+        ({"teachers": (Teacher(trains=config.LowRank()),)}, "trains='low_rank', and there is no training"),
+        ({"teachers": (Teacher("./nowhere"),)}, "teachers.0.model is './nowhere', and there is no such"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_needs_sides_that_are_alike_is_refused_before_anything_is_loaded(changes, message):
+    with pytest.raises(config.UserError, match=message):
+        check.validate(experiment(**changes))
+
+
+def test_a_side_is_named_on_the_command_line():
+    changes = {"teachers.0.model": "tiny:1", "teachers.0.layers": "1", "teachers.0.template.stop": ".", "layers": "0"}
+    cfg = config.override(experiment(), changes | {"teachers.0.trains.kind": "low_rank"})
+    assert cfg.teachers[0].model == "tiny:1" and cfg.teachers[0].layers == (1,) and cfg.layers == (0,)
+    assert cfg.teachers[0].template.stop == "." and cfg.teachers[0].trains == config.LowRank()
+    with pytest.raises(config.UserError, match="teachers.0.trains is none, which has no rank"):
+        config.override(experiment(), {"teachers.0.trains.rank": "4"})
+
+
+def test_killed_in_the_run_of_another_teacher_and_resumed_equals_never_killed(wide, tmp_path, monkeypatch):
+    cfg = experiment(teachers=(Teacher(wide),))
+    rounds.run(cfg, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(update, "train", die)
+        with pytest.raises(Killed):
+            rounds.run(cfg, tmp_path / "again")
+    rounds.run(cfg, tmp_path / "again")
+    assert outcome(tmp_path / "again") == outcome(tmp_path / "whole")
+    assert Journal(tmp_path / "again" / "journal.json").done("seed 0/round 0/score")
