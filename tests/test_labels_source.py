@@ -30,11 +30,15 @@ def test_the_answers_are_the_tasks_own_with_the_teachers_targets(tmp_path):
         assert np.isfinite(rollout.targets["logprobs"]).all() and len(rollout.targets["ids"]) == len(rollout.ids)
 
 
-def test_an_answer_longer_than_the_limit_is_left_out(tmp_path):
+def test_an_answer_longer_than_the_limit_is_cut_as_a_models_is(tmp_path):
     short = dataclasses.replace(WRITTEN, limits=config.Limits(128, 64, 4))
-    run = opening.open(short, tmp_path)
+    run = opening.open(short, tmp_path / "short")
     rollouts = answered(run)
-    assert 0 < len(rollouts) < 12 and max(len(rollout.ids) for rollout in rollouts) <= 4
+    whole = answered(opening.open(WRITTEN, tmp_path / "whole"))
+    assert {len(rollout.ids) <= 4 for rollout in whole} == {True, False}
+    for cut, answer in zip(rollouts, whole, strict=True):
+        np.testing.assert_array_equal(cut.ids, answer.ids[:4])
+        assert cut.stopped == (len(answer.ids) <= 4)
 
 
 def test_cross_entropy_on_labels_falls(tmp_path):

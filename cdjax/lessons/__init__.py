@@ -19,4 +19,4 @@ class Update:
     def problems(self) -> Iterator[str]:
         """More micro-batches than pairs."""
         if self.batch < self.micro_batches:
-            yield f"batch={self.batch} cannot be cut into {self.micro_batches} parts of one pair or more (micro_batches)"
+            yield f"batch={self.batch} cannot be cut into {self.micro_batches} parts (micro_batches) of a pair or more"

@@ -5,6 +5,7 @@ soon as they are there.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -67,27 +68,29 @@ class Request:
         )
         if teacher and not self.views.one_vocabulary:
             return crossed(rollouts, view, self.views.student, steps=self.steps)
-        return rollouts if recorded else self.reread(rollouts, shown)
+        return rollouts if recorded else self.reread(rollouts)
 
-    def written(self, outputs: Sequence[str | None]) -> list[Rollout]:
-        """Written answers to the inputs, one each, as if a model had given them; None where there is none to an input.
+    def written(self, solved: Sequence[Demonstration]) -> list[Rollout]:
+        """Written answers to inputs, several to one if need be, as if a model had given them, with targets.
 
-        Nobody's log-probabilities are known: they are 0.
+        Nobody's log-probabilities are known: they are 0. Answers to inputs that are not asked do not count; an answer
+        of more than `steps` tokens is cut there, as a model's would be, and has not stopped.
         """
-        asked = zip(self.shown.student.inputs, outputs, strict=True)
-        solved = [Demonstration(text, output) for text, output in asked if output is not None]
-        ids = self.views.student.answers(solved)
-        rollouts = [
-            Rollout(one.input, 0, row, np.zeros(len(row), np.float32), True, {}, np.zeros(len(row), np.int32))
-            for one, row in zip(solved, ids, strict=True)
-            if len(row) <= self.steps
-        ]
+        asked, counts = set(self.shown.student.inputs), Counter[str]()
+        solved = [example for example in solved if example.input in asked]
+        rollouts = []
+        for example, ids in zip(solved, self.views.student.answers(solved), strict=True):
+            sample, stopped = counts[example.input], len(ids) <= self.steps
+            counts[example.input] += 1
+            ids = ids[: self.steps]
+            unknown, undrafted = np.zeros(len(ids), np.float32), np.zeros(len(ids), np.int32)
+            rollouts.append(Rollout(example.input, sample, ids, unknown, stopped, {}, undrafted))
         self.progress(len(rollouts))
-        return self.reread(rollouts, self.shown)
+        return self.reread(rollouts)
 
-    def reread(self, rollouts: Sequence[Rollout], shown: Shown) -> list[Rollout]:
+    def reread(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """The rollouts with the teachers' targets, each under its own view."""
-        prompts = (shown.teacher, *shown.others)
+        prompts = (self.shown.teacher, *self.shown.others)
         teachers = [Teacher(reader, own) for reader, own in zip(self.teachers, prompts, strict=True)]
         batch, seed = self.sampling.batch, self.seed
         return reread(rollouts, teachers, self.targets, self.mesh, steps=self.steps, batch=batch, seed=seed)

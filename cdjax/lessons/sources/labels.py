@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from cdjax.errors import UserError
 from cdjax.lessons.sources.source import Source
+from cdjax.tasks.task import Demonstration
 
 if TYPE_CHECKING:
     from cdjax.lessons.request import Request
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 class FromLabels(Source):
     """What the task says to each input, one answer each; the teacher is asked for targets of it, if any are recorded.
 
-    An input without a known answer, or with one of more tokens than `limits.completion`, has none.
+    An input without a known answer has none; an answer of more tokens than `limits.completion` is cut there.
     """
 
     kind: ClassVar[str] = "labels"
@@ -25,5 +26,5 @@ class FromLabels(Source):
         solve = request.task.solve
         if solve is None:
             raise UserError(f"source.kind='labels' asks task {request.task.name!r} for answers, and it knows none")
-        known = [solve(text) for text in request.shown.student.inputs]
-        return request.written([None if example is None else example.output for example in known])
+        known = {text: solve(text) for text in request.shown.student.inputs}
+        return request.written([Demonstration(text, example.output) for text, example in known.items() if example])
