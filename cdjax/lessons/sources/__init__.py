@@ -14,6 +14,7 @@ SOURCES = Kinds(
     student="cdjax.lessons.sources.student:FromStudent",
     mixture="cdjax.lessons.sources.mixture:Mixture",
     labels="cdjax.lessons.sources.labels:FromLabels",
+    file="cdjax.lessons.sources.file:FromFile",
     written="cdjax.lessons.sources.written:Written",
     demonstrations="cdjax.lessons.sources.demonstrations:FromDemonstrations",
 )

@@ -1,0 +1,65 @@
+"""A file as a source: what its lines say to the inputs is learned, with the teacher's targets."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cdjax import cli, config, tasks
+from cdjax.distill import opening, stages
+from cdjax.distill import round as place
+from tests.test_rounds import experiment
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """A file with two answers to every verb of the pool, and with an input that nobody asks for."""
+    pool = tasks.load("past_tense").pool
+    rows = [{"input": verb, "output": word} for verb in pool for word in ("done", "made")]
+    rows.append({"input": "nobody asks this", "output": "no"})
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(tmp_path / "answers.jsonl")
+
+
+def answered(run):
+    with jax.set_mesh(run.mesh):
+        round = place.rounds(run, 0)[0]
+        return stages.ask(round, (0,), None, run.student.base, stages.show(round, 0))
+
+
+def test_every_answer_of_the_file_is_learned_with_the_teachers_targets(lines, tmp_path):
+    run = opening.open(experiment(sources=(config.FromFile(lines),)), tmp_path / "run")
+    rollouts = answered(run)
+    said = {(rollout.input, rollout.sample): run.format.text(rollout.ids) for rollout in rollouts}
+    assert len(said) == 24 and {said[key] for key in said if key[1] == 0} == {"done"}
+    assert {said[key] for key in said if key[1] == 1} == {"made"}
+    for rollout in rollouts:
+        assert np.isfinite(rollout.targets["logprobs"]).all() and len(rollout.targets["ids"]) == len(rollout.ids)
+
+
+def test_a_file_that_was_edited_since_is_told(lines, tmp_path):
+    cfg = experiment(sources=(config.FromFile(lines),))
+    opening.open(cfg, tmp_path / "run")
+    with open(lines, "a") as file:
+        file.write('{"input": "go", "output": "went"}\n')
+    with pytest.raises(config.UserError, match=f"read {lines} before it was changed"):
+        opening.open(cfg, tmp_path / "run")
+
+
+def test_a_file_without_answers_and_no_file_are_refused(tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"input": "fox", "output": "foxes"}\n')
+    run = opening.open(experiment(sources=(config.FromFile(str(tmp_path / "other.jsonl")),)), tmp_path / "run")
+    with pytest.raises(config.UserError, match="other.jsonl has an answer to 1 inputs, and to none of the 12"):
+        answered(run)
+    with pytest.raises(config.UserError, match="sources.0.file must be JSON lines .* 'nowhere' is no file"):
+        config.check.validate(experiment(sources=(config.FromFile("nowhere"),)))
+
+
+def test_it_is_chosen_on_the_command_line(lines, tmp_path):
+    source = json.dumps([{"kind": "file", "file": lines}])
+    changes = [f"training.sources={source}", "training.update.epochs=1", "operations.0.inputs.written=0"]
+    changes += ["operations.0.inputs.limit=8", "score.examples=2", "score.measures=()", "baselines=()"]
+    sets = [word for change in changes for word in ("--set", change)]
+    assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["rollouts"]["sampled"] == 16
