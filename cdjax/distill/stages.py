@@ -151,6 +151,7 @@ def ask(
     run, training = segment.run, segment.training
     assignment, source = run.assignments[place[0]], training.asks[sum(place[1:])]
     request = Request(
+        operation=place[0],
         task=assignment.task,
         views=assignment.views,
         shown=shown,

@@ -28,6 +28,7 @@ from cdjax.views.view import Shown, Views
 class Request:
     """Answers of `steps` tokens at most; who writes them, and to which of the inputs, is the source's to say."""
 
+    operation: int  # its number in the experiment
     task: Task
     views: Views
     shown: Shown

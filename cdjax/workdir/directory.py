@@ -59,7 +59,9 @@ def digests(cfg: Experiment) -> dict[str, str]:
 
 
 def files(part: Any) -> Iterator[str]:
-    """Every `file` that a part of the experiment names."""
+    """Every `file` that a part of the experiment names, and what else it says that it reads."""
+    if hasattr(part, "files"):
+        yield from part.files()
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if field.name == "file":
