@@ -15,6 +15,7 @@ SOURCES = Kinds(
     mixture="cdjax.lessons.sources.mixture:Mixture",
     labels="cdjax.lessons.sources.labels:FromLabels",
     file="cdjax.lessons.sources.file:FromFile",
+    rollouts="cdjax.lessons.sources.rollouts:FromRollouts",
     written="cdjax.lessons.sources.written:Written",
     demonstrations="cdjax.lessons.sources.demonstrations:FromDemonstrations",
 )
