@@ -139,7 +139,7 @@ def test_what_stands_in_padding_does_nothing(mesh):
             rows,
             tokens=jnp.where(blank, 7, rows.tokens),
             positions=jnp.where(blank, 9, rows.positions),
-            at=jnp.where(real, rows.at, 5),
+            predictors=jnp.where(real, rows.predictors, 5),
         ),
         ids=jnp.where(real, batch.ids, 7),
         targets={

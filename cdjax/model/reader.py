@@ -26,7 +26,7 @@ class Rows:
     tokens: Int[Array, "G X R T"]
     positions: Int[Array, "G X R T"]  # from 0 in every text
     texts: Int[Array, "G X R T"]  # which text a token belongs to, from 1; 0 is padding
-    at: Int[Array, "G C"]  # for each kept token, where in its part's X x R x T the token before it stands
+    predictors: Int[Array, "G C"]  # index in its part's X x R x T of the token before each kept one
 
 
 @jax.tree_util.register_dataclass
@@ -88,7 +88,7 @@ class Reader:
             positions = positions + self.prefix.starts(len(tokens))[:, None]
         hidden, _ = self.decoder(tokens, positions, texts > 0, prefix=self.prefix, texts=texts)
         by_part = jnp.swapaxes(hidden.reshape(contexts, parts, count * width, -1), 0, 1)
-        return jnp.take_along_axis(by_part.reshape(parts, contexts * count * width, -1), rows.at[..., None], 1)
+        return jnp.take_along_axis(by_part.reshape(parts, contexts * count * width, -1), rows.predictors[..., None], 1)
 
 
 @jax.jit
