@@ -39,12 +39,12 @@ class Reader:
 
     @property
     def contexts(self) -> int:
-        """How many contexts stand there; rows are grouped by them."""
+        """The number of contexts in the prefix; rows are grouped by them."""
         return 1 if self.prefix is None else len(self.prefix.lengths)
 
     @property
     def length(self) -> int:
-        """Tokens of the longest of them."""
+        """The number of tokens of the longest context."""
         return 0 if self.prefix is None else int(np.max(self.prefix.lengths))
 
     def after(self, *contexts: Int[np.ndarray, "_"]) -> "Reader":
@@ -70,7 +70,7 @@ class Reader:
         return dataclasses.replace(self, prefix=other if self.prefix is None else _join(self, other))
 
     def unstacked(self) -> "Reader":
-        """The reader as it is sampled from, see `decoder.unstack`."""
+        """The reader with its decoder in the form for sampling, see `decoder.unstack`."""
         return dataclasses.replace(self, decoder=unstack(self.decoder))
 
     def hidden(self, rows: Rows) -> Float[Array, "G C D"]:
@@ -96,8 +96,8 @@ def _read(reader: Reader, contexts: Int[Array, "G P"], lengths: Int[Array, "G"])
     real = jnp.arange(contexts.shape[1])[None] < lengths[:, None]
     positions = row_positions(real, reader.prefix)
     k, v = reader.decoder.read(contexts, positions, real, prefix=reader.prefix)
-    found = cache.Prefix(k, v, lengths)
-    return (found if reader.prefix is None else reader.prefix.then(found)).whole()
+    new = cache.Prefix(k, v, lengths)
+    return (new if reader.prefix is None else reader.prefix.then(new)).whole()
 
 
 @jax.jit
