@@ -25,6 +25,7 @@ KeysValues: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]] 
 Contexts: TypeAlias = tuple[Float[Array, "G K P H"], Float[Array, "G K P H"]]  # a layer's keys and values of a prefix
 ContextMask: TypeAlias = Bool[Array, "G P"] | Bool[Array, "B T P"]  # what a prefix has, or what each query sees of it
 Past: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"], Int[Array, "B"]]  # a layer's cache, lengths
+Streams: TypeAlias = dict[int, Float[Array, "B T D"]]  # the residual stream after a layer, by its number
 
 REMAT: dict[str, Callable] = {
     "none": lambda layer: layer,
@@ -174,16 +175,32 @@ class Decoder(nnx.Module):
         Where several texts stand in a row, `texts` tells them apart, and each has positions of its own.
         """
         if past is None:
-            mask = attention.visible(positions, positions, real, self.spec.window)
-            if texts is not None:
-                mask &= texts[:, :, None] == texts[:, None, :]
-            x, _ = self._layers(tokens, positions, mask, prefix, None, keep=False)
-        else:
-            mask = past.visible(tokens.shape[1], self.spec.window)
-            x, kv = self._layers(tokens, positions, mask, prefix, past, keep=True)
-            k, v = kv
-            past = cache.Cache(k, v, past.lengths + real.sum(1))
-        return self.final_norm(x), past
+            return self.states(tokens, positions, real, (), prefix=prefix, texts=texts)[0], None
+        mask = past.visible(tokens.shape[1], self.spec.window)
+        x, (k, v), _ = self._layers(tokens, positions, mask, prefix, past, keep=True)
+        return self.final_norm(x), cache.Cache(k, v, past.lengths + real.sum(1))
+
+    def states(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        real: Bool[Array, "B T"],
+        layers: tuple[int, ...],
+        *,
+        prefix: cache.Prefix | None = None,
+        texts: Int[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B T D"], Streams]:
+        """Hidden states after the final norm, and the residual stream at each of `layers`, by its number as given.
+
+        Numbers are those of transformers' `hidden_states`: 0 is the embedding, i the stream after layer i of L, and
+        negative ones count from the end. One differs: L, or -1, is the stream before the final norm, which there is
+        normed. Raises UserError for a number that the decoder does not have.
+        """
+        mask = attention.visible(positions, positions, real, self.spec.window)
+        if texts is not None:
+            mask &= texts[:, :, None] == texts[:, None, :]
+        x, _, streams = self._layers(tokens, positions, mask, prefix, None, keep=False, streams=layers)
+        return self.final_norm(x), streams
 
     def read(
         self,
@@ -195,7 +212,7 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "L B K T H"], Float[Array, "L B K T H"]]:
         """The tokens' keys and values in every layer: what a prefix or a cache is filled with."""
         mask = attention.visible(positions, positions, real, self.spec.window)
-        _, (k, v) = self._layers(tokens, positions, mask, prefix, None, keep=True)
+        _, (k, v), _ = self._layers(tokens, positions, mask, prefix, None, keep=True)
         return (jnp.stack(k), jnp.stack(v)) if isinstance(self.blocks, nnx.List) else (k, v)
 
     def _layers(
@@ -207,11 +224,14 @@ class Decoder(nnx.Module):
         past: cache.Cache | None,
         *,
         keep: bool,
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        """The stream after the last layer, and each layer's keys and values, stacked or apart as the layers are.
+        streams: tuple[int, ...] = (),
+    ) -> tuple[Float[Array, "B T D"], Any, Streams]:
+        """The stream after the last layer, each layer's keys and values, and the streams of chosen layers.
 
-        Stacked layers give them only with `keep`, and None otherwise.
+        Keys and values are stacked or apart as the layers are; stacked layers give them only with `keep`.
         """
+        index = {number: _stream_index(number, self.spec) for number in streams}
+        chosen = sorted(set(index.values()))
         x = self._embed(tokens)
         shared_mask = None if prefix is None else prefix.visible(positions, self.spec.window)
 
@@ -224,18 +244,27 @@ class Decoder(nnx.Module):
             assert past is None, "a cache is for a model whose layers are apart"
             shared = None if prefix is None else (prefix.k, prefix.v)
 
-            def step(x: Array, part: Any) -> tuple[Array, KeysValues | None]:
-                x, kv = layer(x, part)
-                return x, kv if keep else None
+            # The streams lie in a buffer that the scan carries, never in one of all layers: a layer writes its own into
+            # its slot, and one that is not chosen into a slot more, which nobody reads.
+            slots = np.array([chosen.index(i) if i in chosen else len(chosen) for i in range(self.spec.layers + 1)])
+            kept = _put(jnp.zeros((len(chosen) + 1, *x.shape), x.dtype), x, slots[0]) if chosen else None
 
-            return jax.lax.scan(step, x, (self.blocks, None, shared))
-        kept = []
-        for index, block in enumerate(self.blocks):
-            before = None if past is None else (past.k[index], past.v[index], past.lengths)
-            shared = None if prefix is None else (prefix.k[index], prefix.v[index])
+            def step(carry: tuple[Array, Array | None], part: Any) -> tuple[tuple[Array, Array | None], Any]:
+                (x, kept), (slot, *part) = carry, part
+                x, kv = layer(x, tuple(part))
+                return (x, None if kept is None else _put(kept, x, slot)), kv if keep else None
+
+            each = (slots[1:] if chosen else None, self.blocks, None, shared)
+            (x, kept), kv = jax.lax.scan(step, (x, kept), each)
+            return x, kv, {} if kept is None else {number: kept[chosen.index(i)] for number, i in index.items()}
+        after, every_kv = [x], []
+        for number, block in enumerate(self.blocks):
+            before = None if past is None else (past.k[number], past.v[number], past.lengths)
+            shared = None if prefix is None else (prefix.k[number], prefix.v[number])
             x, kv = layer(x, (block, before, shared))
-            kept.append(kv)
-        return x, tuple(zip(*kept, strict=True))
+            after.append(x)
+            every_kv.append(kv)
+        return x, tuple(zip(*every_kv, strict=True)), {number: after[i] for number, i in index.items()}
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         embedded = self.embedding[...][tokens]
@@ -257,6 +286,18 @@ class Decoder(nnx.Module):
         return Readout(
             weights[...], layout, self.dtype, self.spec.logit_soft_cap, None if scales is None else scales[...]
         )
+
+
+def _stream_index(number: int, spec: DecoderSpec) -> int:
+    """A stream's number counted from 0, the embedding. Raises UserError for one that the decoder does not have."""
+    if not -spec.layers - 1 <= number <= spec.layers:
+        raise UserError(f"layer {number} of {spec.layers}: streams have numbers {-spec.layers - 1} to {spec.layers}")
+    return number % (spec.layers + 1)
+
+
+def _put(streams: Float[Array, "l B T D"], x: Float[Array, "B T D"], slot: Any) -> Float[Array, "l B T D"]:
+    """The buffer with another stream in one slot."""
+    return constrain(jax.lax.dynamic_update_index_in_dim(streams, x, slot, 0), "layers", "batch", "length", "act_embed")
 
 
 @jax.jit

@@ -78,17 +78,30 @@ class Reader:
 
         What stands before the texts is one context, the same for all, or as many as the rows are grouped by.
         """
+        return self.states(rows, ())[0]
+
+    def states(
+        self, rows: Rows, layers: tuple[int, ...]
+    ) -> tuple[Float[Array, "G C D"], dict[int, Float[Array, "G C D"]]]:
+        """The hidden state that predicts each kept token, and the residual streams of chosen layers there.
+
+        Layers are numbered as in `Decoder.states`, which says what it raises.
+        """
         parts, contexts, count, width = rows.tokens.shape
 
         def by_context(x: Array) -> Array:
             return jnp.swapaxes(x, 0, 1).reshape(-1, width)
 
+        def kept(x: Array) -> Array:
+            by_part = jnp.swapaxes(x.reshape(contexts, parts, count * width, -1), 0, 1)
+            by_part = by_part.reshape(parts, contexts * count * width, -1)
+            return jnp.take_along_axis(by_part, rows.predictors[..., None], 1)
+
         tokens, positions, texts = by_context(rows.tokens), by_context(rows.positions), by_context(rows.texts)
         if self.prefix is not None:
             positions = positions + self.prefix.starts(len(tokens))[:, None]
-        hidden, _ = self.decoder(tokens, positions, texts > 0, prefix=self.prefix, texts=texts)
-        by_part = jnp.swapaxes(hidden.reshape(contexts, parts, count * width, -1), 0, 1)
-        return jnp.take_along_axis(by_part.reshape(parts, contexts * count * width, -1), rows.predictors[..., None], 1)
+        hidden, streams = self.decoder.states(tokens, positions, texts > 0, layers, prefix=self.prefix, texts=texts)
+        return kept(hidden), {number: kept(stream) for number, stream in streams.items()}
 
 
 @jax.jit
