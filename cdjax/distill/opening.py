@@ -20,6 +20,7 @@ from cdjax.errors import UserError
 from cdjax.lessons import batches
 from cdjax.lessons.assignment import Assignment
 from cdjax.lessons.labelled import Labelled, Solved, labelled
+from cdjax.losses import misfits
 from cdjax.model import precision
 from cdjax.model.files import source
 from cdjax.model.reader import Reader
@@ -115,8 +116,9 @@ def _load(cfg: Experiment, workdir: Path, profile: Profile) -> Run:
     batches.check(cfg.update, mesh)
     journal = Journal(workdir / "journal.json")
     model, tokenizer, about = source.load(cfg.model, mesh, dtype=directory.dtype(cfg, journal), remat=cfg.remat)
-    if wrong := list(cfg.targets.misfits(model.spec.vocab)):
-        raise UserError("; ".join(f"targets.{problem}" for problem in wrong))
+    wrong = [f"targets.{problem}" for problem in cfg.targets.misfits(model.spec.vocab)]
+    if wrong := [*wrong, *misfits(cfg.losses, model.spec, model.spec)]:
+        raise UserError("; ".join(wrong))
     # Until there are tasks: trained weights do not depend on what stands in the context's place.
     unknown = np.zeros(cfg.limits.teacher_prompt, np.int32)
     return Run(

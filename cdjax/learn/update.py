@@ -15,8 +15,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from cdjax import parallel
+from cdjax.errors import UserError
 from cdjax.lessons.pairs import PairBatch
-from cdjax.losses import check, fused, reads_teacher
+from cdjax.losses import check, fused, misfits, reads_teacher, states
 from cdjax.losses.loss import Term
 from cdjax.losses.positions import Positions
 from cdjax.model.reader import Reader
@@ -122,14 +123,26 @@ def batch_loss(
     losses: tuple[Term, ...],
     over: Int[Array, ""] | int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """`fused.loss` of one batch: the student reads its own rows, and for full targets the teacher reads its own."""
-    hidden, wanted = student.hidden(batch.student), None
+    """The loss of one batch and its sums: those of `fused.loss` and `states.loss` together.
+
+    The student reads its own rows, and for full targets the teacher reads its own. Raises UserError for losses that the
+    targets or the models' shapes do not serve.
+    """
+    layers, teacher_layers = states.layers(losses)
+    if teacher is not None and (wrong := list(misfits(losses, student.decoder.spec, teacher.decoder.spec))):
+        raise UserError("; ".join(wrong))
+    hidden, streams = student.states(batch.student, layers)
+    teacher_hidden, teacher_streams = None, dict[int, Array]()
     if teacher is not None and reads_teacher(losses, targets):
         assert batch.teacher is not None
-        wanted = jax.lax.stop_gradient(teacher.hidden(batch.teacher))
-    positions = Positions(hidden, wanted, batch.ids, batch.weight, batch.targets, batch.temperature)
-    taught_by = None if teacher is None else teacher.decoder
-    return fused.loss(student.decoder, taught_by, positions, targets=targets, losses=losses, over=over)
+        teacher_hidden, teacher_streams = jax.lax.stop_gradient(teacher.states(batch.teacher, teacher_layers))
+    positions = Positions(hidden, teacher_hidden, batch.ids, batch.weight, batch.targets, batch.temperature)
+    head = None if teacher is None else teacher.decoder
+    loss, sums = fused.loss(student.decoder, head, positions, targets=targets, losses=losses, over=over)
+    if not layers:
+        return loss, sums
+    more, state_sums = states.loss(streams, teacher_streams, batch.weight, losses=losses, over=over)
+    return loss + more, sums | state_sums | {"loss": sums["loss"] + state_sums["loss"]}
 
 
 def train(

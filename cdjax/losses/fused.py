@@ -17,7 +17,7 @@ from cdjax import parallel
 from cdjax.errors import UserError
 from cdjax.losses import check, reads_teacher
 from cdjax.losses.logits import Block, Slope, over_blocks, terms
-from cdjax.losses.loss import Term
+from cdjax.losses.loss import StateLoss, Term
 from cdjax.losses.positions import Positions
 from cdjax.model.decoder import Decoder, Readout
 from cdjax.sampling.targets.target import Target
@@ -38,8 +38,9 @@ def loss(
     """The loss, and float32 sums over [B, C] positions: `loss`, what it is made of, and their `count`.
 
     `loss` is the sum of the losses over logits, see logits.py, times a position's weight; everything else is summed
-    without it, and positions of weight 0 do not count. `cross_entropy` is on `ids` at temperature 1; `kl` is
-    KL(teacher || student) at the targets' temperature, for targets that give probabilities.
+    without it, and positions of weight 0 do not count. `cross_entropy` is on `ids` at temperature 1;
+    `kl` is KL(teacher || student) at the targets' temperature, for targets that give probabilities. Losses over states
+    are left to states.py: of those alone, `loss` is 0 and has no gradient.
     What is differentiated is the sum of `loss` divided by `over`, with respect to the student's hidden states and the
     weights of its logits. Every device makes the logits of `tile` positions at a time; see `positions_of_a_tile`.
     """
@@ -54,7 +55,10 @@ def loss(
     tile = -(-length // tiles)
     parts = jax.tree.map(functools.partial(_filled, length=tiles * tile), parts)
     scale = 1 / jnp.float32(over)
-    return _loss((targets, losses, tile), parts.pop("hidden"), student.readout(), wanted, parts, scale)
+    hidden, readout = parts.pop("hidden"), student.readout()
+    if all(isinstance(term, StateLoss) for term in losses):
+        hidden, readout = jax.lax.stop_gradient((hidden, readout))  # no products for a gradient of zeros
+    return _loss((targets, losses, tile), hidden, readout, wanted, parts, scale)
 
 
 def positions_of_a_tile(embed: int) -> int:

@@ -91,7 +91,7 @@ def terms(
     temperature = targets.temperature if at.temperature is None else at.temperature[:, None]
     heated = q if at.temperature is None and temperature == 1 else _logprobs(logits, temperature)
     every = {"cross_entropy": -q.at(at.ids[:, None])[:, 0], "count": jnp.ones(len(logits))}
-    tokens, divergences = _only(TokenLoss, losses), _only(Divergence, losses)
+    tokens, divergences = named(losses, TokenLoss), named(losses, Divergence)
     parts = [_of_tokens(q, at, targets, tokens)] if tokens else []
     if wanted is not None:
         assert at.teacher is not None
@@ -117,10 +117,6 @@ def over_blocks(vocab: int, step: Callable[[Block, Any], Any], start: Any) -> An
     blocks = next(blocks for blocks in range(most, 0, -1) if vocab % blocks == 0)
     size = vocab // blocks
     return jax.lax.fori_loop(0, blocks, lambda i, carry: step(Block(i * size, size), carry), start)
-
-
-def _only(kind: type, losses: tuple[Term, ...]) -> dict[str, Any]:
-    return {name: loss for name, loss in named(losses).items() if isinstance(loss, kind)}
 
 
 def _of_tokens(q: Logprobs, at: Positions, targets: Target, losses: dict[str, TokenLoss]) -> Part:
