@@ -55,7 +55,10 @@ class Diverged(RuntimeError):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that an update changes. `update` donates it: the arrays of the state that went in are gone afterwards."""
+    """Parameters, optimizer state and step: all that an update changes.
+
+    `update` donates it: the arrays of the state that went in are gone afterwards.
+    """
 
     params: Trainable
     opt_state: Any
@@ -69,13 +72,13 @@ def start(params: Trainable, tx: optax.GradientTransformation, mesh: jax.shardin
 
 
 def abstract(params: Trainable, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
-    """What `start` would return, as shapes and shardings: where a checkpoint is to be put."""
+    """The shapes and shardings of what `start` returns: where a checkpoint is to be put."""
     shapes = jax.eval_shape(functools.partial(_fresh, tx), params)
 
-    def one(leaf: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+    def placed(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(one, shapes, _shardings(params, tx, mesh))
+    return jax.tree.map(placed, shapes, _shardings(params, tx, mesh))
 
 
 def make_update(
@@ -192,7 +195,7 @@ def _report(step: int, metrics: Metrics, on_step: Callable[[int, dict[str, float
 
 
 def _accumulate(gradient: Callable, params: Trainable, batch: PairBatch, count: int, place: Callable) -> Any:
-    """`gradient(params, batch)`, summed over so many micro-batches."""
+    """The sum of `gradient(params, part)` over `count` micro-batches of the batch."""
     if count == 1:
         return gradient(params, batch)
     leaves, structure = jax.tree.flatten(batch)

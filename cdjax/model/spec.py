@@ -2,7 +2,7 @@
 
 B batch, T query length, S cache slots, P prefix (shared context), C completion, D embed, N heads, K kv heads,
 H head dim, F mlp, V vocab, R adapter rank, L layers, l layers chosen among them, n positions, M positions of
-a device, k ids listed at a position, o outcomes.
+a device, k ids listed at a position, o outcomes, v outcomes of a block.
 """
 
 import dataclasses
