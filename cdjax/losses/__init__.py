@@ -24,6 +24,7 @@ LOSSES = Kinds(
     policy_gradient="cdjax.losses.policy_gradient:PolicyGradient",
     hidden_mse="cdjax.losses.hidden_mse:HiddenMSE",
     hidden_cosine="cdjax.losses.hidden_cosine:HiddenCosine",
+    hidden_l1="cdjax.losses.hidden_l1:HiddenL1",
 )
 Loss = Annotated[Any, LOSSES]
 
