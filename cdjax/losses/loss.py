@@ -94,6 +94,6 @@ class StateLoss(Term):
     def between(self, student: Float[Any, "*b D"], teacher: Float[Any, "*b D"]) -> Float[Any, "*b"]:
         """The distance at every token, from streams in float32; differentiable with respect to `student`.
 
-        Value and gradient must be finite where both are 0, as they are made at masked tokens.
+        At masked tokens both are 0, and what comes of that is dropped.
         """
         raise NotImplementedError
