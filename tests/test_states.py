@@ -87,6 +87,16 @@ def test_a_stream_of_zeros_has_a_finite_gradient(loss):
     assert np.isfinite(grad[1]).all()
 
 
+def test_small_angles_keep_their_digits():
+    """Where 1 - cos in float32 is rounding alone."""
+    near = {1: (TEACHER[1] * (1 + RNG.normal(0, 1e-6, TEACHER[1].shape))).astype(np.float32)}
+    a, b = (np.float64(side[1]) for side in (near, TEACHER))
+    cos = (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    value, _, _ = value_and_grad((config.HiddenCosine((1,)),), near)
+    np.testing.assert_allclose(value, (WEIGHT * (1 - cos)).sum() / COUNT, rtol=0.01)
+    assert 0 < value < 1e-11
+
+
 @functools.cache
 def compiled(mesh, losses):
     """The update, its first student's parameters and the frozen rest."""
