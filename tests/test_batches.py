@@ -42,10 +42,11 @@ def contents(batch):
     """What each pair of a batch says and where it is read, from the packed rows alone."""
     found = []
     for part in range(len(batch.weight)):
-        tokens, texts, at = (np.asarray(x[part]) for x in (batch.student.tokens, batch.student.texts, batch.student.at))
+        rows = batch.student
+        tokens, texts, predictors = (np.asarray(x[part]) for x in (rows.tokens, rows.texts, rows.predictors))
         ids, real = np.asarray(batch.ids[part]), np.asarray(batch.weight[part]) != 0
         for text in sorted(set(texts.flat) - {0}):
-            mine = real & (texts.flat[at] == text)
+            mine = real & (texts.flat[predictors] == text)
             found.append((tuple(tokens[texts == text]), tuple(ids[mine])))
     return found
 
@@ -72,7 +73,7 @@ def test_kept_tokens_are_read_at_the_token_before_them_on_both_sides(mesh):
     pairs = make_pairs(5)
     (batch,) = batches.Batches(pairs, config.Update(batch=8), 0, mesh, teacher=True)
     flat = {side: np.asarray(getattr(batch, side).tokens).reshape(-1) for side in ("student", "teacher")}
-    before = {side: flat[side][np.asarray(getattr(batch, side).at[0])] for side in flat}
+    before = {side: flat[side][np.asarray(getattr(batch, side).predictors[0])] for side in flat}
     real, ids = np.asarray(batch.weight[0]) != 0, np.asarray(batch.ids[0])
     found = set()
     for i in np.flatnonzero(real):

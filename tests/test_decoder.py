@@ -1,10 +1,12 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cdjax.errors import UserError
 from cdjax.model import attention, cache, decoder
 from cdjax.model.reader import Reader
 from cdjax.model.spec import DecoderSpec
@@ -149,3 +151,105 @@ def test_sliding_window_limits_what_is_seen(mesh):
         a, b = jax.jit(forward)(model, tokens, real), jax.jit(forward)(model, changed, real)
     moved = np.any(np.asarray(a != b), -1)[0]
     assert moved.tolist() == [False] * 4 + [True] * 3 + [False] * 2
+
+
+DEEP = dataclasses.replace(TINY, layers=3)
+ALL = (0, 1, 2, 3)
+
+
+def states(model, layers):
+    return model.states(jnp.asarray(TOKENS), decoder.row_positions(jnp.asarray(REAL), None), jnp.asarray(REAL), layers)
+
+
+def test_the_last_stream_through_the_final_norm_is_the_hidden_state(mesh):
+    model = decoder.create(DEEP, mesh)
+    with jax.set_mesh(mesh):
+        hidden, streams = jax.jit(lambda model: states(model, (-1, 3, 2)))(model)
+        np.testing.assert_allclose(model.final_norm(streams[-1]), hidden, atol=1e-6)
+    np.testing.assert_array_equal(streams[-1], streams[3])
+    assert sorted(streams) == [-1, 2, 3] and np.abs(streams[3] - streams[2]).max() > 1e-3
+
+
+def test_a_layers_stream_is_the_last_of_a_decoder_that_ends_there(mesh):
+    model = decoder.create(DEEP, mesh)
+    last = jax.jit(lambda model: states(model, (-1,))[1][-1])
+    with jax.set_mesh(mesh):
+        _, streams = jax.jit(lambda model: states(model, ALL))(model)
+        for layer in (1, 2, 3):
+            np.testing.assert_allclose(streams[layer], last(decoder.with_layers(model, range(layer))), atol=1e-6)
+    np.testing.assert_array_equal(streams[0], model.embedding[...][TOKENS])
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_asking_for_streams_changes_neither_hidden_states_nor_their_gradient(remat, mesh):
+    """Bit for bit."""
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def both(model, layers):
+        def loss(model):
+            hidden, streams = states(model, layers)
+            return jnp.sum(jnp.sin(hidden)), streams
+
+        return jax.value_and_grad(loss, has_aux=True)(model)
+
+    model = decoder.create(DEEP, mesh, remat=remat)
+    with jax.set_mesh(mesh):
+        ((asked, _), gradient), ((plain, _), wanted) = both(model, (1, -1)), both(model, ())
+    for a, b in zip(jax.tree.leaves((asked, gradient)), jax.tree.leaves((plain, wanted)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("layers", [(2,), ALL, (1, -3)], ids=str)
+def test_streams_of_a_scan_are_those_of_layers_apart_in_value_and_gradient(layers, remat, mesh):
+    @functools.partial(jax.jit, static_argnums=1)
+    def both(model, apart):
+        def loss(model):
+            _, streams = states(decoder.unstack(model) if apart else model, layers)
+            return sum((i + 1) * jnp.sum(jnp.sin(streams[number])) for i, number in enumerate(layers))
+
+        return jax.value_and_grad(loss)(model)
+
+    model = decoder.create(DEEP, mesh, remat=remat)
+    with jax.set_mesh(mesh):
+        scanned, apart = both(model, False), both(model, True)
+    for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(apart), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_streams_that_nobody_asked_for_are_not_held(mesh):
+    """One of many layers costs its own array and one more; a gradient needs no others either."""
+    spec = dataclasses.replace(TINY, layers=24)
+    model = decoder.create(spec, mesh, remat="full")
+    size = TOKENS.size * spec.embed * 4
+
+    def memory(function):
+        with jax.set_mesh(mesh):
+            return jax.jit(function).lower(model).compile().memory_analysis().temp_size_in_bytes
+
+    def loss(layers):
+        def summed(model):
+            hidden, streams = states(model, layers)
+            return hidden.sum() + sum(stream.sum() for stream in streams.values())
+
+        return summed
+
+    assert memory(loss((5,))) - memory(loss(())) <= 3 * size
+    assert memory(jax.grad(loss((5,)))) - memory(jax.grad(loss(()))) <= 4 * size
+
+
+def test_streams_on_one_device_equal_those_on_eight(mesh, mesh8, capfd):
+    outputs = []
+    for where in (mesh, mesh8):
+        with jax.set_mesh(where):
+            outputs.append(jax.jit(lambda model: states(model, ALL)[1])(decoder.create(DEEP, where, seed=3)))
+    for layer in ALL:
+        one, eight = (np.asarray(streams[layer])[REAL] for streams in outputs)
+        np.testing.assert_allclose(one, eight, atol=2e-5)
+    assert "rematerialization" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("layer", [3, -4])
+def test_a_stream_that_is_not_there_is_refused(layer, tiny, mesh):
+    with jax.set_mesh(mesh), pytest.raises(UserError, match=f"layer {layer} of 2: .* -3 to 2"):
+        states(tiny, (0, layer))

@@ -119,13 +119,20 @@ def test_packed_pairs_learn_as_pairs_alone(targets, student, mesh):
 
 def test_a_pair_is_read_as_prompt_and_completion(mesh):
     """As scoring reads them, where a sampled completion gets the log-probabilities that the sampler recorded."""
-    (pair,) = make_pairs(1)
+    *_, pair = make_pairs(4)
     prompt, ids = (jnp.asarray(part)[None] for part in (pair.student_prompt, pair.rollout[pair.kept]))
     with jax.set_mesh(mesh):
         packed = jax.jit(Reader.hidden)(Reader(model_on(mesh)), batch_of(mesh, [pair]).student)
         real = jnp.ones(prompt.shape, bool), jnp.ones(ids.shape, bool)
         wanted = read.completion_hidden(reader_on(mesh), prompt, real[0], ids, real[1])
+        _, streams = jax.jit(functools.partial(Reader.states, layers=(0, -1)))(
+            Reader(model_on(mesh)), batch_of(mesh, [pair]).student
+        )
+        last = model_on(mesh).final_norm(streams[-1])
     np.testing.assert_allclose(packed[:, : ids.shape[1]], wanted, atol=1e-5)
+    np.testing.assert_allclose(last, packed, atol=1e-6)
+    before = np.concatenate([pair.student_prompt[-1:], pair.rollout[pair.kept][:-1]])
+    np.testing.assert_array_equal(streams[0][0, : len(before)], model_on(mesh).embedding[...][before])
 
 
 def test_what_stands_in_padding_does_nothing(mesh):
@@ -139,7 +146,7 @@ def test_what_stands_in_padding_does_nothing(mesh):
             rows,
             tokens=jnp.where(blank, 7, rows.tokens),
             positions=jnp.where(blank, 9, rows.positions),
-            at=jnp.where(real, rows.at, 5),
+            predictors=jnp.where(real, rows.predictors, 5),
         ),
         ids=jnp.where(real, batch.ids, 7),
         targets={

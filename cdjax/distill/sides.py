@@ -8,6 +8,7 @@ import numpy as np
 
 from cdjax.config import Experiment, Template, Training
 from cdjax.errors import UserError
+from cdjax.losses import misfits
 from cdjax.model.decoder import Decoder
 from cdjax.model.reader import Reader
 from cdjax.students import Trainable
@@ -43,18 +44,19 @@ def untrained(model: Decoder) -> Side:
 
 def check(cfg: Experiment, student: Side, teachers: Sequence[Teacher], views: Sequence[Views]) -> None:
     """Raises UserError for whatever asks for sides that are more alike than these are."""
-    problems = list(_of_models(cfg, student))
+    problems = list(_of_models(cfg, student, teachers))
     if unlike := list(_vocabularies(student, teachers, views)):
         problems += [f"{problem}: {unlike[0]}" for problem in _soft(cfg)]
     if problems:
         raise UserError("; ".join(problems))
 
 
-def _of_models(cfg: Experiment, student: Side) -> Iterator[str]:
-    """Ids that a model's vocabulary does not have."""
-    vocab = student.model.decoder.spec.vocab
+def _of_models(cfg: Experiment, student: Side, teachers: Sequence[Teacher]) -> Iterator[str]:
+    """Ids and layers that the models do not have."""
+    mine, theirs = (side.model.decoder.spec for side in (student, teachers[0].side))
     for path, training in cfg.trainings().items():
-        yield from (f"{path}.targets.{problem}" for problem in training.targets.misfits(vocab))
+        yield from (f"{path}.targets.{problem}" for problem in training.targets.misfits(mine.vocab))
+        yield from (f"{path}.{problem}" for problem in misfits(training.losses, mine, theirs))
 
 
 def _vocabularies(student: Side, teachers: Sequence[Teacher], views: Sequence[Views]) -> Iterator[str]:

@@ -15,8 +15,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from cdjax import parallel
+from cdjax.errors import UserError
 from cdjax.lessons.pairs import PairBatch
-from cdjax.losses import check, fused, reads_teacher
+from cdjax.losses import check, fused, misfits, reads_teacher, states
 from cdjax.losses.loss import Term
 from cdjax.losses.positions import Positions
 from cdjax.model.reader import Reader
@@ -54,7 +55,10 @@ class Diverged(RuntimeError):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that an update changes. `update` donates it: the arrays of the state that went in are gone afterwards."""
+    """Parameters, optimizer state and step: all that an update changes.
+
+    `update` donates it: the arrays of the state that went in are gone afterwards.
+    """
 
     params: Trainable
     opt_state: Any
@@ -68,13 +72,13 @@ def start(params: Trainable, tx: optax.GradientTransformation, mesh: jax.shardin
 
 
 def abstract(params: Trainable, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
-    """What `start` would return, as shapes and shardings: where a checkpoint is to be put."""
+    """The shapes and shardings of what `start` returns: where a checkpoint is to be put."""
     shapes = jax.eval_shape(functools.partial(_fresh, tx), params)
 
-    def one(leaf: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+    def placed(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(one, shapes, _shardings(params, tx, mesh))
+    return jax.tree.map(placed, shapes, _shardings(params, tx, mesh))
 
 
 def make_update(
@@ -122,14 +126,26 @@ def batch_loss(
     losses: tuple[Term, ...],
     over: Int[Array, ""] | int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """`fused.loss` of one batch: the student reads its own rows, and for full targets the teacher reads its own."""
-    hidden, wanted = student.hidden(batch.student), None
+    """The loss of one batch and its sums: those of `fused.loss` and `states.loss` together.
+
+    The student reads its own rows, and for full targets the teacher reads its own. Raises UserError for losses that the
+    targets or the models' shapes do not serve.
+    """
+    layers, teacher_layers = states.layers(losses)
+    if teacher is not None and (wrong := list(misfits(losses, student.decoder.spec, teacher.decoder.spec))):
+        raise UserError("; ".join(wrong))
+    hidden, streams = student.states(batch.student, layers)
+    teacher_hidden, teacher_streams = None, dict[int, Array]()
     if teacher is not None and reads_teacher(losses, targets):
         assert batch.teacher is not None
-        wanted = jax.lax.stop_gradient(teacher.hidden(batch.teacher))
-    positions = Positions(hidden, wanted, batch.ids, batch.weight, batch.targets, batch.temperature)
-    taught_by = None if teacher is None else teacher.decoder
-    return fused.loss(student.decoder, taught_by, positions, targets=targets, losses=losses, over=over)
+        teacher_hidden, teacher_streams = jax.lax.stop_gradient(teacher.states(batch.teacher, teacher_layers))
+    positions = Positions(hidden, teacher_hidden, batch.ids, batch.weight, batch.targets, batch.temperature)
+    head = None if teacher is None else teacher.decoder
+    loss, sums = fused.loss(student.decoder, head, positions, targets=targets, losses=losses, over=over)
+    if not layers:
+        return loss, sums
+    more, state_sums = states.loss(streams, teacher_streams, batch.weight, losses=losses, over=over)
+    return loss + more, sums | state_sums | {"loss": sums["loss"] + state_sums["loss"]}
 
 
 def train(
@@ -179,7 +195,7 @@ def _report(step: int, metrics: Metrics, on_step: Callable[[int, dict[str, float
 
 
 def _accumulate(gradient: Callable, params: Trainable, batch: PairBatch, count: int, place: Callable) -> Any:
-    """`gradient(params, batch)`, summed over so many micro-batches."""
+    """The sum of `gradient(params, part)` over `count` micro-batches of the batch."""
     if count == 1:
         return gradient(params, batch)
     leaves, structure = jax.tree.flatten(batch)

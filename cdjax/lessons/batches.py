@@ -86,12 +86,12 @@ def pack(pairs: Sequence[Pair], sides: Sides, plan: packing.Plan, step: int) -> 
         for into, column in zip(jax.tree.leaves(kept), jax.tree.leaves(_columns(pair)), strict=True):
             into[span] = column
         for side, layout, into in zip(sides, plan.sides, rows, strict=True):
-            tokens, at = pair.read(side)
+            tokens, predictors = pair.read(side)
             group, row, start = (x[step, place] for x in (layout.group, layout.row, layout.start))
             cells = part, group, row, slice(start, start + len(tokens))
             into["tokens"][cells], into["positions"][cells] = tokens, np.arange(len(tokens))
             into["texts"][cells] = place + 1
-            into["at"][span] = (group * layout.rows + row) * layout.width[step] + start + at
+            into["predictors"][span] = (group * layout.rows + row) * layout.width[step] + start + predictors
     return kept, rows
 
 
@@ -104,4 +104,4 @@ def _columns(pair: Pair) -> dict[str, Any]:
 def _rows(plan: packing.Plan, layout: packing.Layout, step: int) -> Arrays:
     shape = plan.parts, layout.groups, layout.rows, layout.width[step]
     rows: Arrays = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "texts")}
-    return rows | {"at": np.zeros((plan.parts, plan.kept), np.int32)}
+    return rows | {"predictors": np.zeros((plan.parts, plan.kept), np.int32)}

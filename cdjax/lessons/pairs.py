@@ -31,7 +31,7 @@ class Pair:
     context: int = 0  # which of the round's shared contexts the teacher reads first
 
     def read(self, side: Literal["student", "teacher"]) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "C"]]:
-        """What that side reads, as far as the last kept token needs it, and where the token before each kept one is."""
+        """The tokens that a side reads up to the last kept one, and the index of the token before each kept one."""
         if side == "student":
             prompt, answer, kept = self.student_prompt, self.rollout[self.kept], np.arange(len(self.kept))
         else:

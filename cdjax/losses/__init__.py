@@ -1,6 +1,7 @@
 """Losses, a file a kind; a student learns by the sum of some, each times its weight. `loss.py` says what a kind has.
 
-In: what both sides read at every kept token, and targets. Out: the loss and its gradient, see fused.py.
+In: the states of both sides at every kept token, and targets. Out: the loss and its gradient. Losses over logits are
+computed together, in tiles (fused.py), and losses over residual streams beside them (states.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 
 from cdjax.errors import UserError
 from cdjax.losses.loss import Term
+from cdjax.model.spec import DecoderSpec
 from cdjax.parts import Kinds
 from cdjax.sampling.targets import TARGETS
 from cdjax.sampling.targets.target import Target
@@ -20,6 +22,9 @@ LOSSES = Kinds(
     skewed_kl="cdjax.losses.skewed_kl:SkewedKL",
     cross_entropy="cdjax.losses.cross_entropy:CrossEntropy",
     policy_gradient="cdjax.losses.policy_gradient:PolicyGradient",
+    hidden_mse="cdjax.losses.hidden_mse:HiddenMSE",
+    hidden_cosine="cdjax.losses.hidden_cosine:HiddenCosine",
+    hidden_l1="cdjax.losses.hidden_l1:HiddenL1",
 )
 Loss = Annotated[Any, LOSSES]
 
@@ -36,6 +41,12 @@ def unmet(losses: Sequence[Term], targets: Target) -> Iterator[str]:
             )
 
 
+def misfits(losses: Sequence[Term], student: DecoderSpec, teacher: DecoderSpec) -> Iterator[str]:
+    """A sentence for all that losses ask of models of these shapes, and they do not have."""
+    for number, loss in enumerate(losses):
+        yield from (f"losses.{number}.{problem}" for problem in loss.misfits(student, teacher))
+
+
 def check(losses: Sequence[Term], targets: Target) -> None:
     """Raises UserError for losses that cannot be computed from these targets."""
     if problems := list(unmet(losses, targets)):
@@ -47,12 +58,12 @@ def reads_teacher(losses: Sequence[Term], targets: Target) -> bool:
     return "states" in targets.gives and any(loss.needs for loss in losses)
 
 
-def named(losses: Sequence[Term]) -> dict[str, Term]:
-    """The losses by their kinds, the second of a kind as "jsd 2"."""
+def named(losses: Sequence[Term], family: type = Term) -> dict[str, Any]:
+    """The losses of a family by their kinds, the second of a kind as "jsd 2"."""
     kinds = [loss.kind for loss in losses]
     counts = [kinds[: number + 1].count(kind) for number, kind in enumerate(kinds)]
     names = [kind if count == 1 else f"{kind} {count}" for kind, count in zip(kinds, counts, strict=True)]
-    return dict(zip(names, losses, strict=True))
+    return {name: loss for name, loss in zip(names, losses, strict=True) if isinstance(loss, family)}
 
 
 def _either(words: Sequence[str] | frozenset[str]) -> str:

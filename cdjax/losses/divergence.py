@@ -1,4 +1,4 @@
-"""What follows from a divergence's one function h(log p, log q) of an outcome: its value, slope and dense reference.
+"""A divergence's value, slope and dense reference, from its one function h(log p, log q) of an outcome.
 
 In: log-probabilities of teacher and student. Out: nats a position; `logits.py` and `fused.py` compute them in tiles.
 """

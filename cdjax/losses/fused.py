@@ -1,4 +1,4 @@
-"""Positions -> the loss, what it is made of, and its gradient on the way.
+"""Positions -> the losses over logits, their sums by name, and the gradient, made in the same pass.
 
 Logits exist for one tile of positions at a time, and masked positions have none: on every device the real ones come
 first, and the loop ends with them. The forward pass leaves behind the gradient with respect to the hidden states and
@@ -7,6 +7,7 @@ the vocabulary's weights, which the backward pass only scales: no product is mad
 
 import dataclasses
 import functools
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,26 @@ from cdjax import parallel
 from cdjax.errors import UserError
 from cdjax.losses import check, reads_teacher
 from cdjax.losses.logits import Block, Slope, over_blocks, terms
-from cdjax.losses.loss import Term
+from cdjax.losses.loss import StateLoss, Term
 from cdjax.losses.positions import Positions
 from cdjax.model.decoder import Decoder, Readout
 from cdjax.sampling.targets.target import Target
 
 FEWEST, MOST = 128, 1024  # positions of a tile: every tile costs a pass over the gradient of the weights
+
+
+Sums: TypeAlias = dict[str, Float[Array, "..."]]  # by metric: of a device, of all [devices], or added up
+Fields: TypeAlias = dict[str, Any]  # those of `Positions`, each [devices, M, ...], but for the hidden states
+# The derivatives by the hidden states [devices, M, D] and by the head's weights, where those train.
+Gradient: TypeAlias = tuple[Float[Array, "..."], Float[Array, "..."] | None]
+
+
+class Options(NamedTuple):
+    """What is static when the loss is compiled."""
+
+    targets: Target
+    losses: tuple[Term, ...]
+    tile: int  # positions of a tile
 
 
 def loss(
@@ -35,127 +50,168 @@ def loss(
     over: Float[Array, ""] | Int[Array, ""] | int = 1,
     tile: int | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss, and float32 sums over [B, C] positions: `loss`, what it is made of, and their `count`.
+    """The loss, and float32 sums over [B, C] positions: `loss`, each metric by its name, and `count`.
 
     `loss` is the sum of the losses over logits, see logits.py, times a position's weight; everything else is summed
-    without it, and positions of weight 0 do not count. `cross_entropy` is on `ids` at temperature 1; `kl` is
-    KL(teacher || student) at the targets' temperature, for targets that give probabilities.
+    without it, and positions of weight 0 do not count. `cross_entropy` is on `ids` at temperature 1;
+    `kl` is KL(teacher || student) at the targets' temperature, for targets that give probabilities. Losses over states
+    are left to states.py: of those alone, `loss` is 0 and has no gradient.
     What is differentiated is the sum of `loss` divided by `over`, with respect to the student's hidden states and the
     weights of its logits. Every device makes the logits of `tile` positions at a time; see `positions_of_a_tile`.
     """
     check(losses, targets)
-    live = reads_teacher(losses, targets)
-    if (live and positions.teacher is None) or not targets.buffers().keys() <= positions.targets.keys():
+    read_again = reads_teacher(losses, targets)
+    if (read_again and positions.teacher is None) or not targets.buffers().keys() <= positions.targets.keys():
         raise UserError(f"targets.kind={targets.kind!r}, but the answers were recorded without them")
-    wanted = teacher.readout() if teacher is not None and live else None
-    parts = jax.tree.map(_apart, vars(positions) | {"teacher": None if wanted is None else positions.teacher})
-    length = parts["weight"].shape[1]
+    teacher_head = teacher.readout() if teacher is not None and read_again else None
+    fields = vars(positions) | {"teacher": None if teacher_head is None else positions.teacher}
+    fields = jax.tree.map(_apart, fields)
+    length = fields["weight"].shape[1]
     tiles = -(-length // (tile or positions_of_a_tile(student.spec.embed)))
     tile = -(-length // tiles)
-    parts = jax.tree.map(functools.partial(_filled, length=tiles * tile), parts)
-    scale = 1 / jnp.float32(over)
-    return _loss((targets, losses, tile), parts.pop("hidden"), student.readout(), wanted, parts, scale)
+    fields = jax.tree.map(functools.partial(_filled, length=tiles * tile), fields)
+    hidden, head = fields.pop("hidden"), student.readout()
+    if all(isinstance(term, StateLoss) for term in losses):
+        hidden, head = jax.lax.stop_gradient((hidden, head))  # no products for a gradient of zeros
+    return _loss(Options(targets, losses, tile), hidden, head, teacher_head, fields, 1 / jnp.float32(over))
 
 
 def positions_of_a_tile(embed: int) -> int:
-    """As many as give most of the speed of larger ones, with logits no larger than the gradient of the weights."""
+    """The number that has most of the speed of larger ones, with logits no larger than the gradient of the weights."""
     return min(max(embed * 3 // 4, FEWEST), MOST)
 
 
+# The loss with its own rule of differentiation. Without it, jax would keep the logits of every tile for the backward
+# pass, or make them twice. `_forward` makes the gradient while a tile's logits are there, for a cotangent of 1, and
+# `_backward` multiplies it with the cotangent: right for a scalar loss only, so the sums beside it have no gradient.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss(how, hidden, out, wanted, parts, scale):
-    return _run(how, hidden, out, wanted, parts, scale, gradient=False, of_weights=False)[0]
+def _loss(
+    options: Options,
+    hidden: Float[Array, "devices M D"],
+    head: Readout,
+    teacher_head: Readout | None,
+    fields: Fields,
+    scale: Float[Array, ""],
+) -> tuple[Float[Array, ""], Sums]:
+    return _run(options, hidden, head, teacher_head, fields, scale, gradient=False, of_weights=False)[0]
 
 
-def _forward(how, hidden, out, wanted, parts, scale):
-    of_weights = out.weights.perturbed  # not those of a student whose adapter is all that trains
-    given = jax.tree.map(lambda x: x.value, (hidden, out, wanted, parts, scale))
-    found, change = _run(how, *given, gradient=True, of_weights=of_weights)
-    return found, (change, given[1])
+def _forward(
+    options: Options, hidden: Any, head: Any, teacher_head: Any, fields: Any, scale: Any
+) -> tuple[tuple[Float[Array, ""], Sums], tuple[Gradient, Readout]]:
+    """The loss, and what the backward pass needs. Every leaf has a `value` and says whether it is differentiated."""
+    of_weights = head.weights.perturbed  # not those of a student whose adapter is all that trains
+    values = jax.tree.map(lambda leaf: leaf.value, (hidden, head, teacher_head, fields, scale))
+    result, gradient = _run(options, *values, gradient=True, of_weights=of_weights)
+    assert gradient is not None
+    return result, (gradient, values[1])
 
 
-def _backward(how, saved, by):
-    (hidden, weights), out = saved
-    if isinstance(by[0], SymbolicZero):
+def _backward(options: Options, saved: tuple[Gradient, Readout], cotangents: Any) -> tuple[Any, ...]:
+    """The cotangents of `_loss`'s arguments, from that of the loss; those of the sums are ignored."""
+    ((by_hidden, by_weights), head), by_loss = saved, cotangents[0]
+    if isinstance(by_loss, SymbolicZero):
         return (None,) * 5
-    by_out = None if weights is None else dataclasses.replace(out, weights=weights * by[0])
-    return (hidden * by[0]).astype(hidden.dtype), by_out, None, None, None
+    by_head = None if by_weights is None else dataclasses.replace(head, weights=by_weights * by_loss)
+    return (by_hidden * by_loss).astype(by_hidden.dtype), by_head, None, None, None
 
 
 _loss.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _run(how, hidden, out, wanted, parts, scale, *, gradient, of_weights):
-    """Loss and sums, and d loss / d (hidden states [devices, M, D], weights), None where they are not asked for."""
-    targets, losses, tile = how
-    given, wanted = out.gathered(), None if wanted is None else wanted.gathered()
-    real = parts["weight"] != 0
-    first = jnp.argsort(~real, 1, stable=True)
+def _run(
+    options: Options,
+    hidden: Float[Array, "devices M D"],
+    head: Readout,
+    teacher_head: Readout | None,
+    fields: Fields,
+    scale: Float[Array, ""],
+    *,
+    gradient: bool,
+    of_weights: bool,
+) -> tuple[tuple[Float[Array, ""], Sums], Gradient | None]:
+    """The loss and its sums, and the gradient of the loss where that is asked for."""
+    targets, losses, tile = options
+    axes = _axes(head.layout, "embed")
+    whole, teacher = head.gathered(), None if teacher_head is None else teacher_head.gathered()
+    real = fields["weight"] != 0
+    order = jnp.argsort(~real, 1, stable=True)  # of each device's positions: those that count come first
 
-    def one(rows, hidden, parts, change):
-        """Of one device: the sums over a tile, and `change` with the tile's part added."""
-        at = _blank(jax.tree.map(lambda x: x[rows], Positions(hidden=hidden, **parts)))
-        found, slope = terms(given, wanted, at, targets, losses)
-        found["loss"] = at.weight * found["loss"]
-        found = {name: jnp.sum(term, where=at.real) for name, term in found.items()}
-        if gradient:
-            weight = (at.weight * scale)[:, None]
-            by_hidden, by_weights = _pulled(given, at.hidden, lambda block: weight * slope(block), change[1])
-            change = change[0].at[rows].set(by_hidden.astype(hidden.dtype), unique_indices=True), by_weights
-        return found, change
+    def of_tile(indices: Array, hidden: Array, fields: Fields, total: Gradient | None) -> tuple[Sums, Gradient | None]:
+        """One device's sums over the positions of a tile, and `total` with the tile's gradient added."""
+        positions = _blank(jax.tree.map(lambda x: x[indices], Positions(hidden=hidden, **fields)))
+        sums, slope = terms(whole, teacher, positions, targets, losses)
+        sums["loss"] = positions.weight * sums["loss"]
+        sums = {name: jnp.sum(term, where=positions.real) for name, term in sums.items()}
+        if total is not None:
+            by_hidden, by_weights = total
+            weight = (positions.weight * scale)[:, None]
+            added, by_weights = _pulled(whole, positions.hidden, lambda block: weight * slope(block), by_weights)
+            # A position is in one tile only: its gradient is set, and not added to.
+            total = by_hidden.at[indices].set(added.astype(hidden.dtype), unique_indices=True), by_weights
+        return sums, total
 
-    def add(i, carry):
-        total, change = carry
-        rows = jax.lax.dynamic_slice_in_dim(first, i * tile, tile, 1)
-        found, change = parallel.on_each(one, rows, hidden, parts, change)
-        return jax.tree.map(jnp.add, total, found), change
+    def add(number: Array, carry: tuple[Sums, Gradient | None]) -> tuple[Sums, Gradient | None]:
+        sums, total = carry
+        indices = jax.lax.dynamic_slice_in_dim(order, number * tile, tile, 1)
+        of_this, total = parallel.on_each(of_tile, indices, hidden, fields, total)
+        return jax.tree.map(jnp.add, sums, of_this), total
 
-    axes = ("batch", *_axes(out.layout, "act_embed"))
-    by_weights = parallel.constrain(jnp.zeros((len(real), *out.weights.shape)), *axes) if of_weights else None
-    change = (jnp.zeros_like(hidden), by_weights) if gradient else None
-    shapes, _ = jax.eval_shape(functools.partial(parallel.on_each, one), first[:, :tile], hidden, parts, change)
-    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, change = jax.lax.fori_loop(0, -(-real.sum(1).max() // tile), add, (start, change))
-    if of_weights:
-        change = change[0], parallel.constrain(change[1].sum(0), *_axes(out.layout, "embed"))
-    sums = jax.tree.map(jnp.sum, total)
-    return (sums["loss"] * scale, sums), change
+    # Every device adds up a gradient of the whole weights; they are summed, and split as the weights are, at the end.
+    apart = ("batch", *_axes(head.layout, "act_embed"))
+    by_weights = parallel.constrain(jnp.zeros((len(real), *head.weights.shape)), *apart) if of_weights else None
+    total = (jnp.zeros_like(hidden), by_weights) if gradient else None
+    shapes, _ = jax.eval_shape(functools.partial(parallel.on_each, of_tile), order[:, :tile], hidden, fields, total)
+    none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    # As many tiles as the device with most real positions fills, known when it runs: padding costs no logits.
+    sums, total = jax.lax.fori_loop(0, -(-real.sum(1).max() // tile), add, (none, total))
+    if total is not None and total[1] is not None:
+        total = total[0], parallel.constrain(total[1].sum(0), *axes)
+    sums = jax.tree.map(jnp.sum, sums)
+    return (sums["loss"] * scale, sums), total
 
 
-def _pulled(given: Readout, hidden: Array, slope: Slope, by_weights: Array | None) -> tuple[Array, Array | None]:
-    """d loss / d hidden of a tile [n, D], and `by_weights` with the tile's d loss / d weights added."""
-    layout, axis = given.layout, given.layout.index("v")
+def _pulled(
+    head: Readout, hidden: Float[Array, "n D"], slope: Slope, by_weights: Float[Array, "..."] | None
+) -> tuple[Float[Array, "n D"], Float[Array, "..."] | None]:
+    """d loss / d hidden of a tile, and `by_weights` with the tile's d loss / d weights added.
+
+    `slope` is d loss / d logits; the weights' axes are `head.layout`.
+    """
+    layout, axis = head.layout, head.layout.index("v")
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def add(block: Block, change: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
-        by_hidden, by_weights = change
-        by_logits = slope(block).astype(given.dtype)
-        by_hidden += product(f"nv,{layout}->nd", by_logits, block.of(given.weights, axis))
+    def add(block: Block, total: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
+        by_hidden, by_weights = total
+        by_logits = slope(block).astype(head.dtype)
+        by_hidden += product(f"nv,{layout}->nd", by_logits, block.of(head.weights, axis))
         if by_weights is not None:
-            here = block.of(by_weights, axis) + product(f"nv,nd->{layout}", by_logits, hidden)
-            by_weights = block.put(by_weights, here, axis)
+            added = block.of(by_weights, axis) + product(f"nv,nd->{layout}", by_logits, hidden)
+            by_weights = block.put(by_weights, added, axis)
         return by_hidden, by_weights
 
-    return over_blocks(given.weights.shape[axis], add, (jnp.zeros(hidden.shape), by_weights))
+    return over_blocks(head.weights.shape[axis], add, (jnp.zeros(hidden.shape), by_weights))
 
 
 def _axes(layout: str, embed: str) -> tuple[str, ...]:
+    """The logical axes of weights of this layout; `embed` is the name of the hidden states' axis."""
     return tuple({"v": "vocab", "d": embed}[letter] for letter in layout)
 
 
-def _blank(at: Positions) -> Positions:
-    """The same with zeros at masked positions: nothing that stands there may reach a value or a gradient.
+def _blank(positions: Positions) -> Positions:
+    """The positions with zeros where they are masked: nothing that stands there may reach a value or a gradient.
 
     A temperature of 0 would: it is 1 there.
     """
+    real = positions.real
 
-    def one(x: Array) -> Array:
-        return jnp.where(at.real.reshape(at.real.shape + (1,) * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
+    def blank(x: Array) -> Array:
+        return jnp.where(real.reshape(real.shape + (1,) * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
 
-    blank = jax.tree.map(one, at)
-    if at.temperature is None:
-        return blank
-    return dataclasses.replace(blank, temperature=jnp.where(at.real, at.temperature, 1.0))
+    blanked = jax.tree.map(blank, positions)
+    if positions.temperature is None:
+        return blanked
+    return dataclasses.replace(blanked, temperature=jnp.where(real, positions.temperature, 1.0))
 
 
 def _apart(x: Array) -> Array:
@@ -165,5 +221,5 @@ def _apart(x: Array) -> Array:
 
 
 def _filled(x: Array, length: int) -> Array:
-    """Zeros, which are masked positions, up to so many a device."""
+    """[devices, n, ...] -> [devices, length, ...], with zeros, which are masked positions."""
     return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), *((0, 0),) * (x.ndim - 2)))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 from cdjax import parallel
 from cdjax.losses import divergence, named
@@ -27,7 +27,7 @@ OUTCOMES = 4096  # the fewest outcomes of a block
 class Block(NamedTuple):
     """Neighbouring outcomes of the vocabulary."""
 
-    start: Array
+    start: Int[Array, ""] | int
     size: int
 
     def of(self, x: Array, axis: int = -1) -> Array:
@@ -39,26 +39,28 @@ class Block(NamedTuple):
         return part if x.shape[axis] == self.size else jax.lax.dynamic_update_slice_in_dim(x, part, self.start, axis)
 
 
-Slope: TypeAlias = Callable[[Block], Array]  # the derivative of a loss with respect to the logits of a block, [n, v]
+# The derivative of a loss with respect to the logits of a block of v outcomes.
+Slope: TypeAlias = Callable[[Block], Float[Array, "n v"]]
+Values: TypeAlias = dict[str, Float[Array, "n"]]  # by name, at n positions
 
 
 class Logprobs(NamedTuple):
     """Log-probabilities of every outcome at n positions, never written out beside the logits they come from."""
 
-    logits: Array  # [n, V]
-    peak: Array  # [n, 1]
-    total: Array  # [n, 1], log of the sum of exponentials
-    temperature: Any  # of all positions, or [n, 1]
+    logits: Float[Array, "n V"]
+    peak: Float[Array, "n 1"]  # the largest logit
+    total: Float[Array, "n 1"]  # the log of the sum of exp((logits - peak) / temperature)
+    temperature: float | Float[Array, "n 1"]
 
-    def of(self, block: Block) -> Array:
-        """[n, v]"""
+    def of(self, block: Block) -> Float[Array, "n v"]:
+        """Those of the block's outcomes."""
         return self._normal(block.of(self.logits))
 
-    def at(self, ids: Array) -> Array:
-        """[n, k]"""
+    def of_ids(self, ids: Int[Array, "n k"]) -> Float[Array, "n k"]:
+        """Those of the ids that are listed at each position."""
         return self._normal(jnp.take_along_axis(self.logits, ids, -1))
 
-    def _normal(self, logits: Array) -> Array:
+    def _normal(self, logits: Float[Array, "n o"]) -> Float[Array, "n o"]:
         return (logits - self.peak) / self.temperature - self.total
 
 
@@ -66,50 +68,51 @@ class Pulls(NamedTuple):
     """The slope of a loss that reads listed log-probabilities alone: its derivatives by those."""
 
     q: Logprobs
-    ids: Array  # [n, k]
-    by: Array  # [n, k]
+    ids: Int[Array, "n k"]
+    by: Float[Array, "n k"]  # d loss / d log q of each id
 
 
 class Part(NamedTuple):
     """Some of the losses at n positions."""
 
-    loss: Array  # [n], the sum of each times its weight
-    values: dict[str, Array]  # [n], each without
-    metrics: dict[str, Array]  # [n], what else is told
+    loss: Float[Array, "n"]  # the sum of each times its weight
+    values: Values  # each without its weight
+    metrics: Values  # what is told beside them
     slope: Slope | Pulls | None  # of `loss`
 
 
 def terms(
-    given: Readout, wanted: Readout | None, at: Positions, targets: Target, losses: tuple[Term, ...]
-) -> tuple[dict[str, Array], Slope]:
-    """Every metric at each position of a tile, [n], and the slope of `loss`.
+    head: Readout, teacher_head: Readout | None, positions: Positions, targets: Target, losses: tuple[Term, ...]
+) -> tuple[Values, Slope]:
+    """Every metric at each position of a tile, and the slope of `loss`.
 
     Where there are several losses, each is told by its name, too, without its weight and temperature^2.
     """
-    logits = parallel.constrain(given(at.hidden), "length", "vocab")
+    logits = parallel.constrain(head(positions.hidden), "length", "vocab")
     q = _logprobs(logits, 1.0)
-    temperature = targets.temperature if at.temperature is None else at.temperature[:, None]
-    heated = q if at.temperature is None and temperature == 1 else _logprobs(logits, temperature)
-    every = {"cross_entropy": -q.at(at.ids[:, None])[:, 0], "count": jnp.ones(len(logits))}
-    tokens, divergences = _only(TokenLoss, losses), _only(Divergence, losses)
-    parts = [_of_tokens(q, at, targets, tokens)] if tokens else []
-    if wanted is not None:
-        assert at.teacher is not None
-        teacher = _logprobs(parallel.constrain(wanted(at.teacher), "length", "vocab"), temperature)
-        parts.append(_of_vocabulary(teacher, heated, divergences))
+    temperature = targets.temperature if positions.temperature is None else positions.temperature[:, None]
+    heated = q if positions.temperature is None and temperature == 1 else _logprobs(logits, temperature)
+    every = {"cross_entropy": -q.of_ids(positions.ids[:, None])[:, 0], "count": jnp.ones(len(logits))}
+    tokens, divergences = named(losses, TokenLoss), named(losses, Divergence)
+    parts = [_of_tokens(q, positions, targets, tokens)] if tokens else []
+    if teacher_head is not None:
+        assert positions.teacher is not None
+        teacher = parallel.constrain(teacher_head(positions.teacher), "length", "vocab")
+        parts.append(_of_vocabulary(_logprobs(teacher, temperature), heated, divergences))
     elif targets.gives & {"probabilities", "draws"}:
-        parts.append(_of_listed(heated, at, targets, divergences))
+        parts.append(_of_listed(heated, positions, targets, divergences))
     for part in parts:
         every |= part.metrics | (part.values if len(losses) > 1 else {})
     every["loss"] = _sum([part.loss for part in parts if part.slope is not None], jnp.zeros(len(logits)))
     slope = _joined(logits, [part.slope for part in parts])
-    if given.soft_cap is None:
+    if head.soft_cap is None:
         return every, slope
-    return every, lambda block: slope(block) * (1 - jnp.square(block.of(logits) / given.soft_cap))
+    # d (cap tanh(x / cap)) / dx = 1 - tanh^2, and the logits are cap tanh already.
+    return every, lambda block: slope(block) * (1 - jnp.square(block.of(logits) / head.soft_cap))
 
 
 def over_blocks(vocab: int, step: Callable[[Block, Any], Any], start: Any) -> Any:
-    """`step` of every block and what the last one returned; equal blocks, or one where devices share the vocabulary.
+    """The carry after `step` of every block: equal blocks, or one where devices share the vocabulary.
 
     What is made of a block stays in the cache; arrays of [n, V] beside the logits would cost more than their memory.
     """
@@ -119,98 +122,106 @@ def over_blocks(vocab: int, step: Callable[[Block, Any], Any], start: Any) -> An
     return jax.lax.fori_loop(0, blocks, lambda i, carry: step(Block(i * size, size), carry), start)
 
 
-def _only(kind: type, losses: tuple[Term, ...]) -> dict[str, Any]:
-    return {name: loss for name, loss in named(losses).items() if isinstance(loss, kind)}
-
-
-def _of_tokens(q: Logprobs, at: Positions, targets: Target, losses: dict[str, TokenLoss]) -> Part:
+def _of_tokens(q: Logprobs, positions: Positions, targets: Target, losses: dict[str, TokenLoss]) -> Part:
     """Losses that read the log-probability of the written token."""
-    ids = at.ids[:, None]
+    ids = positions.ids[:, None]
 
-    def values(student: Array) -> dict[str, Array]:
-        return {name: loss.of_tokens(student[:, 0], targets, at.targets) for name, loss in losses.items()}
+    def values(student: Array) -> Values:
+        return {name: loss.of_tokens(student[:, 0], targets, positions.targets) for name, loss in losses.items()}
 
-    loss, found, by = _weighed(losses, values, q.at(ids))
-    return Part(loss, found, {}, Pulls(q, ids, by))
+    loss, each, by = _weighed(losses, values, q.of_ids(ids))
+    return Part(loss, each, {}, Pulls(q, ids, by))
 
 
-def _of_listed(q: Logprobs, at: Positions, targets: Target, losses: dict[str, Divergence]) -> Part:
+def _of_listed(q: Logprobs, positions: Positions, targets: Target, losses: dict[str, Divergence]) -> Part:
     """Divergences from what was recorded: from the probabilities of listed ids, or from draws."""
-    ids, known = targets.listed(at.targets), "probabilities" in targets.gives
-    student, square = q.at(ids), q.temperature**2
+    recorded, known = positions.targets, "probabilities" in targets.gives
+    ids = targets.listed(recorded)
+    student, square = q.of_ids(ids), q.temperature**2
 
-    def values(student: Array) -> dict[str, Array]:
+    def values(student: Array) -> Values:
         if not known:
             return {name: loss.of_draws(student).mean(-1) for name, loss in losses.items()}
-        outcomes = targets.outcomes(at.targets, student)
+        outcomes = targets.outcomes(recorded, student)
         return {name: divergence.total(loss.pointwise, *outcomes) for name, loss in losses.items()}
 
-    loss, found, by = _weighed(losses, values, student)
-    metrics = {"kl": divergence.kl(*targets.outcomes(at.targets, student))} if known else {}
-    metrics |= targets.metrics(at.targets, student)
-    return Part(_flat(square) * loss, found, metrics, Pulls(q, ids, square * by) if losses else None)
+    loss, each, by = _weighed(losses, values, student)
+    metrics = {"kl": divergence.kl(*targets.outcomes(recorded, student))} if known else {}
+    metrics |= targets.metrics(recorded, student)
+    return Part(_flat(square) * loss, each, metrics, Pulls(q, ids, square * by) if losses else None)
 
 
 def _of_vocabulary(p: Logprobs, q: Logprobs, losses: dict[str, Divergence]) -> Part:
-    """Divergences between two rows of logits, all in one pass. Their weighted sum is one, too: it has one slope."""
+    """Divergences between two rows of logits, all in one pass. Their weighted sum is one, too: it has one slope.
+
+    The slope by the logits is that of the chain rule through the softmax, see `divergence.derivative`; the sum that it
+    subtracts is known for some divergences, and otherwise added up in the same pass as their values.
+    """
     square = q.temperature**2
-    sums: list[Any] = [loss.derivative_sum for loss in losses.values()]
-    known = None not in sums
+    known_sums: list[Any] = [loss.derivative_sum for loss in losses.values()]
+    known = None not in known_sums
 
     def h(p: Array, q: Array) -> Array:
         return _sum([loss.weight * loss.pointwise(p, q) for loss in losses.values()])
 
-    def add(block: Block, total: Any) -> Any:
+    def add(block: Block, totals: Any) -> Any:
         a, b = p.of(block), q.of(block)  # finite, so that no outcome is excluded
-        found = {name: loss.pointwise(a, b).sum(-1) for name, loss in losses.items()}
-        pulled = None if known else divergence.derivative(h, a, b).sum(-1, keepdims=True)
-        return jax.tree.map(jnp.add, total, (found, divergence.expected(a, a - b).sum(-1), pulled))
+        each = {name: loss.pointwise(a, b).sum(-1) for name, loss in losses.items()}
+        slopes = None if known else divergence.derivative(h, a, b).sum(-1, keepdims=True)
+        return jax.tree.map(jnp.add, totals, (each, divergence.expected(a, a - b).sum(-1), slopes))
 
     none = jnp.zeros(len(q.logits))
     start = dict.fromkeys(losses, none), none, None if known else none[:, None]
-    found, kl, pulled = over_blocks(q.logits.shape[-1], add, start)
+    each, kl, slopes = over_blocks(q.logits.shape[-1], add, start)
     if known:
-        pulled = sum(loss.weight * total for loss, total in zip(losses.values(), sums, strict=True))
+        slopes = sum(loss.weight * total for loss, total in zip(losses.values(), known_sums, strict=True))
 
     def slope(block: Block) -> Array:
-        by = divergence.derivative(h, p.of(block), q.of(block)) - jnp.exp(q.of(block)) * pulled
+        by = divergence.derivative(h, p.of(block), q.of(block)) - jnp.exp(q.of(block)) * slopes
         return square * (by / q.temperature)
 
-    loss = _sum([losses[name].weight * value for name, value in found.items()], none)
-    return Part(_flat(square) * loss, found, {"kl": kl}, slope if losses else None)
+    loss = _sum([losses[name].weight * value for name, value in each.items()], none)
+    return Part(_flat(square) * loss, each, {"kl": kl}, slope if losses else None)
 
 
-def _weighed(losses: dict[str, Any], values: Callable[[Array], dict[str, Array]], student: Array) -> tuple:
-    """The weighted sum of losses [n], each of them, and the sum's derivative by the student's log-probabilities."""
+def _weighed(
+    losses: dict[str, Any], values: Callable[[Array], Values], student: Float[Array, "n k"]
+) -> tuple[Float[Array, "n"], Values, Float[Array, "n k"]]:
+    """The weighted sum of losses, each of them, and the sum's derivative by the student's log-probabilities."""
 
-    def total(student: Array) -> tuple[Array, dict[str, Array]]:
-        found = values(student)
-        return _sum([loss.weight * found[name] for name, loss in losses.items()], jnp.zeros(len(student))), found
+    def total(student: Array) -> tuple[Array, Values]:
+        each = values(student)
+        return _sum([loss.weight * each[name] for name, loss in losses.items()], jnp.zeros(len(student))), each
 
-    loss, back, found = jax.vjp(total, student, has_aux=True)
-    return loss, found, *back(jnp.ones(loss.shape))
+    loss, back, each = jax.vjp(total, student, has_aux=True)
+    (by,) = back(jnp.ones(loss.shape))
+    return loss, each, by
 
 
-def _joined(logits: Array, slopes: list[Slope | Pulls | None]) -> Slope:
-    """Their sum; all listed ids together pull at one array of [n, V]."""
-    pulls = [slope for slope in slopes if isinstance(slope, Pulls)]
+def _joined(logits: Float[Array, "n V"], slopes: list[Slope | Pulls | None]) -> Slope:
+    """The sum of slopes; all listed ids together pull at one array of [n, V].
+
+    Listed ids, too, pull at every outcome, through the softmax: by -q times the sum of their derivatives.
+    """
+    listed = [slope for slope in slopes if isinstance(slope, Pulls)]
     dense = [slope for slope in slopes if slope is not None and not isinstance(slope, Pulls)]
     pulled, rows = jnp.zeros_like(logits), jnp.arange(len(logits))[:, None]
-    for one in pulls:
-        pulled = pulled.at[rows, one.ids].add(one.by / one.q.temperature)
+    for pulls in listed:
+        pulled = pulled.at[rows, pulls.ids].add(pulls.by / pulls.q.temperature)
 
     def slope(block: Block) -> Array:
-        parts = [one(block) for one in dense]
-        if pulls:
+        parts = [of_block(block) for of_block in dense]
+        if listed:
             parts.append(block.of(pulled))
-        for one in pulls:
-            parts[-1] -= (one.by / one.q.temperature).sum(-1, keepdims=True) * jnp.exp(one.q.of(block))
+        for pulls in listed:
+            parts[-1] -= (pulls.by / pulls.q.temperature).sum(-1, keepdims=True) * jnp.exp(pulls.q.of(block))
         return _sum(parts) if parts else jnp.zeros((len(logits), block.size))
 
     return slope
 
 
-def _logprobs(logits: Array, temperature: Any) -> Logprobs:
+def _logprobs(logits: Float[Array, "n V"], temperature: float | Float[Array, "n 1"]) -> Logprobs:
+    """The log-softmax of logits / temperature, as what it takes to make any part of it."""
     peak = logits.max(-1, keepdims=True)
 
     def add(block: Block, total: Array) -> Array:
@@ -220,10 +231,10 @@ def _logprobs(logits: Array, temperature: Any) -> Logprobs:
 
 
 def _sum(parts: Sequence[Array], nothing: Array | None = None) -> Any:
-    """Of at least one part as they are, without a zero before them; of none, `nothing`."""
+    """The sum of the parts as they are, without a zero before them; of no parts, `nothing`."""
     return functools.reduce(operator.add, parts) if parts else nothing
 
 
 def _flat(square: Any) -> Any:
-    """A number for all positions, or [n, 1] -> [n]."""
+    """[n, 1] -> [n]; a number for all positions stays one."""
     return square if isinstance(square, float) else square[:, 0]

@@ -3,10 +3,14 @@
 Log-probabilities are in nats; p is the teacher's and q the student's, as in GKD (arXiv 2306.13649).
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 
+from cdjax.model.spec import DecoderSpec
+from cdjax.parts import at_least
 from cdjax.sampling.targets.target import Recorded, Target
 
 
@@ -16,6 +20,10 @@ class Term:
     kind: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()  # one of these must be in the targets' `gives`; empty: none
     weight: float
+
+    def misfits(self, student: DecoderSpec, teacher: DecoderSpec) -> Iterator[str]:
+        """A sentence, beginning with a field's name, for all that models of these shapes do not have."""
+        yield from ()
 
 
 class Divergence(Term):
@@ -42,4 +50,50 @@ class TokenLoss(Term):
 
     def of_tokens(self, student: Float[Any, "n"], targets: Target, recorded: Recorded) -> Float[Any, "n"]:
         """The loss at every token, differentiable with respect to `student`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class StateLoss(Term):
+    """A distance of the student's residual stream from the teacher's, at every kept token, in chosen layers.
+
+    Layers are numbered as in `Decoder.states`: 0 is the embedding, -1 the last layer, before the final norm. Without
+    `teacher_layers` both sides are read at the same numbers. The loss is the mean over pairs of layers: `weight` means
+    the same for any number of them.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"states"})
+    layers: tuple[int, ...] = (-1,)  # the student's
+    teacher_layers: tuple[int, ...] = ()  # the teacher's, one for each of the student's
+    weight: float = at_least(0, 1.0)
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Which layer of the student is compared with which of the teacher."""
+        return tuple(zip(self.layers, self.teacher_layers or self.layers, strict=True))
+
+    def problems(self) -> Iterator[str]:
+        """Refuses layers that are none, or no pairs."""
+        if not self.layers:
+            yield "layers is empty: there is nothing to compare"
+        if len(self.teacher_layers) not in (0, len(self.layers)):
+            yield (
+                f"teacher_layers={list(self.teacher_layers)} must be one for each of layers={list(self.layers)}, or "
+                "empty for the same numbers"
+            )
+
+    def misfits(self, student: DecoderSpec, teacher: DecoderSpec) -> Iterator[str]:
+        """Refuses layers that a model does not have, and streams of two widths."""
+        for field, spec in (("layers", student), ("teacher_layers", teacher)):
+            for number in getattr(self, field) or self.layers:
+                if not -spec.layers - 1 <= number <= spec.layers:
+                    yield f"{field} has {number}, and the model has {-spec.layers - 1} to {spec.layers}"
+        if student.embed != teacher.embed:
+            yield f"layers of width {student.embed} cannot be compared with the teacher's of width {teacher.embed}"
+
+    def between(self, student: Float[Any, "*b D"], teacher: Float[Any, "*b D"]) -> Float[Any, "*b"]:
+        """The distance at every token, from streams in float32; differentiable with respect to `student`.
+
+        At masked tokens both are 0, and what comes of that is dropped.
+        """
         raise NotImplementedError

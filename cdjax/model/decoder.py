@@ -7,7 +7,7 @@ taken apart, once, by `unstack`.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,12 @@ from cdjax.model.layers import PRODUCT, Projection, RMSNorm, Scales, rope, weigh
 from cdjax.model.spec import DecoderSpec
 from cdjax.parallel import constrain, shardings
 
+KeysValues: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]  # of one layer
+Contexts: TypeAlias = tuple[Float[Array, "G K P H"], Float[Array, "G K P H"]]  # a layer's keys and values of a prefix
+ContextMask: TypeAlias = Bool[Array, "G P"] | Bool[Array, "B T P"]  # what a prefix has, or what each query sees of it
+Past: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"], Int[Array, "B"]]  # a layer's cache, lengths
+Streams: TypeAlias = dict[int, Float[Array, "B T D"]]  # the residual stream after a layer, by its number
+
 REMAT: dict[str, Callable] = {
     "none": lambda layer: layer,
     "dots": functools.partial(
@@ -33,7 +39,7 @@ REMAT: dict[str, Callable] = {
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Readout:
-    """What makes logits of hidden states: the vocabulary's weights, computed with in `dtype`, and the cap on them."""
+    """The output head: the vocabulary's weights, the dtype that products are computed in, and the cap on logits."""
 
     weights: Any  # float32, or a gradient, or what a transform puts in their place
     layout: str = dataclasses.field(metadata=dict(static=True))  # their axes: "vd", or "dv"
@@ -50,7 +56,7 @@ class Readout:
         return logits if self.soft_cap is None else self.soft_cap * jnp.tanh(logits / self.soft_cap)
 
     def gathered(self) -> "Readout":
-        """For many products: the weights once in their precision, and whole but for the vocabulary's axis."""
+        """The readout with its weights in the compute dtype, and split over the vocabulary's axis alone."""
         axes = ("vocab" if letter == "v" else "act_embed" for letter in self.layout)
         return dataclasses.replace(self, weights=constrain(self.weights.astype(self.dtype), *axes))
 
@@ -70,7 +76,19 @@ class Attention(nnx.Module):
         self.q_norm = norm() if spec.qk_norm else None
         self.k_norm = norm() if spec.qk_norm else None
 
-    def __call__(self, x, positions, mask, past, shared, shared_mask):
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        mask: Bool[Array, "B T S"],
+        past: Past | None,
+        shared: Contexts | None,
+        shared_mask: ContextMask | None,
+    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+        """What attention adds to the stream, and the keys and values that it saw beside those of the prefix.
+
+        `past` is a cache that the rows' own keys and values are written into, each row's from its length on.
+        """
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -95,7 +113,16 @@ class Block(nnx.Module):
         self.up = make((spec.embed, spec.mlp), ("embed", "mlp"))
         self.down = make((spec.mlp, spec.embed), ("mlp", "embed"))
 
-    def __call__(self, x, positions, mask, past, shared, shared_mask):
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        mask: Bool[Array, "B T S"],
+        past: Past | None,
+        shared: Contexts | None,
+        shared_mask: ContextMask | None,
+    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+        """The stream after the layer, and its keys and values as `Attention` returns them."""
         attended, kv = self.attention(self.attention_norm(x), positions, mask, past, shared, shared_mask)
         x = constrain(x + attended, "batch", "length", "act_embed")
         h = self.mlp_norm(x)
@@ -127,9 +154,9 @@ class Decoder(nnx.Module):
     @property
     def mesh(self) -> jax.sharding.Mesh:
         """The mesh that the weights were born on; not known inside jit."""
-        where = self.embedding[...].sharding
-        assert isinstance(where, jax.sharding.NamedSharding) and isinstance(where.mesh, jax.sharding.Mesh)
-        return where.mesh
+        sharding = self.embedding[...].sharding
+        assert isinstance(sharding, jax.sharding.NamedSharding) and isinstance(sharding.mesh, jax.sharding.Mesh)
+        return sharding.mesh
 
     def __call__(
         self,
@@ -148,16 +175,32 @@ class Decoder(nnx.Module):
         Where several texts stand in a row, `texts` tells them apart, and each has positions of its own.
         """
         if past is None:
-            mask = attention.visible(positions, positions, real, self.spec.window)
-            if texts is not None:
-                mask &= texts[:, :, None] == texts[:, None, :]
-            x, _ = self._layers(tokens, positions, mask, prefix, None, keep=False)
-        else:
-            mask = past.visible(tokens.shape[1], self.spec.window)
-            x, kv = self._layers(tokens, positions, mask, prefix, past, keep=True)
-            k, v = kv
-            past = cache.Cache(k, v, past.lengths + real.sum(1))
-        return self.final_norm(x), past
+            return self.states(tokens, positions, real, (), prefix=prefix, texts=texts)[0], None
+        mask = past.visible(tokens.shape[1], self.spec.window)
+        x, (k, v), _ = self._layers(tokens, positions, mask, prefix, past, keep=True)
+        return self.final_norm(x), cache.Cache(k, v, past.lengths + real.sum(1))
+
+    def states(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        real: Bool[Array, "B T"],
+        layers: tuple[int, ...],
+        *,
+        prefix: cache.Prefix | None = None,
+        texts: Int[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B T D"], Streams]:
+        """Hidden states after the final norm, and the residual stream at each of `layers`, by its number as given.
+
+        Numbers are those of transformers' `hidden_states`: 0 is the embedding, i the stream after layer i of L, and
+        negative ones count from the end. One differs: L, or -1, is the stream before the final norm, which there is
+        normed. Raises UserError for a number that the decoder does not have.
+        """
+        mask = attention.visible(positions, positions, real, self.spec.window)
+        if texts is not None:
+            mask &= texts[:, :, None] == texts[:, None, :]
+        x, _, streams = self._layers(tokens, positions, mask, prefix, None, keep=False, streams=layers)
+        return self.final_norm(x), streams
 
     def read(
         self,
@@ -169,16 +212,31 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "L B K T H"], Float[Array, "L B K T H"]]:
         """The tokens' keys and values in every layer: what a prefix or a cache is filled with."""
         mask = attention.visible(positions, positions, real, self.spec.window)
-        _, (k, v) = self._layers(tokens, positions, mask, prefix, None, keep=True)
+        _, (k, v), _ = self._layers(tokens, positions, mask, prefix, None, keep=True)
         return (jnp.stack(k), jnp.stack(v)) if isinstance(self.blocks, nnx.List) else (k, v)
 
-    def _layers(self, tokens, positions, mask, prefix, past, keep: bool):
-        """The stream after the last layer; each layer's keys and values, stacked or apart as the layers are."""
+    def _layers(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        mask: Bool[Array, "B T S"],
+        prefix: cache.Prefix | None,
+        past: cache.Cache | None,
+        *,
+        keep: bool,
+        streams: tuple[int, ...] = (),
+    ) -> tuple[Float[Array, "B T D"], Any, Streams]:
+        """The stream after the last layer, each layer's keys and values, and the streams of chosen layers.
+
+        Keys and values are stacked or apart as the layers are; stacked layers give them only with `keep`.
+        """
+        index = {number: _stream_index(number, self.spec) for number in streams}
+        chosen = sorted(set(index.values()))
         x = self._embed(tokens)
         shared_mask = None if prefix is None else prefix.visible(positions, self.spec.window)
 
         @REMAT[self.remat]
-        def layer(x, part):
+        def layer(x: Array, part: tuple[Block, Past | None, Contexts | None]) -> tuple[Array, KeysValues]:
             block, before, shared = part
             return block(x, positions, mask, before, shared, shared_mask)
 
@@ -186,33 +244,42 @@ class Decoder(nnx.Module):
             assert past is None, "a cache is for a model whose layers are apart"
             shared = None if prefix is None else (prefix.k, prefix.v)
 
-            def one(x, part):
-                x, kv = layer(x, part)
-                return x, kv if keep else None
+            # The streams lie in a buffer that the scan carries, never in one of all layers: a layer writes its own into
+            # its slot, and one that is not chosen into a slot more, which nobody reads.
+            slots = np.array([chosen.index(i) if i in chosen else len(chosen) for i in range(self.spec.layers + 1)])
+            kept = _put(jnp.zeros((len(chosen) + 1, *x.shape), x.dtype), x, slots[0]) if chosen else None
 
-            return jax.lax.scan(one, x, (self.blocks, None, shared))
-        kept = []
-        for at, block in enumerate(self.blocks):
-            before = None if past is None else (past.k[at], past.v[at], past.lengths)
-            shared = None if prefix is None else (prefix.k[at], prefix.v[at])
+            def step(carry: tuple[Array, Array | None], part: Any) -> tuple[tuple[Array, Array | None], Any]:
+                (x, kept), (slot, *part) = carry, part
+                x, kv = layer(x, tuple(part))
+                return (x, None if kept is None else _put(kept, x, slot)), kv if keep else None
+
+            each = (slots[1:] if chosen else None, self.blocks, None, shared)
+            (x, kept), kv = jax.lax.scan(step, (x, kept), each)
+            return x, kv, {} if kept is None else {number: kept[chosen.index(i)] for number, i in index.items()}
+        after, every_kv = [x], []
+        for number, block in enumerate(self.blocks):
+            before = None if past is None else (past.k[number], past.v[number], past.lengths)
+            shared = None if prefix is None else (prefix.k[number], prefix.v[number])
             x, kv = layer(x, (block, before, shared))
-            kept.append(kv)
-        return x, tuple(zip(*kept, strict=True))
+            after.append(x)
+            every_kv.append(kv)
+        return x, tuple(zip(*every_kv, strict=True)), {number: after[i] for number, i in index.items()}
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        found = self.embedding[...][tokens]
+        embedded = self.embedding[...][tokens]
         if self.embedding_scales is not None:
-            found = found * self.embedding_scales[...][tokens][..., None]
+            embedded = embedded * self.embedding_scales[...][tokens][..., None]
         # Every device looks up its own columns for all rows, and they are exchanged: fewer than the table has.
-        found = constrain(found.astype(self.dtype), "row", "length", "embed")
-        return constrain(found, "batch", "length", "act_embed")
+        embedded = constrain(embedded.astype(self.dtype), "row", "length", "embed")
+        return constrain(embedded, "batch", "length", "act_embed")
 
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Float32 logits over the vocabulary, from hidden states."""
         return self.readout()(hidden)
 
     def readout(self) -> Readout:
-        """The part of the weights that `logits` needs."""
+        """The part of the weights that `logits` multiplies with."""
         weights, scales, layout = self.embedding, self.embedding_scales, "vd"
         if self.head is not None:
             weights, scales, layout = self.head, self.head_scales, "dv"
@@ -221,9 +288,21 @@ class Decoder(nnx.Module):
         )
 
 
+def _stream_index(number: int, spec: DecoderSpec) -> int:
+    """A stream's number counted from 0, the embedding. Raises UserError for one that the decoder does not have."""
+    if not -spec.layers - 1 <= number <= spec.layers:
+        raise UserError(f"layer {number} of {spec.layers}: streams have numbers {-spec.layers - 1} to {spec.layers}")
+    return number % (spec.layers + 1)
+
+
+def _put(streams: Float[Array, "l B T D"], x: Float[Array, "B T D"], slot: Any) -> Float[Array, "l B T D"]:
+    """The buffer with another stream in one slot."""
+    return constrain(jax.lax.dynamic_update_index_in_dim(streams, x, slot, 0), "layers", "batch", "length", "act_embed")
+
+
 @jax.jit
 def unstack(model: Decoder) -> Decoder:
-    """The model as it is sampled from: its layers apart, its matrices in the compute dtype, its head as x @ w wants it.
+    """The model in the form for sampling: layers apart, matrices in the compute dtype, the head laid out for x @ w.
 
     A loop over stacked layers copies each layer's weights out of the stack, and converts them, for every token.
     """
@@ -238,12 +317,15 @@ def unstack(model: Decoder) -> Decoder:
     def whole(variable: nnx.Variable) -> nnx.Variable:
         return cast(variable, variable.axes, variable[...])
 
-    def of_layer(at: int, variable: nnx.Variable) -> nnx.Variable:
-        return cast(variable, variable.axes[1:], variable[...][at])
+    def of_layer(index: int, variable: nnx.Variable) -> nnx.Variable:
+        return cast(variable, variable.axes[1:], variable[...][index])
 
-    every = functools.partial(jax.tree.map, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-    apart = every(whole, model)
-    apart.blocks = nnx.List([every(functools.partial(of_layer, at), model.blocks) for at in range(model.spec.layers)])
+    def blocks(index: int) -> Block:
+        return map_variables(functools.partial(of_layer, index), model.blocks)
+
+    map_variables = functools.partial(jax.tree.map, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    apart = map_variables(whole, model)
+    apart.blocks = nnx.List([blocks(index) for index in range(model.spec.layers)])
     if model.head is None:
         apart.head = nnx.data(cast(model.embedding, model.embedding.axes[::-1], model.embedding[...].T))
         apart.head_scales = apart.embedding_scales
@@ -273,8 +355,8 @@ def with_layers(model: Decoder, layers: Sequence[int]) -> Decoder:
 
 def row_positions(real: Bool[Array, "B T"], prefix: cache.Prefix | None) -> Int[Array, "B T"]:
     """Positions of left- or right-padded rows, counted after the prefix; padding gets the nearest real one."""
-    own = jnp.maximum(jnp.cumsum(real, 1) - 1, 0)
-    return own if prefix is None else own + prefix.starts(len(real))[:, None]
+    positions = jnp.maximum(jnp.cumsum(real, 1) - 1, 0)
+    return positions if prefix is None else positions + prefix.starts(len(real))[:, None]
 
 
 def create(

@@ -26,7 +26,7 @@ class Rows:
     tokens: Int[Array, "G X R T"]
     positions: Int[Array, "G X R T"]  # from 0 in every text
     texts: Int[Array, "G X R T"]  # which text a token belongs to, from 1; 0 is padding
-    at: Int[Array, "G C"]  # for each kept token, where in its part's X x R x T the token before it stands
+    predictors: Int[Array, "G C"]  # index in its part's X x R x T of the token before each kept one
 
 
 @jax.tree_util.register_dataclass
@@ -39,12 +39,12 @@ class Reader:
 
     @property
     def contexts(self) -> int:
-        """How many contexts stand there; rows are grouped by them."""
+        """The number of contexts in the prefix; rows are grouped by them."""
         return 1 if self.prefix is None else len(self.prefix.lengths)
 
     @property
     def length(self) -> int:
-        """Tokens of the longest of them."""
+        """The number of tokens of the longest context."""
         return 0 if self.prefix is None else int(np.max(self.prefix.lengths))
 
     def after(self, *contexts: Int[np.ndarray, "_"]) -> "Reader":
@@ -70,7 +70,7 @@ class Reader:
         return dataclasses.replace(self, prefix=other if self.prefix is None else _join(self, other))
 
     def unstacked(self) -> "Reader":
-        """The reader as it is sampled from, see `decoder.unstack`."""
+        """The reader with its decoder in the form for sampling, see `decoder.unstack`."""
         return dataclasses.replace(self, decoder=unstack(self.decoder))
 
     def hidden(self, rows: Rows) -> Float[Array, "G C D"]:
@@ -78,17 +78,30 @@ class Reader:
 
         What stands before the texts is one context, the same for all, or as many as the rows are grouped by.
         """
+        return self.states(rows, ())[0]
+
+    def states(
+        self, rows: Rows, layers: tuple[int, ...]
+    ) -> tuple[Float[Array, "G C D"], dict[int, Float[Array, "G C D"]]]:
+        """The hidden state that predicts each kept token, and the residual streams of chosen layers there.
+
+        Layers are numbered as in `Decoder.states`, which says what it raises.
+        """
         parts, contexts, count, width = rows.tokens.shape
 
         def by_context(x: Array) -> Array:
             return jnp.swapaxes(x, 0, 1).reshape(-1, width)
 
+        def kept(x: Array) -> Array:
+            by_part = jnp.swapaxes(x.reshape(contexts, parts, count * width, -1), 0, 1)
+            by_part = by_part.reshape(parts, contexts * count * width, -1)
+            return jnp.take_along_axis(by_part, rows.predictors[..., None], 1)
+
         tokens, positions, texts = by_context(rows.tokens), by_context(rows.positions), by_context(rows.texts)
         if self.prefix is not None:
             positions = positions + self.prefix.starts(len(tokens))[:, None]
-        hidden, _ = self.decoder(tokens, positions, texts > 0, prefix=self.prefix, texts=texts)
-        by_part = jnp.swapaxes(hidden.reshape(contexts, parts, count * width, -1), 0, 1)
-        return jnp.take_along_axis(by_part.reshape(parts, contexts * count * width, -1), rows.at[..., None], 1)
+        hidden, streams = self.decoder.states(tokens, positions, texts > 0, layers, prefix=self.prefix, texts=texts)
+        return kept(hidden), {number: kept(stream) for number, stream in streams.items()}
 
 
 @jax.jit
@@ -96,8 +109,8 @@ def _read(reader: Reader, contexts: Int[Array, "G P"], lengths: Int[Array, "G"])
     real = jnp.arange(contexts.shape[1])[None] < lengths[:, None]
     positions = row_positions(real, reader.prefix)
     k, v = reader.decoder.read(contexts, positions, real, prefix=reader.prefix)
-    found = cache.Prefix(k, v, lengths)
-    return (found if reader.prefix is None else reader.prefix.then(found)).whole()
+    new = cache.Prefix(k, v, lengths)
+    return (new if reader.prefix is None else reader.prefix.then(new)).whole()
 
 
 @jax.jit

@@ -1,7 +1,8 @@
 """The shape of a decoder, and the package's one legend of dimension letters.
 
 B batch, T query length, S cache slots, P prefix (shared context), C completion, D embed, N heads, K kv heads,
-H head dim, F mlp, V vocab, R adapter rank, L layers, n positions, k ids listed at a position, o outcomes.
+H head dim, F mlp, V vocab, R adapter rank, L layers, l layers chosen among them, n positions, M positions of
+a device, k ids listed at a position, o outcomes, v outcomes of a block.
 """
 
 import dataclasses
