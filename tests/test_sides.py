@@ -212,3 +212,18 @@ def test_killed_in_the_run_of_another_teacher_and_resumed_equals_never_killed(wi
     rounds.run(cfg, tmp_path / "again")
     assert outcome(tmp_path / "again") == outcome(tmp_path / "whole")
     assert Journal(tmp_path / "again" / "journal.json").done("seed 0/round 0/score")
+
+
+def test_states_of_another_width_are_refused_before_anything_is_written(wide, tmp_path):
+    changes = {"targets": config.Full(), "losses": (config.HiddenMSE(),)}
+    with pytest.raises(config.UserError, match="losses.0.layers of width 64 cannot be compared .* of width 96"):
+        rounds.run(experiment(teachers=(Teacher(wide),), **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_student_of_fewer_layers_learns_the_streams_of_the_layers_that_it_is_told(tmp_path):
+    losses = (config.HiddenMSE((0, 1), (0, 2)),)
+    cfg = experiment(layers=(1,), targets=config.Full(), losses=losses, score=config.Score(4, measures=()))
+    rounds.run(cfg, tmp_path)
+    lines = [line["hidden_mse"] for line in metrics.read(tmp_path / "metrics.jsonl")]
+    assert 0 < lines[-1] < lines[0]
