@@ -1,7 +1,19 @@
 """The shape of a decoder, and the package's one legend of dimension letters.
 
-B batch, T query length, S cache slots, P prefix (shared context), C completion, D embed, N heads, K kv heads,
-H head dim, F mlp, V vocab, R adapter rank, L layers, n positions, k ids listed at a position, o outcomes.
+Of a decoder: D embed, N heads, K kv heads, g query heads of a kv head (N / K), H head dim, F mlp, V vocab, L layers,
+R adapter rank.
+
+Of what it reads: B rows of a batch, T tokens (columns) of a row that are read together, S columns of a cache or keys
+that queries see, G contexts (shared prefixes, or the members of an ensemble), P tokens of a context, C tokens of a
+completion.
+
+Of sampling: A rows of the batch that are refilled or collected together, d drafted tokens, u random numbers of a row.
+
+Of training: X parts of a batch (one for each device and micro-batch), M rows of one context in a part.
+
+Of a loss: n positions, k ids listed at a position, o outcomes that two distributions are compared over.
+
+`*b` stands for any leading axes, `_` for a length that nothing else shares. What only one function knows has a word.
 """
 
 import dataclasses
