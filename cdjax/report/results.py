@@ -123,7 +123,7 @@ def inputs(stages: dict[str, Any]) -> dict[str, int]:
 def rollouts(stages: dict[str, Any]) -> dict[str, Any]:
     """Counts of the teacher's samples over all seeds, rounds and operations: sampled == kept + the sum of dropped.
 
-    `int8_kl` has for each round the KL of the rounded teacher, which answered, to the full one, in nats a token.
+    `int8_kl` has for each round KL(teacher || its int8 weights, which answered), in nats a token.
     """
     kept = [result for name, result in stages.items() if name.endswith("/keep")]
     int8 = [result["int8_kl"] for name, result in stages.items() if name.endswith("/sample") and "int8_kl" in result]
