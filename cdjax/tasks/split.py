@@ -21,7 +21,7 @@ LEAST = 8  # examples that a task needs, so that no part is empty
 def split(
     examples: Sequence[Example], where: str, kind: Callable[[Example], str] = lambda example: ""
 ) -> dict[str, Any]:
-    """The fields of a Task by name: a quarter at most shown, a quarter tested, an eighth validation, an eighth held out.
+    """The fields of a Task by name: a quarter at most shown, a quarter tested, an eighth each for the others.
 
     Every part has its share of each `kind`. Raises UserError for fewer than LEAST examples.
     """
