@@ -1,4 +1,4 @@
-"""The same completion under the teacher's prompt and under the student's.
+"""Pairs of prompts for a completion: the teacher's and the student's.
 
 In: `Kept` (keep.py) and the prompts of both views. Out: `Pair`, which `batches.py` packs into a `PairBatch`.
 """

@@ -98,7 +98,7 @@ def _over_used(
         return _over_all(grouped, k, v, mask)
     last = jnp.where(mask.any((0, 1)), jnp.arange(mask.shape[2]), 0).max()
 
-    def add(block, partial):
+    def add(block: Int[Array, ""], partial: Partial) -> Partial:
         cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=block * BLOCK, slice_size=BLOCK, axis=2)
         return _merge(partial, _over_all(grouped, cut(k), cut(v), cut(mask)))
 

@@ -33,11 +33,16 @@ def by_row(
 ) -> tuple[Float[Array, "B K g T"], Float[Array, "B K g T"], Float[Array, "B K g T H"]]:
     """`over_context` for queries by row, on every device with its own rows and heads."""
 
-    def local(grouped, k, v, length):
+    def local(
+        grouped: Float[Array, "B T K g H"], k: Float[Array, "K P H"], v: Float[Array, "K P H"], length: Int[Array, ""]
+    ) -> tuple[Array, Array, Array]:
         batch, columns, heads, group, size = grouped.shape
         q = grouped.transpose(2, 0, 3, 1, 4).reshape(heads, -1, size)  # [K, B g T, H]
-        partial = over_context(q, k, v, length, interpret=interpret)
-        return tuple(jnp.swapaxes(x.reshape(heads, batch, group, columns, *x.shape[2:]), 0, 1) for x in partial)
+        top, total, weighted = (
+            jnp.swapaxes(x.reshape(heads, batch, group, columns, *x.shape[2:]), 0, 1)
+            for x in over_context(q, k, v, length, interpret=interpret)
+        )
+        return top, total, weighted
 
     row = parallel.spec("batch", "kv_heads", "length", "length")
     inputs = (parallel.spec("batch", "length", "kv_heads"), parallel.spec("kv_heads"), parallel.spec("kv_heads"))

@@ -31,7 +31,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderSpec:
-    """One spec for Llama 2/3.x, SmolLM2, Mistral, Qwen2/2.5 (`qkv_bias`) and Qwen3 (`qk_norm`)."""
+    """The shape of a Llama 2/3.x, SmolLM2, Mistral, Qwen2/2.5 (`qkv_bias`) or Qwen3 (`qk_norm`) decoder."""
 
     vocab: int
     embed: int

@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the teacher's answers are drawn."""
+    """The settings with which the teacher's answers are drawn."""
 
     temperature: float = 1.0  # 0 is greedy
     top_k: int = 0  # 0 keeps the whole vocabulary

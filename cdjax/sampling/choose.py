@@ -19,7 +19,7 @@ BLOCK = 64  # vocabulary entries in a block: between the smallest total work for
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """How the next token is chosen: `top_k` cuts the vocabulary, then `top_p` takes the nucleus of what is left.
+    """A rule to choose the next token: `top_k` cuts the vocabulary, then `top_p` keeps the nucleus of the rest.
 
     Hashable, so that a compiled sampler is built once for it. Raises UserError for a value out of range.
     """
@@ -113,7 +113,7 @@ def nucleus(weights: Float[Array, "B _"], share: float) -> Float[Array, "B _"]:
     bits = jax.lax.bitcast_convert_type(weights, jnp.int32)
     mass = share * weights.sum(-1)
 
-    def halve(_, interval):
+    def halve(_: Int[Array, ""], interval: tuple[Array, Array]) -> tuple[Array, Array]:
         # At the threshold `low` the weights have enough mass, at `high` they have not.
         low, high = interval
         middle = (low + high) // 2

@@ -42,7 +42,7 @@ class Samples:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that one step hands to the next: each row's next input token, its cache, and what it has written so far."""
+    """The state between two steps: each row's next input token, its cache, and its answer so far."""
 
     tokens: Int[Array, "B"]  # the next to be read: written, or the prompt's last, but not in `past`
     keys: Key[Array, "B"]
@@ -122,7 +122,7 @@ def admit(
 
 
 def refills(batch: int, real: Bool[Array, "A T"], rows: Int[Array, "A"]) -> tuple[Bool[Array, "B"], Int[Array, "B"]]:
-    """Which rows of the batch are refilled, and the index of the prompt that each of them gets (any for the others).
+    """The mask of the rows that are refilled, and for each of them the index of its prompt (any for other rows).
 
     The prompts move to the rows: a gather leaves every row of the batch on its device, a scatter would not.
     """
@@ -248,7 +248,7 @@ def collect(state: State, rows: Int[Array, "A"]) -> Samples:
 def observe(
     logits: Float[Array, "B V"], ids: Int[Array, "B"], uniforms: Float[Array, "B u"], targets: Target
 ) -> dict[str, Any]:
-    """One column of `State.written`: for each row its chosen id and what is recorded beside it, [B, ...]."""
+    """A column of `State.written`: for each row its chosen id and the arrays recorded beside it, [B, ...]."""
     return {
         "ids": ids,
         "logprobs": choose.logprobs(logits, ids[:, None], 1.0)[:, 0],

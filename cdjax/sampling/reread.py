@@ -91,9 +91,9 @@ def _observe(
     *,
     targets: Target,
 ) -> Recorded:
-    """What `targets` record before every token of the answers, [B, C, ...]."""
+    """The arrays that `targets` record before every token of the answers, [B, C, ...]."""
     ids, real = answers
-    members = [  # of the ensemble: hidden states [B, C, D], and what makes logits of them
+    members = [  # of the ensemble: hidden states [B, C, D], and the readout that makes logits of them
         (read.completion_hidden(Reader(model, prefix), *prompt, ids, real), model.readout().gathered())
         for model, prompt, contexts in zip(models, prompts, prefixes, strict=True)
         for prefix in contexts

@@ -70,7 +70,7 @@ class Slots:
                 busy |= load
             state = self._decode(state, self._refill if waiting else self.batch)
             yield from _fetched(ended)
-            alive = np.asarray(_answers(state).alive)
+            alive = np.asarray(_answers(state).alive)  # waits for the stretch that `_decode` has dispatched
             ended = list(self._collect(state, [slot for slot in busy if not alive[slot]], busy))
         yield from _fetched(ended)
 

@@ -24,7 +24,7 @@ from cdjax.sampling.targets.target import Target
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that one step hands to the next: the teacher's answers, and how far the student has read them.
+    """The state between two steps: the teacher's answers, and the student's cache of them.
 
     A refused draft stays in both caches beyond the row's `lengths`, where nothing sees it until the next token takes
     its column.

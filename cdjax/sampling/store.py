@@ -21,7 +21,7 @@ from cdjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """One answer of a model, and what was recorded of a teacher's distribution before each of its tokens."""
+    """An answer of a model, with targets recorded of a teacher's distribution before each of its tokens."""
 
     input: str
     sample: int  # number of the sample, from 0 to `Sampling.per_input` - 1

@@ -45,7 +45,7 @@ def _no_model() -> Mapping[str, Rollout]:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What a filter may use beside the answers."""
+    """The facts that a filter may use beside the answers."""
 
     task: Task
     bare: Callable[[], Mapping[str, Rollout]] = _no_model  # the teacher's answer to each input, without the context
