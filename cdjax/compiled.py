@@ -1,6 +1,6 @@
-"""What is compiled once stays compiled: XLA's programs are kept on disk for every later run.
+"""Compiled programs on disk, for later runs.
 
-In: the environment. Out: jax's own settings of its persistent compilation cache.
+In: the environment. Out: the settings of jax's persistent compilation cache.
 """
 
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import jax
 
-BYTES = 4 << 30  # what is kept at most; the least recently used go first
+BYTES = 4 << 30  # size of the cache at most; the least recently used programs are deleted first
 
 
 def keep() -> None:
-    """Keeps every program in $CDJAX_CACHE/xla (default ~/.cache/cdjax/xla), however quickly it compiled.
+    """Has jax keep every compiled program in $CDJAX_CACHE/xla (default ~/.cache/cdjax/xla).
 
-    A directory that was chosen before, by JAX_COMPILATION_CACHE_DIR or in the program, is left as it is. Where nothing
-    can be written, nothing is kept, and a line on stderr says so.
+    A directory that was chosen before, by JAX_COMPILATION_CACHE_DIR or in the program, is not changed. If the directory
+    cannot be written, no program is kept, and a line on stderr says so.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
@@ -35,7 +35,7 @@ def keep() -> None:
 
 
 def root() -> Path:
-    """Where what can be made again is kept: $CDJAX_CACHE, or `cdjax` in the user's cache directory."""
+    """The cache directory: $CDJAX_CACHE, or `cdjax` in the user's cache directory."""
     if chosen := os.environ.get("CDJAX_CACHE"):
         return Path(chosen)
     shared = os.environ.get("XDG_CACHE_HOME")

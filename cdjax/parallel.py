@@ -1,7 +1,7 @@
-"""Mesh, logical axes, and the two functions that place arrays on it.
+"""The device mesh, logical axes, and the functions that place arrays on the mesh.
 
-In: how many devices along each axis. Out: a `jax.sharding.Mesh` with axes (data, fsdp, tensor); `constrain` for
-activations, `shardings` for parameters. Model code names logical axes only; `RULES` alone knows the mesh.
+In: the number of devices along each axis. Out: a `jax.sharding.Mesh` with axes (data, fsdp, tensor); `constrain` for
+activations, `shardings` for parameters. Model code names logical axes only; `RULES` maps them to mesh axes.
 """
 
 import math
@@ -17,8 +17,8 @@ from cdjax.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
-    "row": "data",  # of the batch, where fsdp splits another axis
-    "each": ("data", "fsdp", "tensor"),  # of the batch, where nothing else is split
+    "row": "data",  # rows of a batch in an array whose other axis is split over fsdp
+    "each": ("data", "fsdp", "tensor"),  # rows of a batch in an array with no other split axis
     "length": None,
     "layers": None,
     "vocab": "tensor",
@@ -33,9 +33,10 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
-    """A mesh over the first devices there are; with `data=-1` that axis takes what the other two leave.
+    """A mesh over the first devices; with `data=-1` that axis takes the devices that the other two leave.
 
-    Raises UserError if the axes ask for more devices than there are, or jax cannot use any."""
+    Raises UserError if the axes ask for more devices than there are, or if jax cannot use any.
+    """
     try:
         available = jax.device_count()
     except (RuntimeError, AssertionError) as error:  # a backend that was asked for and is not installed
@@ -59,20 +60,20 @@ def spec(*axes: str) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
-    """Pins an activation to its place on the current mesh (`jax.set_mesh`); a dimension of one stays whole."""
+    """The activation, constrained to its logical axes on the current mesh (`jax.set_mesh`); size-1 axes stay whole."""
     split = (None if size == 1 else RULES[axis] for axis, size in zip(axes, x.shape, strict=True))
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*split))
 
 
 def apart(x: jax.Array) -> jax.Array:
-    """[B, ...] -> [devices, B / devices, ...] on the current mesh: the rows that each device has of the batch."""
+    """[B, ...] -> [devices, B / devices, ...] on the current mesh, each device's rows of the batch along axis 1."""
     devices = 1 if len(x) == 1 else parts("batch")
     split = x.reshape(devices, len(x) // devices, *x.shape[1:])
     return constrain(split, "batch", *("length",) * x.ndim)
 
 
 def on_each(function: Callable, *args: Any) -> Any:
-    """`function` of every device's part of `args`, which lie along a leading axis as `apart` makes it."""
+    """`function` applied on every device to its part of `args`, which have the leading axis of `apart`."""
     devices = len(jax.tree.leaves(args)[0])
     return jax.vmap(function, spmd_axis_name=None if devices == 1 else RULES["batch"])(*args)
 
@@ -84,7 +85,7 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     Raises UserError naming the axis when a dimension does not divide by its mesh axes.
     """
 
-    def one(leaf: Any) -> Any:
+    def sharding(leaf: Any) -> Any:
         if not isinstance(leaf, nnx.Variable):
             return NamedSharding(mesh, PartitionSpec())
         for axis, size in zip(leaf.axes, leaf.shape, strict=True):
@@ -93,21 +94,21 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
                 raise UserError(f"{axis}={size} cannot be split over {parts} devices; change mesh {RULES[axis]}")
         return leaf.replace(NamedSharding(mesh, spec(*leaf.axes)))
 
-    return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return jax.tree.map(sharding, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
 def whole_rows(x: jax.Array) -> jax.Array:
-    """[B, V] split over the vocabulary -> split over rows, on every device, if so many divide by the devices."""
+    """[B, V] split over the vocabulary -> split over rows; unchanged if B is no multiple of the devices."""
     return constrain(x, "each", "length") if len(x) % parts("each") == 0 else x
 
 
 def parts(axis: str) -> int:
-    """How many pieces the current mesh splits an axis into."""
+    """The number of pieces that the current mesh splits a logical axis into."""
     return _parts(axis, jax.sharding.get_abstract_mesh())
 
 
 def batch_parts(mesh: jax.sharding.Mesh) -> int:
-    """How many devices a batch is split over: a global batch is a multiple of this."""
+    """The number of devices that a batch is split over: a global batch is a multiple of it."""
     return _parts("batch", mesh)
 
 

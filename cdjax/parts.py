@@ -1,7 +1,7 @@
-"""Parts of an experiment: frozen dataclasses told apart by their `kind`, with bounds and refusals of their own.
+"""Parts of an experiment: frozen dataclasses with a `kind`, bounds on their fields, and checks of what goes together.
 
-A room lists its parts in one `Kinds`, a line each. A part's file is imported when the part is asked for, and imports
-jax inside its methods: an experiment is read and checked without it.
+A package lists its parts in a `Kinds`, a line for each. A part's file is imported when the part is asked for, and
+imports jax inside its methods: an experiment is read and checked without jax.
 """
 
 import dataclasses
@@ -12,39 +12,39 @@ from typing import Any
 
 
 class Kinds(Mapping[str, type]):
-    """The parts of one kind by name, as `Kinds("student", whole="cdjax.students.whole:Whole")`.
+    """A registry of parts, `kind` -> class, as `Kinds("student", whole="cdjax.students.whole:Whole")`.
 
-    As a field's type, `Annotated[Any, kinds]`, it stands for the union of its classes.
+    As a field's type, `Annotated[Any, kinds]`, it is the union of its classes.
     """
 
-    def __init__(self, noun: str, /, **where: str) -> None:
+    def __init__(self, noun: str, /, **paths: str) -> None:
         self.noun = noun
-        self._where = where
+        self._paths = paths  # MODULE:CLASS
 
-    __eq__, __hash__ = object.__eq__, object.__hash__  # it stands in types, which must be hashable
+    __eq__, __hash__ = object.__eq__, object.__hash__  # a part of types, which must be hashable
 
     def __getitem__(self, kind: str) -> type:
-        module, _, name = self._where[kind].partition(":")
+        module, _, name = self._paths[kind].partition(":")
         return getattr(importlib.import_module(module), name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
+        return iter(self._paths)
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._paths)
 
     def named(self, name: str) -> type | None:
-        """The class of this name, if it is one of them; no other part is imported."""
-        return next((self[kind] for kind, where in self._where.items() if where.endswith(f":{name}")), None)
+        """The class with this name, or None; no other part is imported."""
+        return next((self[kind] for kind, path in self._paths.items() if path.endswith(f":{name}")), None)
 
     def class_names(self) -> list[str]:
         """The names of all classes."""
-        return [where.partition(":")[2] for where in self._where.values()]
+        return [path.partition(":")[2] for path in self._paths.values()]
 
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """What a number may be: at least `least` (more than that if `open`), at most `most`."""
+    """The interval of a number: at least `least` (more than `least` if `open`), at most `most`."""
 
     least: int | float
     most: int | float = math.inf
@@ -75,9 +75,9 @@ def between(least: int | float, most: int | float, default: int | float) -> Any:
 
 
 def problems(part: Any, where: str = "") -> Iterator[str]:
-    """A sentence for every field out of its bounds and for all that parts refuse by themselves, with dotted paths.
+    """Yields a sentence for every field out of its bounds and from every part's `problems`, with dotted paths.
 
-    A part refuses by a method `problems`, whose sentences begin with one of its own fields.
+    A part's method `problems`, if it has one, yields sentences that begin with one of its fields.
     """
     prefix = f"{where}." if where else ""
     for field in dataclasses.fields(part):

@@ -1,4 +1,4 @@
-"""How far a stage is: a bar on a terminal, lines on stderr elsewhere; and what is being compiled meanwhile."""
+"""Progress of a stage, as a bar on a terminal and as lines on stderr elsewhere, and notes of compilations."""
 
 import contextlib
 import sys
@@ -16,10 +16,10 @@ QUIET_SECONDS = 5.0  # between lines where there is no terminal
 
 @contextlib.contextmanager
 def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance]:
-    """Shows how far a stage is, its rate and the time left; yields `advance(count=1, **numbers_to_show)`.
+    """Shows a stage's progress, rate and time left; yields `advance(count=1, **numbers_to_show)`.
 
-    A bar on a terminal; elsewhere a line to stderr every few seconds and one at the end. `done` is what an earlier
-    run did: it counts as progress but not towards the rate.
+    A bar on a terminal; elsewhere a line to stderr every few seconds and a last line at the end. `done` is the work of
+    an earlier run: it counts as progress but not towards the rate.
     """
     screen = console.Console(stderr=True)
     with _bar(screen, description, total, done) if screen.is_terminal else _lines(description, total, done) as advance:
@@ -50,37 +50,37 @@ def _bar(screen: console.Console, description: str, total: int, done: int) -> It
 @contextlib.contextmanager
 def _lines(description: str, total: int, done: int) -> Iterator[Advance]:
     clock = Clock(total, done)
-    said = time.monotonic()
+    written = time.monotonic()
 
     def advance(count: int = 1, **numbers: float) -> None:
-        nonlocal said
+        nonlocal written
         clock.advance(count)
-        if clock.done >= total or time.monotonic() - said >= QUIET_SECONDS:
-            said = time.monotonic()
+        if clock.done >= total or time.monotonic() - written >= QUIET_SECONDS:
+            written = time.monotonic()
             sys.stderr.write(f"{description}: {clock} {_numbers(numbers)}".rstrip() + "\n")
 
     yield advance
 
 
 def tell_compilations(call: Callable[..., Result], shape: Callable[..., str]) -> Callable[..., Result]:
-    """`call`, saying on stderr when it meets a shape for the first time, and how long that took.
+    """`call` with a note on stderr whenever the shape of its arguments is new, and the time that the call took.
 
     `shape` describes the arguments of a call in words.
     """
     seen: set[str] = set()
 
-    def told(*given: Any) -> Result:
-        what = shape(*given)
-        if what in seen:
-            return call(*given)
-        seen.add(what)
-        sys.stderr.write(f"compiling {what}\n")
+    def telling(*arguments: Any) -> Result:
+        description = shape(*arguments)
+        if description in seen:
+            return call(*arguments)
+        seen.add(description)
+        sys.stderr.write(f"compiling {description}\n")
         started = time.monotonic()
-        result = call(*given)
-        sys.stderr.write(f"compiled {what} in {time.monotonic() - started:.1f} s\n")
+        result = call(*arguments)
+        sys.stderr.write(f"compiled {description} in {time.monotonic() - started:.1f} s\n")
         return result
 
-    return told
+    return telling
 
 
 class Clock:
@@ -91,12 +91,12 @@ class Clock:
         self.started = time.monotonic()
 
     def advance(self, count: int) -> None:
-        """`count` more are done."""
+        """Adds `count` to the work done."""
         self.done += count
 
     @property
     def rate(self) -> float:
-        """Done a second."""
+        """Work done a second."""
         return (self.done - self.before) / max(time.monotonic() - self.started, 1e-9)
 
     def __str__(self) -> str:

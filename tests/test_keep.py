@@ -89,13 +89,13 @@ def test_a_span_that_ends_inside_a_token_is_dropped():
     assert tokenizer.tokenize("Final answer: 12.") == tokenizer.tokenize("Final answer: 12") + ["."]
     rollouts = [rollout("Final answer: 12", tokenizer=tokenizer), rollout("Final answer: 77", tokenizer=tokenizer)]
     kept, dropped = keep(rollouts, Format(tokenizer, config.Template(), STOPS), config.Keep("after", "answer:"))
-    assert [one.text for one in kept] == ["77"] and dropped == {"split_token": 1}
+    assert [answer.text for answer in kept] == ["77"] and dropped == {"split_token": 1}
 
 
 def test_an_answer_with_no_token_to_learn_is_unfinished():
     rollouts = [rollout("Answer: ", stop=""), rollout("Answer: "), rollout("Answer: 1", stop="")]
     kept, dropped = keep(rollouts, FORMAT, config.Keep("after", "Answer:", filters=()))
-    assert [one.text for one in kept] == ["", "1"] and dropped == {"unfinished": 1}
+    assert [answer.text for answer in kept] == ["", "1"] and dropped == {"unfinished": 1}
 
 
 def test_what_a_stop_token_says_before_the_stop_counts():
@@ -147,7 +147,7 @@ def test_drop_reasons_sum_to_the_input(cfg, reasons):
 
 def test_the_majority_wins_and_a_tie_goes_to_the_first():
     kept, _ = keep(MANY, FORMAT, config.Keep(filters=(config.Majority(),)))
-    assert {(one.rollout.input, one.text) for one in kept} == set(
+    assert {(answer.rollout.input, answer.text) for answer in kept} == set(
         zip("abcde", ["12", "12", "", "twelve", "14"], strict=True)
     )
 
@@ -155,7 +155,7 @@ def test_the_majority_wins_and_a_tie_goes_to_the_first():
 def test_votes_count_only_answers_that_passed():
     votes = [rollout("13", sample=i, stop="") for i in range(3)] + [rollout("12", sample=3)]
     kept, dropped = keep(votes, FORMAT, config.Keep(filters=(config.Finished(), config.Majority())))
-    assert [one.text for one in kept] == ["12"] and dropped == {"unfinished": 3}
+    assert [answer.text for answer in kept] == ["12"] and dropped == {"unfinished": 3}
 
 
 def test_nothing_kept_is_an_error_with_the_counts():

@@ -42,10 +42,10 @@ def test_kernel_equals_the_written_formula(queries, keys, length, mesh, monkeypa
     kernels.over_context.clear_cache()
     grouped, k, v = floats(3, 5, 2, 2, 8), floats(2, 37, 8), floats(2, 37, 8)
     with jax.set_mesh(mesh):
-        found = kernels.by_row(grouped, k, v, jnp.int32(length), interpret=True)
-    wanted = jax.jit(attention._contexts)(grouped, k[None], v[None], (jnp.arange(37) < length)[None])
-    for one, two in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(one, two, rtol=2e-5, atol=2e-5)
+        actual = kernels.by_row(grouped, k, v, jnp.int32(length), interpret=True)
+    expected = jax.jit(attention._contexts)(grouped, k[None], v[None], (jnp.arange(37) < length)[None])
+    for part, expected_part in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(part, expected_part, rtol=2e-5, atol=2e-5)
 
 
 def test_kernel_on_eight_devices_equals_one(mesh, mesh8):
@@ -67,20 +67,20 @@ def test_gradient_of_attention_over_a_context(mesh, on_tpu):
         return jnp.sum(jnp.sin(summed / total[..., None])) + jnp.sum(top + jnp.log(total))
 
     with jax.set_mesh(mesh):
-        found, wanted = (
+        actual, expected = (
             jax.jit(jax.grad(functools.partial(loss, part)))((grouped, k, v))
             for part in (attention._one_context, attention._contexts)
         )
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, wanted)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), actual, expected)
 
 
 def test_cache_written_by_selection_equals_slices(mesh, on_tpu):
     rows, new, columns = floats(4, 2, 6, 8), floats(4, 2, 1, 8), jnp.array([0, 5, 2, 2])
     with jax.set_mesh(mesh):
-        found = cache.write(rows, new, columns)
-    wanted = np.array(rows)
-    wanted[np.arange(4), :, columns] = new[:, :, 0]
-    np.testing.assert_array_equal(found, wanted)
+        actual = cache.write(rows, new, columns)
+    expected = np.array(rows)
+    expected[np.arange(4), :, columns] = new[:, :, 0]
+    np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("rows, window", [(4, None), (1, 4)])
@@ -95,9 +95,9 @@ def test_model_on_a_tpu_equals_the_model_elsewhere(rows, window, mesh, request):
             texts = prompt, real(prompt, bool), completion, real(completion, bool)
             return np.asarray(read.logprobs(reader, *texts))
 
-    wanted = run()
+    expected = run()
     request.getfixturevalue("on_tpu")
-    np.testing.assert_allclose(run(), wanted, atol=2e-5)
+    np.testing.assert_allclose(run(), expected, atol=2e-5)
 
 
 def test_products_summed_in_their_own_type_have_its_type_and_gradient(on_tpu):

@@ -106,7 +106,7 @@ def test_pieces_of_a_batch_are_alike():
     plan = planned(tokens, kept, 64, parts=8, epochs=1)
     read = np.array(
         [
-            [tokens[index[part == one]].sum() for one in range(8)]
+            [tokens[index[part == number]].sum() for number in range(8)]
             for index, part in zip(plan.index, plan.part, strict=True)
         ]
     )

@@ -51,8 +51,8 @@ def run(model, mesh, *, rows=slice(None), real=REAL, context=CONTEXT, choice=Cho
 
 
 def ask(model, mesh, **changes):
-    wanted = dict(stops=np.array(STOPS, np.int32), sampling=config.Sampling(batch=3), targets=BOTH, steps=6, seed=1)
-    return answers.sample(Reader(model), mesh, PROMPTS, **{**wanted, **changes})
+    settings = dict(stops=np.array(STOPS, np.int32), sampling=config.Sampling(batch=3), targets=BOTH, steps=6, seed=1)
+    return answers.sample(Reader(model), mesh, PROMPTS, **{**settings, **changes})
 
 
 def assert_same(one, two, atol=0.0):
@@ -169,8 +169,8 @@ def test_a_row_of_padding_only_fills_the_batch(tiny, mesh):
 def test_largest_is_top_k_with_its_ties():
     logits = jnp.asarray(np.round(RNG.normal(size=(16, 5000)) * 2), jnp.float32)
     for k in (0, 1, 7, 32):
-        found, wanted = jax.jit(choose.largest, static_argnums=1)(logits, k), jax.lax.top_k(logits, k)
-        assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+        actual, expected = jax.jit(choose.largest, static_argnums=1)(logits, k), jax.lax.top_k(logits, k)
+        assert all(np.array_equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -244,28 +244,30 @@ def test_finished_rows_make_room(tiny, mesh, monkeypatch):
     slots_decode = slots.generate.decode
     monkeypatch.setattr(slots.generate, "decode", counted)
     rollouts = ask(tiny, mesh, sampling=config.Sampling(per_input=2, batch=3))
-    lengths = [len(one.ids) for one in sorted(rollouts, key=lambda one: -len(PROMPTS.own[int(one.input[-1])]))]
-    assert sum(lengths) / 3 <= sum(steps) < sum(max(lengths[at : at + 3]) for at in range(0, 14, 3))
+    lengths = [
+        len(rollout.ids) for rollout in sorted(rollouts, key=lambda rollout: -len(PROMPTS.own[int(rollout.input[-1])]))
+    ]
+    assert sum(lengths) / 3 <= sum(steps) < sum(max(lengths[start : start + 3]) for start in range(0, 14, 3))
 
 
 def test_killed_and_resumed_equals_never_killed(tiny, mesh, tmp_path, monkeypatch):
-    wanted = dict(sampling=config.Sampling(per_input=2, batch=3))
-    never = ask(tiny, mesh, **wanted, store=Store(tmp_path / "other"))
+    settings = dict(sampling=config.Sampling(per_input=2, batch=3))
+    never = ask(tiny, mesh, **settings, store=Store(tmp_path / "other"))
 
     def kill(count):
         if len(list(tmp_path.glob("store/*.npz"))) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ask(tiny, mesh, **wanted, store=Store(tmp_path / "store"), progress=kill)
+        ask(tiny, mesh, **settings, store=Store(tmp_path / "store"), progress=kill)
     asked, counts, run = [], [], slots.Slots.run
 
-    def watched(self, rows, seed):
-        asked.extend(rows)
-        return run(self, rows, seed)
+    def watched(self, requests, seed):
+        asked.extend(requests)
+        return run(self, requests, seed)
 
     monkeypatch.setattr(slots.Slots, "run", watched)
-    assert_same(ask(tiny, mesh, **wanted, store=Store(tmp_path / "store"), progress=counts.append), never)
+    assert_same(ask(tiny, mesh, **settings, store=Store(tmp_path / "store"), progress=counts.append), never)
     assert len(asked) == 14 - 6 and counts[:2] == [3, 3] and sum(counts) == 14
 
 
@@ -319,11 +321,11 @@ def test_widths_are_few():
 
 
 def test_decoding_writes_the_cache_in_place(tiny, mesh):
-    def compiled(slots):
+    def compiled(columns):
         targets = config.TopK(4)
         with jax.set_mesh(mesh):
             reader = Reader(tiny).unstacked()
-            state = generate.start(reader, 8, slots, targets=targets, steps=4)
+            state = generate.start(reader, 8, columns, targets=targets, steps=4)
             leaves, tree = jax.tree.flatten(state)
 
             def decode(leaves):

@@ -193,7 +193,7 @@ def test_what_cannot_be_compared_is_refused(changes, message):
 
 def test_layers_that_the_model_does_not_have_are_refused_when_a_run_is_opened(tmp_path):
     cfg = experiment(losses=(config.ForwardKL(), config.HiddenMSE((-1, 9), (1, -9))), targets=FULL)
-    with pytest.raises(config.UserError, match="losses.1.layers has 9, .* losses.1.teacher_layers has -9, "):
+    with pytest.raises(config.UserError, match="losses.1.layers has 9, .*; training.losses.1.teacher_layers has -9, "):
         opening.open(cfg, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

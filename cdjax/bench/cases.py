@@ -1,6 +1,6 @@
-"""What is measured: the work, its shapes, and whom it is measured against.
+"""The cases of the benchmark: the work, its shapes, and the peers that cdjax is compared with.
 
-In: the names of benches or cases, and a scale. Out: `Case`s for contest.py, which both sides get as the same request.
+In: the names of benches or cases, and a scale. Out: `Case`s for contest.py, which sends both sides the same request.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ BENCHES = {
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """Who does the work: a script of `peers/`, or `ours` and which of the functions in work.py."""
+    """A program that does the work: a script of `peers/`, or cdjax with a function of work.py in its options."""
 
     name: str
     script: str  # "ours", or a file name in peers/ without .py
@@ -30,12 +30,12 @@ class Contestant:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row of the table: what cdjax does and the others that do the same."""
+    """A row of the table: the work, cdjax's program for it, and other programs for the same work."""
 
     bench: str
     name: str
     shapes: dict[str, int]
-    tokens: int  # worked through in one repetition; 0: the figure is the time
+    tokens: int  # processed in a repetition; 0: the figure is the time
     ours: Contestant
     others: tuple[Contestant, ...]
 
@@ -64,31 +64,34 @@ SCALES: dict[str, dict[str, Any]] = {
 }
 
 
-def cases(wanted: Sequence[str], scale: str, dtype: str = "float32") -> list[Case]:
-    """The cases of these benches ("update") and of these names ("update/all"); of every bench if none is given.
+def cases(names: Sequence[str], scale: str, dtype: str = "float32") -> list[Case]:
+    """The cases of these benches ("update") and of these names ("update/all"); all cases if there are no names.
 
-    `dtype` is what cdjax computes in. Raises UserError for a name or a scale that there is not.
+    cdjax computes in `dtype`. Raises UserError for an unknown name or scale.
     """
     if scale not in SCALES:
         raise UserError(f"there is no scale {scale!r}; there are {', '.join(SCALES)}")
     known = _all(scale, dtype)
-    names = {*BENCHES, *(case.full_name for case in known)}
-    for name in wanted:
-        if name not in names:
+    valid = {*BENCHES, *(case.full_name for case in known)}
+    for name in names:
+        if name not in valid:
             raise UserError(
                 f"there is no bench {name!r}; there are {', '.join(BENCHES)}, and in them "
                 f"{', '.join(case.full_name for case in known)}"
             )
-    return [case for case in known if not wanted or {case.bench, case.full_name} & set(wanted)]
+    return [case for case in known if not names or {case.bench, case.full_name} & set(names)]
 
 
 def against(chosen: Sequence[Case], names: Sequence[str]) -> list[Case]:
-    """The same cases with only these others, chosen by the beginning of their names as in "TRL". Raises UserError."""
+    """The cases with only the contestants whose names begin with one of `names`, as "TRL".
+
+    Raises UserError if no contestant's name begins with one of them.
+    """
     known = sorted({other.name for case in chosen for other in case.others})
     for name in names:
-        if not any(one.startswith(name) for one in known):
+        if not any(contestant.startswith(name) for contestant in known):
             raise UserError(f"nobody here is called {name!r}; there are {'; '.join(known)}")
-    kept = [tuple(one for one in case.others if one.name.startswith(tuple(names))) for case in chosen]
+    kept = [tuple(other for other in case.others if other.name.startswith(tuple(names))) for case in chosen]
     return [dataclasses.replace(case, others=others) for case, others in zip(chosen, kept, strict=True) if others]
 
 
@@ -99,7 +102,7 @@ def _all(scale: str, dtype: str) -> list[Case]:
     shared = model | asked | {"context": work["context"]}
     long = model | asked | {"context": work["long"]}
     rows, length = work["rows"], work["length"]
-    every = model | {"batch": rows, "prompt": 1, "completion": length - 1}
+    whole = model | {"batch": rows, "prompt": 1, "completion": length - 1}
     quarter = model | {"batch": rows, "prompt": length - length // 4, "completion": length // 4}
     loss = {"embed": model["embed"]} | sizes["loss"]
     answers = work["batch"] * work["answer"]
@@ -132,7 +135,7 @@ def _all(scale: str, dtype: str) -> list[Case]:
         Case(
             "update",
             "all",
-            every,
+            whole,
             rows * length,
             ours("update"),
             (ours("products", "its matrix products alone"), *UPDATERS),

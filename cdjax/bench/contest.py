@@ -1,4 +1,4 @@
-"""Runs both sides of a case side by side: each in its own process, in turns, so that they meet the same machine.
+"""Runs cdjax and a peer in two processes that take turns, so that both run under the same load of the machine.
 
 In: `Case`s and the interpreters where peers may be installed. Out: `Figure`s, as soon as they are known.
 """
@@ -32,19 +32,20 @@ class Fell(UserError):
 
 
 class Process:
-    """One contestant at work; leave the `with` block to end it."""
+    """A contestant's process; it is killed when the `with` block ends."""
 
     def __init__(self, contestant: Contestant, python: str, shapes: dict[str, int]) -> None:
         request = json.dumps({"shapes": shapes, "options": contestant.options})
-        how = ["-m", "cdjax.bench.work"] if contestant.script == "ours" else [str(PEERS / f"{contestant.script}.py")]
+        ours = contestant.script == "ours"
+        program = ["-m", "cdjax.bench.work"] if ours else [str(PEERS / f"{contestant.script}.py")]
         self.name = contestant.name
-        self._said: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._stderr: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._child = subprocess.Popen(
-            [python, *how, request],
+            [python, *program, request],
             env=_environment(contestant),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             text=True,
         )
 
@@ -54,27 +55,27 @@ class Process:
     def __exit__(self, *_) -> None:
         self._child.kill()
         self._child.communicate()
-        self._said.close()
+        self._stderr.close()
 
     def once(self) -> Answer:
-        """Lets it work once. Raises Fell if it could not."""
+        """Has the contestant do the work once. Raises Fell if its process ends."""
         assert self._child.stdin is not None and self._child.stdout is not None
         try:
             self._child.stdin.write("\n")
             self._child.stdin.flush()
         except BrokenPipeError:
-            pass  # what it said tells more
+            pass  # the child's last words on stderr tell more
         line = self._child.stdout.readline()
         if not line:
-            self._said.seek(0)
-            said = self._said.read().strip().splitlines()
-            raise Fell(self.name, said[-1] if said else f"exit code {self._child.wait()}")
+            self._stderr.seek(0)
+            lines = self._stderr.read().strip().splitlines()
+            raise Fell(self.name, lines[-1] if lines else f"exit code {self._child.wait()}")
         return Answer(**json.loads(line))
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """How long a comparison goes on: `repeat` turns, or fewer (at least one) when they take more than `seconds`."""
+    """The length of a comparison: `repeat` turns, or fewer (at least one) if they take more than `seconds`."""
 
     clock: str = "wall"
     repeat: int = 5
@@ -82,16 +83,17 @@ class Rules:
 
 
 def run(cases: Sequence[Case], pythons: Sequence[str], rules: Rules, tell: Callable[[str], object]) -> Iterator[Figure]:
-    """Every case against every other contestant that one of the interpreters has.
+    """Yields the figures of every case against every other contestant that one of the interpreters can run.
 
-    `tell` is told what is on, and who is missing or fell. Raises UserError if our own side fails.
+    `tell` is called with the case that starts, and with contestants that are missing or fail. Raises UserError if
+    cdjax's side fails.
     """
     needs = {need for case in cases for other in case.others for need in other.needs}
-    found = probe(pythons, sorted(needs)) if needs else {}
+    installed = probe(pythons, sorted(needs)) if needs else {}
     for case in cases:
         present = []
         for other in case.others:
-            if python := _where(other, found):
+            if python := _interpreter(other, installed):
                 present.append((other, python))
             else:
                 tell(f"{case.full_name}: without {other.name}: {_missing(other, pythons)}")
@@ -105,50 +107,52 @@ def _case(
 ) -> Iterator[Figure]:
     first = ours.once()
     if not present:
-        mine, _ = _turns(ours, None, rules)
-        yield from compare(case, Results("cdjax", first, mine), None, rules.clock)
+        answers, _ = _turns(ours, None, rules)
+        yield from compare(case, Results("cdjax", first, answers), None, rules.clock)
     for other, python in present:
         tell(f"{case.full_name}: {other.name}")
         with Process(other, python, case.shapes) as peer:
             try:
-                its_first = peer.once()
-                mine, its = _turns(ours, peer, rules)
+                peer_first = peer.once()
+                answers, peer_answers = _turns(ours, peer, rules)
             except Fell as error:
                 if error.who == ours.name:
                     raise
                 tell(f"{case.full_name}: {error}")
                 continue
-        yield from compare(case, Results("cdjax", first, mine), Results(other.name, its_first, its), rules.clock)
+        peer_results = Results(other.name, peer_first, peer_answers)
+        yield from compare(case, Results("cdjax", first, answers), peer_results, rules.clock)
 
 
 def _turns(ours: Process, peer: Process | None, rules: Rules) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
-    """A B A B: the repetitions of both."""
-    mine: list[Answer] = []
-    its: list[Answer] = []
+    """The repetitions of both sides, in turns: A B A B."""
+    answers: list[Answer] = []
+    peer_answers: list[Answer] = []
     end = time.monotonic() + rules.seconds
-    while len(mine) < rules.repeat and (not mine or time.monotonic() < end):
-        mine.append(ours.once())
+    while len(answers) < rules.repeat and (not answers or time.monotonic() < end):
+        answers.append(ours.once())
         if peer is not None:
-            its.append(peer.once())
-    return tuple(mine), tuple(its)
+            peer_answers.append(peer.once())
+    return tuple(answers), tuple(peer_answers)
 
 
 def probe(pythons: Sequence[str], packages: Sequence[str]) -> dict[str, set[str]]:
-    """Which of the packages each interpreter has. Raises UserError for a path that is no Python."""
-    found = {}
+    """The packages that each interpreter has, of those named. Raises UserError for a path that is not a Python."""
+    installed = {}
     for python in pythons:
         try:
             done = subprocess.run([python, "-c", PROBE, *packages], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise UserError(f"--peer-python {python} is no Python interpreter that runs ({error})") from error
-        found[python] = set(done.stdout.split())
-    return found
+        installed[python] = set(done.stdout.split())
+    return installed
 
 
-def _where(other: Contestant, found: dict[str, set[str]]) -> str | None:
+def _interpreter(other: Contestant, installed: dict[str, set[str]]) -> str | None:
+    """The first interpreter with all packages that the contestant needs; None if there is none."""
     if other.script == "ours":
         return sys.executable
-    return next((python for python, packages in found.items() if set(other.needs) <= packages), None)
+    return next((python for python, packages in installed.items() if set(other.needs) <= packages), None)
 
 
 def _missing(other: Contestant, pythons: Sequence[str]) -> str:
@@ -158,7 +162,10 @@ def _missing(other: Contestant, pythons: Sequence[str]) -> str:
 
 
 def _environment(contestant: Contestant) -> dict[str, str]:
-    """As many threads as cores are ours to use; memory of a card is taken as needed, because two processes share it."""
+    """The variables of a contestant's process: a thread for each usable core, and a GPU's memory taken as needed.
+
+    Two processes share the GPU.
+    """
     environment = os.environ | {
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -169,5 +176,5 @@ def _environment(contestant: Contestant) -> dict[str, str]:
         ours = str(Path(cdjax.__file__).parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [ours, environment.get("PYTHONPATH")]))
     else:
-        environment.pop("PYTHONPATH", None)  # another interpreter must not find our packages
+        environment.pop("PYTHONPATH", None)  # another interpreter must not find this one's packages
     return environment

@@ -1,4 +1,4 @@
-"""What repetitions took -> figures: one JSON line each, or a table for people.
+"""Times and memory of repetitions -> figures, as JSON lines or as a table for people.
 
 In: `Answer`s of both sides from contest.py. Out: `Figure`s.
 """
@@ -16,17 +16,17 @@ from cdjax.bench.cases import Case
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What one repetition took in one process."""
+    """The time and memory of a repetition in a process."""
 
     cpu: float  # seconds, summed over threads
     wall: float
     peak_bytes: int  # the most that the process, or on an accelerator the device, has held so far
-    facts: dict[str, int]  # what else the work knows: `bytes_temporary` of its compiled step
+    facts: dict[str, int]  # other figures of the work: `bytes_temporary` of its compiled step
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """All repetitions of one contestant. The first is apart: it includes compilation."""
+    """All repetitions of a contestant. The first is separate: it includes compilation."""
 
     name: str
     first: Answer
@@ -39,7 +39,7 @@ class Results:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One number and what it is compared with. `ratio` is value / peer value: the unit says which way is better."""
+    """A number of cdjax and the peer's. `ratio` is value / peer's value; the unit tells which direction is better."""
 
     bench: str
     case: str
@@ -47,7 +47,7 @@ class Figure:
     value: float | int
     unit: str
     spread: float  # highest minus lowest repetition, in the unit
-    memory_bytes: int  # the most that our process, or on an accelerator the device, has held
+    memory_bytes: int  # the most that cdjax's process, or on an accelerator the device, has held
     peer: dict[str, Any] | None  # name and value
     ratio: float | None
 
@@ -56,14 +56,13 @@ class Figure:
 
 
 def compare(case: Case, ours: Results, peer: Results | None, clock: str) -> Iterator[Figure]:
-    """The figures of one comparison: speed, then the first repetition, peak memory and what the compiler needs."""
+    """Yields the figures of a comparison: speed, then the first repetition's time, peak memory and other facts."""
     suffix = {"cpu": "CPU-s", "wall": "s"}[clock]
 
     def figure(value: float | int, unit: str, other: float | int | None, spread: float = 0.0) -> Figure:
-        shown = None if peer is None or other is None else {"name": peer.name, "value": other}
+        entry = None if peer is None or other is None else {"name": peer.name, "value": other}
         ratio = value / other if other else None
-        about = (case.bench, case.name, case.shapes)
-        return Figure(*about, value, unit, spread, ours.peak_bytes, shown, ratio)
+        return Figure(case.bench, case.name, case.shapes, value, unit, spread, ours.peak_bytes, entry, ratio)
 
     speeds = _speeds(case, ours.rest, clock)
     middle = None if peer is None else statistics.median(_speeds(case, peer.rest, clock))
@@ -73,25 +72,25 @@ def compare(case: Case, ours: Results, peer: Results | None, clock: str) -> Iter
         getattr(ours.first, clock), f"{suffix}, first time", None if peer is None else getattr(peer.first, clock)
     )
     yield figure(ours.peak_bytes, "bytes, peak", None if peer is None else peer.peak_bytes)
-    for name, own in ours.first.facts.items():
-        yield figure(own, name.replace("_", ", "), None if peer is None else peer.first.facts.get(name))
+    for name, fact in ours.first.facts.items():
+        yield figure(fact, name.replace("_", ", "), None if peer is None else peer.first.facts.get(name))
 
 
 def show(figures: Sequence[Figure]) -> None:
-    """Prints a table."""
+    """Prints the figures as a table."""
     rows = table.Table("case", "cdjax", "unit", "spread", "peer", "its value", "ratio", box=None)
-    for one in figures:
-        other = one.peer or {"name": "", "value": None}
-        ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
-        name = f"{one.bench}/{one.case}"
-        spread = _number(one.spread) if one.spread else ""
-        rows.add_row(name, _number(one.value), one.unit, spread, other["name"], _number(other["value"]), ratio)
+    for figure in figures:
+        peer = figure.peer or {"name": "", "value": None}
+        ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
+        name = f"{figure.bench}/{figure.case}"
+        spread = _number(figure.spread) if figure.spread else ""
+        rows.add_row(name, _number(figure.value), figure.unit, spread, peer["name"], _number(peer["value"]), ratio)
     console.Console(width=None if console.Console().is_terminal else 160).print(rows)
 
 
 def _speeds(case: Case, answers: Sequence[Answer], clock: str) -> list[float]:
-    taken = [getattr(answer, clock) for answer in answers]
-    return [case.tokens / seconds for seconds in taken] if case.tokens else taken
+    times = [getattr(answer, clock) for answer in answers]
+    return [case.tokens / seconds for seconds in times] if case.tokens else times
 
 
 def _number(value: float | int | None) -> str:

@@ -1,7 +1,7 @@
-"""cdjax's side of every case, in a process of its own; see peers/serve.py for what it hears and says.
+"""cdjax's side of every case, in a separate process; peers/serve.py has the protocol.
 
 In: a request, the case's shapes and options. Out: a function that does the work once.
-Everything here goes through functions that a run uses as well.
+All work is done by functions that a run uses too.
 """
 
 import functools
@@ -36,7 +36,7 @@ from cdjax.views.prompts import Prompts
 
 
 class Done(NamedTuple):
-    """What one repetition computed, and the compiled step, where what that needs is compared."""
+    """The result of a repetition, and its compiled step if its memory is compared."""
 
     result: Any
     step: Any = None
@@ -47,12 +47,12 @@ Options = dict[str, Any]
 Work = Callable[[], Done]
 LOSSES = (ForwardKL(),)
 TOP_K = 32  # of the targets that a round records
-PIECE = 4  # rows at a time where the context is concatenated: whole batches of scores would not fit
+PIECE = 4  # rows scored together if the context is concatenated: whole batches of scores would not fit
 NEVER = np.zeros(0, np.int32)  # no id ends an answer: every contestant writes all tokens
 
 
 def prepare(request: dict[str, Any]) -> Work:
-    """The work that a request asks for, with its model made and its inputs on the mesh."""
+    """The work of a request, with its model created and its inputs on the mesh."""
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh):
         work = WORK[request["options"]["work"]](request["shapes"], request["options"], mesh)
@@ -65,14 +65,14 @@ def prepare(request: dict[str, Any]) -> Work:
 
 
 def sample(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
-    """`teacher.sample` from numpy prompts to numpy answers, the context read every time."""
+    """`answers.sample` from numpy prompts to numpy answers, the context read every time."""
     model = _model(shapes, options, mesh)
     ask = _sampler(shapes, options, mesh, TopK(options["record"]) if "record" in options else Labels())
     return lambda: Done([rollout.ids for rollout in ask(Reader(model))])
 
 
 def score_answers(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
-    """Answers under a context that was read once, or, with `read`, is read every time."""
+    """Log-probabilities of answers under a context that was read once, or, with `read`, is read every time."""
     model, context = _model(shapes, options, mesh), _context(shapes)
     rows = _scored(shapes, mesh, slice(None), with_context=False)
     kept = None if options.get("read") else Reader(model).after(context)
@@ -84,23 +84,23 @@ def score_answers(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> 
 
 
 def score_concatenated(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
-    """The same answers, every row with the context before its prompt, a few rows at a time."""
+    """Log-probabilities of the answers, with the context in every row, PIECE rows together."""
     model = _model(shapes, options, mesh)
     starts = range(0, shapes["batch"], PIECE)
     pieces = [_scored(shapes, mesh, slice(start, start + PIECE), with_context=True) for start in starts]
-    # Each is waited for, so that only one is in memory.
+    # Waiting for each piece keeps a single one in memory.
     return lambda: Done([read.logprobs(Reader(model), *piece).block_until_ready() for piece in pieces])
 
 
 def learn(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     """One update by full-vocabulary forward KL from another model of the same size."""
-    student, other = (_model(shapes, options, mesh, seed) for seed in (0, 1))
+    student, teacher = (_model(shapes, options, mesh, seed) for seed in (0, 1))
     ids = serve.tokens(shapes["vocab"], shapes["batch"], shapes["prompt"] + shapes["completion"])
-    cut = [(row[: shapes["prompt"]], row[shapes["prompt"] :]) for row in ids]
-    examples = [pairs.hard(prompt, prompt, completion) for prompt, completion in cut]
+    split = [(row[: shapes["prompt"]], row[shapes["prompt"] :]) for row in ids]
+    examples = [pairs.hard(prompt, prompt, completion) for prompt, completion in split]
     batch = batches.Batches(examples, Update(batch=len(examples)), 0, mesh, teacher=True)[0]
     learner = Learner(student, Full(), mesh)
-    return lambda: learner.step(Reader(other), batch)
+    return lambda: learner.step(Reader(teacher), batch)
 
 
 def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
@@ -109,14 +109,14 @@ def distil(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     targets = Full() if full else TopK(TOP_K)
     model = _model(shapes, options, mesh)
     ask = _sampler(shapes, options, mesh, targets)
-    views, of_student = _prompts(shapes, _context(shapes)), _prompts(shapes, NEVER)
+    teacher_prompts, student_prompts = _prompts(shapes, _context(shapes)), _prompts(shapes, NEVER)
     learner = Learner(model, targets, mesh)
 
     def work() -> Done:
         kept = [Kept(rollout, np.arange(len(rollout.ids), dtype=np.int32), "") for rollout in ask(Reader(model))]
-        lesson = pairs.pair(kept, views, of_student, completion_budget=shapes["answer"])
-        batch = batches.Batches(lesson, Update(batch=len(lesson)), 0, mesh, teacher=full)[0]
-        return learner.step(Reader(model).after(views.context) if full else None, batch)
+        examples = pairs.pair(kept, teacher_prompts, student_prompts, completion_budget=shapes["answer"])
+        batch = batches.Batches(examples, Update(batch=len(examples)), 0, mesh, teacher=full)[0]
+        return learner.step(Reader(model).after(teacher_prompts.context) if full else None, batch)
 
     return work
 
@@ -131,33 +131,33 @@ class Learner:
         self._state = update.start(params, tx, mesh)
 
     def step(self, teacher: Reader | None, batch: pairs.PairBatch) -> Done:
-        """One update."""
+        """An update on the batch."""
         self._state, metrics = self._update(self._state, self._frozen, teacher, batch)
         return Done((self._state, metrics))
 
 
 def fused_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
-    """Value and gradient by hidden states and embedding, as an update computes them."""
+    """Value and gradient of the fused loss by hidden states and embedding, as in an update."""
 
-    def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
-        positions = Positions(hidden, wanted, ids, jnp.ones(ids.shape), {})
+    def loss(student: Decoder, hidden: jax.Array, teacher: Decoder, target: jax.Array, ids: jax.Array) -> jax.Array:
+        positions = Positions(hidden, target, ids, jnp.ones(ids.shape), {})
         over = jnp.maximum(positions.real.sum(), 1)
-        return fused.loss(student, other, positions, targets=Full(), losses=LOSSES, over=over)[0]
+        return fused.loss(student, teacher, positions, targets=Full(), losses=LOSSES, over=over)[0]
 
     return _gradient(loss, shapes, options, mesh)
 
 
 def dense_loss(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
-    """The same by the dense reference."""
+    """Value and gradient of the dense reference by hidden states and embedding."""
 
-    def loss(student: Decoder, hidden: jax.Array, other: Decoder, wanted: jax.Array, ids: jax.Array) -> jax.Array:
-        return divergence.divergence(other.logits(wanted), student.logits(hidden), ids >= 0, *LOSSES)
+    def loss(student: Decoder, hidden: jax.Array, teacher: Decoder, target: jax.Array, ids: jax.Array) -> jax.Array:
+        return divergence.divergence(teacher.logits(target), student.logits(hidden), ids >= 0, *LOSSES)
 
     return _gradient(loss, shapes, options, mesh)
 
 
 def products(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
-    """The products with weights that `learn` has, all row-major, and nothing else: the limit of this machine for it."""
+    """The matrix products of `learn` with its weights, all row-major, and nothing else: the machine's limit for it."""
     rows, embed, vocab = shapes["batch"] * (shapes["prompt"] + shapes["completion"]), shapes["embed"], shapes["vocab"]
     heads, kv_heads, mlp = shapes["heads"], shapes["kv_heads"], shapes["mlp"]
     wide = heads * shapes["head_dim"]
@@ -165,14 +165,14 @@ def products(shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
     layer = [(embed, into), (wide, embed), (embed, 2 * mlp), (mlp, embed)]
     weights = [*layer * shapes["layers"], (embed, vocab)]
     # Forward in teacher and student; backward by the input and by the weight.
-    every = [size for k, n in weights for size in ((rows, k, n), (rows, k, n), (rows, n, k), (k, rows, n))]
+    sizes = [size for k, n in weights for size in ((rows, k, n), (rows, k, n), (rows, n, k), (k, rows, n))]
     dtype = jnp.dtype(options.get("dtype", "float32"))
-    made = {size: (jnp.ones(size[:2], dtype), jnp.ones(size[1:], dtype)) for size in set(every)}
+    operands = {size: (jnp.ones(size[:2], dtype), jnp.ones(size[1:], dtype)) for size in set(sizes)}
     multiply = jax.jit(jnp.matmul)
 
     def work() -> Done:
-        for size in every:
-            product = multiply(*made[size]).block_until_ready()
+        for size in sizes:
+            product = multiply(*operands[size]).block_until_ready()
         return Done(product)
 
     return work
@@ -210,8 +210,8 @@ def _context(shapes: Shapes) -> np.ndarray:
 
 
 def _prompts(shapes: Shapes, context: np.ndarray) -> Prompts:
-    own = tuple(serve.tokens(shapes["vocab"], shapes["batch"], shapes["prompt"]))
-    return Prompts(tuple(map(str, range(len(own)))), context, own)
+    prompts = tuple(serve.tokens(shapes["vocab"], shapes["batch"], shapes["prompt"]))
+    return Prompts(tuple(map(str, range(len(prompts)))), context, prompts)
 
 
 def _sampler(
@@ -230,45 +230,45 @@ def _sampler(
 
 
 def _scored(shapes: Shapes, mesh: jax.sharding.Mesh, rows: slice, *, with_context: bool) -> list[jax.Array]:
-    """Prompts and answers of some rows, and where they are real: everywhere."""
-    own = serve.tokens(shapes["vocab"], shapes["batch"], shapes["prompt"])[rows]
+    """Prompts and answers of some rows, each with its mask, which is True everywhere."""
+    prompts = serve.tokens(shapes["vocab"], shapes["batch"], shapes["prompt"])[rows]
     answers = serve.tokens(shapes["vocab"], shapes["batch"], shapes["answer"], seed=2)[rows]
     if with_context:
-        own = np.concatenate([np.tile(_context(shapes), (len(own), 1)), own], 1)
-    return parallel.place_batch([own, np.ones(own.shape, bool), answers, np.ones(answers.shape, bool)], mesh)
+        prompts = np.concatenate([np.tile(_context(shapes), (len(prompts), 1)), prompts], 1)
+    return parallel.place_batch([prompts, np.ones(prompts.shape, bool), answers, np.ones(answers.shape, bool)], mesh)
 
 
 def _gradient(loss: Callable, shapes: Shapes, options: Options, mesh: jax.sharding.Mesh) -> Work:
-    """Value and gradient of `loss` by the student's weights and hidden states; of its layers nothing is used."""
-    rest = {"layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 2, "mlp": 1}
-    graph, student = nnx.split(_model(shapes | rest, options, mesh, 0))
-    other = _model(shapes | rest, options, mesh, 1)
+    """Value and gradient of `loss` by the student's weights and hidden states; its layers are minimal and not used."""
+    minimal = {"layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 2, "mlp": 1}
+    graph, student = nnx.split(_model(shapes | minimal, options, mesh, 0))
+    teacher = _model(shapes | minimal, options, mesh, 1)
     size = (shapes["batch"], shapes["length"])
     dtype = jnp.dtype(options.get("dtype", "float32"))
-    hidden, wanted = (jax.random.normal(jax.random.key(seed), (*size, shapes["embed"]), dtype) for seed in (2, 3))
+    hidden, target = (jax.random.normal(jax.random.key(seed), (*size, shapes["embed"]), dtype) for seed in (2, 3))
     ids = jnp.asarray(serve.tokens(shapes["vocab"], *size))
-    both = jax.value_and_grad(lambda params, *rest: loss(nnx.merge(graph, params), *rest), argnums=(0, 1))
+    gradient = jax.value_and_grad(lambda params, *rest: loss(nnx.merge(graph, params), *rest), argnums=(0, 1))
     step: Any = None
 
     def work() -> Done:
         nonlocal step
         if step is None:
-            step = jax.jit(both).lower(student, hidden, other, wanted, ids).compile()
-        return Done(step(student, hidden, other, wanted, ids), step)
+            step = jax.jit(gradient).lower(student, hidden, teacher, target, ids).compile()
+        return Done(step(student, hidden, teacher, target, ids), step)
 
     return work
 
 
 def main() -> None:
-    """Works when it is told to."""
+    """Serves the repetitions that the parent process asks for."""
     stage = serve.Stage()
     work = prepare(stage.request)
 
     def once() -> dict[str, int]:
         _, step = work()
-        held = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-        known = {} if step is None else {"bytes_temporary": step.memory_analysis().temp_size_in_bytes}
-        return known | {"peak_bytes": held}
+        peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+        facts = {} if step is None else {"bytes_temporary": step.memory_analysis().temp_size_in_bytes}
+        return facts | {"peak_bytes": peak}
 
     stage.run(once)
 

@@ -1,4 +1,4 @@
-"""One operation of the paper, the 4-tuple (D, T_teacher, T_student, f), with all that it names loaded."""
+"""An operation of the paper, the 4-tuple (D, T_teacher, T_student, f), with its task, views and keep rule loaded."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from cdjax.views.view import Views
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """D is `inputs` of the task and of `others`, the views are those of both sides, f is `keep`."""
+    """An operation: D is `inputs` of the task and of `others`, the templates are `views`, f and the filters `keep`."""
 
     name: str
     task: Task
-    others: tuple[Task, ...]  # those of `inputs.tasks`
+    others: tuple[Task, ...]  # named in `inputs.tasks`
     inputs: Inputs
     views: Views
     keep: Keep
 
     def collect(self, written: Sequence[str], seed: int) -> Collected:
-        """D: the pool, other tasks' pools, the file, the rule's draws and what the model wrote, joined."""
+        """D: the task's pool, other tasks' pools, a file, the rule's draws and what a model wrote, joined."""
         return inputs.collect(self.task, self.inputs, seed=seed, written=written, others=self.others)

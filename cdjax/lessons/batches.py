@@ -1,6 +1,6 @@
 """Pairs -> shuffled, packed, device-placed global batches; the step number is the whole data cursor.
 
-In: `distill.pairs.Pair`s. Out: `PairBatch`es of at most `packing.SHAPES` shapes, the same wherever one starts.
+In: `pairs.Pair`s. Out: `PairBatch`es of at most `packing.SHAPES` shapes, the same from whichever step a run resumes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,9 +20,10 @@ Arrays: TypeAlias = dict[str, np.ndarray]
 
 
 class Batches:
-    """`len(batches)` steps; `batches[step]` is on the mesh. Every epoch is shuffled anew and holds each pair once.
+    """A sequence of batches, one for each step; `batches[step]` places it on the mesh.
 
-    A batch has `cfg.batch` pairs, or one less where they do not come out even. With `teacher`, its rows are there too.
+    Every epoch is shuffled anew and holds each pair once. A batch has `cfg.batch` pairs, or fewer by one where the
+    number of pairs is no multiple of that. With `teacher` a batch has the teacher's rows too.
     """
 
     def __init__(
@@ -75,33 +76,36 @@ def pack(pairs: Sequence[Pair], sides: Sides, plan: packing.Plan, step: int) -> 
         return np.zeros((plan.parts, plan.kept, *like.shape[1:]), like.dtype)
 
     kept = jax.tree.map(zeros, _columns(pairs[0]))
-    rows = [_rows(plan, layout, step) for layout in plan.sides]
-    filled = [0] * plan.parts
-    for place, number in enumerate(plan.index[step]):
-        if number < 0:
+    sides_rows = [_rows(plan, layout, step) for layout in plan.sides]
+    filled = [0] * plan.parts  # kept tokens in each part so far
+    for place, index in enumerate(plan.index[step]):
+        if index < 0:
             continue
-        pair, part = pairs[number], plan.part[step, place]
+        pair, part = pairs[index], plan.part[step, place]
+        # Kept tokens stand in a part one pair after the other, in [part, filled : filled + kept].
         span = part, slice(filled[part], filled[part] + len(pair.kept))
         filled[part] += len(pair.kept)
-        for into, column in zip(jax.tree.leaves(kept), jax.tree.leaves(_columns(pair)), strict=True):
-            into[span] = column
-        for side, layout, into in zip(sides, plan.sides, rows, strict=True):
+        for array, column in zip(jax.tree.leaves(kept), jax.tree.leaves(_columns(pair)), strict=True):
+            array[span] = column
+        for side, layout, rows in zip(sides, plan.sides, sides_rows, strict=True):
             tokens, predictors = pair.read(side)
             group, row, start = (x[step, place] for x in (layout.group, layout.row, layout.start))
-            cells = part, group, row, slice(start, start + len(tokens))
-            into["tokens"][cells], into["positions"][cells] = tokens, np.arange(len(tokens))
-            into["texts"][cells] = place + 1
-            into["predictors"][span] = (group * layout.rows + row) * layout.width[step] + start + predictors
-    return kept, rows
+            columns = part, group, row, slice(start, start + len(tokens))
+            rows["tokens"][columns], rows["positions"][columns] = tokens, np.arange(len(tokens))
+            rows["texts"][columns] = place + 1
+            # Flat index in the part's rows [groups, rows, width], as `Reader.hidden` gathers by it.
+            rows["predictors"][span] = (group * layout.rows + row) * layout.width[step] + start + predictors
+    return kept, sides_rows
 
 
 def _columns(pair: Pair) -> dict[str, Any]:
-    """The fields of a `PairBatch` at a pair's kept tokens; a batch has zeros where it has none."""
+    """The fields of a `PairBatch` at a pair's kept tokens."""
     ids = pair.rollout[pair.kept]
     return {"ids": ids, "weight": pair.weight, "targets": pair.targets, "temperature": pair.temperature}
 
 
 def _rows(plan: packing.Plan, layout: packing.Layout, step: int) -> Arrays:
+    """The arrays of a side's `Rows` before any pair is in them: zeros."""
     shape = plan.parts, layout.groups, layout.rows, layout.width[step]
     rows: Arrays = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "texts")}
     return rows | {"predictors": np.zeros((plan.parts, plan.kept), np.int32)}

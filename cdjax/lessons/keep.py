@@ -1,4 +1,4 @@
-"""f and the filters: which tokens of a teacher's answer the student must produce, or why the answer is dropped.
+"""f and the filters: the tokens of a teacher's answer that the student must produce, or the reason to drop it.
 
 In: Rollout (sampling/store.py). Out: Kept (pairs.py), and a count for every reason.
 """
@@ -26,11 +26,11 @@ from cdjax.views.view import Format
 
 @dataclasses.dataclass(frozen=True)
 class Keep:
-    """f and the filters: what part of the teacher's answer the student must produce, and which answers count."""
+    """f, the part of the teacher's answer that the student must produce, and the filters of answers."""
 
     span: Literal["all", "regex", "after"] = "all"
     pattern: str = ""  # for "regex" the first group (or the match), for "after" the marker
-    filters: tuple[Filter, ...] = (Finished(), NonEmpty())  # one after the other, each on what is left
+    filters: tuple[Filter, ...] = (Finished(), NonEmpty())  # one after the other, each on the answers that are left
 
     def problems(self) -> Iterator[str]:
         if (self.span == "all") == bool(self.pattern):
@@ -42,9 +42,9 @@ class Keep:
 def keep(
     rollouts: Sequence[Rollout], format: Format, cfg: Keep, evidence: Evidence
 ) -> tuple[list[Kept], dict[str, int]]:
-    """The answers that survive f and the filters, in order, and how many were dropped for each reason.
+    """The answers that survive f and the filters, in order, and the number dropped for each reason.
 
-    The counts and the kept sum to the rollouts given. Raises UserError when nothing survives.
+    The counts and the kept answers sum to the rollouts. Raises UserError when no answer survives.
     """
     answers = cut(rollouts, format, cfg)
     reasons = judge(answers, cfg.filters, evidence)
@@ -52,46 +52,46 @@ def keep(
 
 
 def cut(rollouts: Sequence[Rollout], format: Format, cfg: Keep) -> list[Kept | str]:
-    """What f keeps of every answer, or why it cannot."""
+    """Each answer's part that f keeps, or the reason why f drops the answer."""
     return [_cut(rollout, format.body(rollout.ids), format.tokenizer, cfg) for rollout in rollouts]
 
 
 def judge(answers: Sequence[Kept | str], filters: Sequence[Filter], evidence: Evidence) -> list[str | None]:
-    """The reason to drop each answer, f's or that of the first filter against it, or None.
+    """The reason to drop each answer, from f or from the first filter that refuses it, or None.
 
     Raises UserError when no answer is left.
     """
     reasons = [answer if isinstance(answer, str) else None for answer in answers]
-    for part in filters:
-        places = [place for place, reason in enumerate(reasons) if reason is None]
-        verdicts = part.refuse(left(answers, reasons), evidence)
-        for place, verdict in zip(places, verdicts, strict=True):
-            reasons[place] = verdict
+    for filter in filters:
+        numbers = [number for number, reason in enumerate(reasons) if reason is None]
+        verdicts = filter.refuse(left(answers, reasons), evidence)
+        for number, verdict in zip(numbers, verdicts, strict=True):
+            reasons[number] = verdict
     if None not in reasons:
-        dropped = ", ".join(f"{reason} {n}" for reason, n in counts(reasons).items()) or "there were none"
+        dropped = ", ".join(f"{reason} {count}" for reason, count in counts(reasons).items()) or "there were none"
         raise UserError(f"none of {len(answers)} teacher answers was kept ({dropped}); see keep and limits.completion")
     return reasons
 
 
 def left(answers: Sequence[Kept | str], reasons: Sequence[str | None]) -> list[Kept]:
-    """The answers that there is no reason to drop."""
+    """The answers without a reason to drop them."""
     judged = zip(answers, reasons, strict=True)
     return [answer for answer, reason in judged if reason is None and isinstance(answer, Kept)]
 
 
 def counts(reasons: Sequence[str | None]) -> dict[str, int]:
-    """How many answers were dropped for each reason."""
+    """The number of answers dropped for each reason."""
     return dict(Counter(reason for reason in reasons if reason is not None))
 
 
 def extract(cfg: Keep, text: str) -> str | None:
-    """f on text: the part that the student must say; None where there is none."""
+    """The part of the text that f keeps; None if the text has no such part."""
     span = _span(cfg, text)
     return None if span is None else text[slice(*span)]
 
 
 def _span(cfg: Keep, text: str) -> tuple[int, int] | None:
-    """The start and end of the part of the text to keep, without surrounding space; None where there is none."""
+    """The start and end of the part of the text that f keeps, without surrounding space; None if there is no part."""
     start, end = 0, len(text)
     if cfg.span == "after":
         start = text.rfind(cfg.pattern) + len(cfg.pattern)
@@ -108,19 +108,20 @@ def _span(cfg: Keep, text: str) -> tuple[int, int] | None:
 
 
 def _cut(rollout: Rollout, body: str, tokenizer: Tokenizer, cfg: Keep) -> Kept | str:
-    """The tokens that f keeps, or why f cannot."""
+    """The answer's tokens that f keeps, or the reason why f drops the answer."""
     span = _span(cfg, body)
     if span is None:
         return "no_span"
     count, text = len(rollout.ids), body[slice(*span)]
-    first, last = 0, count
+    first, end = 0, count
     if cfg.span != "all":
-        first, last, said = _tokens(tokenizer, rollout.ids, body, span) if text else (0, 0, "")
-        if said.strip() != text:
+        first, end, covered = _tokens(tokenizer, rollout.ids, body, span) if text else (0, 0, "")
+        # A token may hold the span's edge and text beyond it: the student would learn more than f keeps.
+        if covered.strip() != text:
             return "split_token"
-    places = sorted({*range(first, last)} | ({count - 1} if rollout.stopped else set()))
-    # An answer that ran into the limit before it said anything of the span has no token to learn.
-    return Kept(rollout, np.array(places, np.int32), text) if places else "unfinished"
+    kept = sorted({*range(first, end)} | ({count - 1} if rollout.stopped else set()))
+    # An answer that ran into the limit before any token of the span has no token to learn.
+    return Kept(rollout, np.array(kept, np.int32), text) if kept else "unfinished"
 
 
 def _regex_error(pattern: str) -> str:
@@ -132,22 +133,27 @@ def _regex_error(pattern: str) -> str:
 
 
 def _tokens(tokenizer: Tokenizer, ids: Int[np.ndarray, "_"], body: str, span: tuple[int, int]) -> tuple[int, int, str]:
-    """The range of tokens, its end exclusive, whose text covers the span of characters, and that text."""
+    """The fewest tokens, as first and end (exclusive), whose text covers the span of characters, and their text.
+
+    Ids are never matched by encoding text again, only by decoding prefixes of them: a tokenizer has many ways to write
+    a text, and the answer's is one of them.
+    """
 
     def complete(count: int) -> int:
-        """Characters of the body that the first `count` tokens determine.
+        """The number of characters of the body that the first `count` tokens determine.
 
-        The bytes of one character may be spread over several tokens: until the last of them it decodes as something
+        The bytes of a character may be spread over several tokens: until the last of them it decodes as something
         else, so that the common prefix with the body ends before it.
         """
         return len(os.path.commonprefix([encode.decode(tokenizer, ids[:count]), body]))
 
     def touched(count: int) -> int:
-        """Those characters, and the one that the tokens have begun if they end inside a character."""
-        settled = complete(count)
-        return settled + (len(encode.decode(tokenizer, ids[:count])) > settled)
+        """The number of those characters, plus 1 if the tokens end inside a character."""
+        determined = complete(count)
+        return determined + (len(encode.decode(tokenizer, ids[:count])) > determined)
 
-    # Both counts grow with the number of tokens, so the ends of the range are found by bisection.
+    # Both numbers grow with the number of tokens, so the ends of the range are found by bisection: the first token is
+    # the one with which the text touches the span's first character, the last the one that completes its last.
     first = bisect.bisect_right(range(1, len(ids) + 1), span[0], key=touched)
-    last = bisect.bisect_left(range(len(ids) + 1), span[1], key=complete)
-    return first, last, body[complete(first) : complete(last)]
+    end = bisect.bisect_left(range(len(ids) + 1), span[1], key=complete)
+    return first, end, body[complete(first) : complete(end)]

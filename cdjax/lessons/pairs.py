@@ -1,4 +1,4 @@
-"""The same completion under the teacher's prompt and under the student's.
+"""Pairs of prompts for a completion: the teacher's and the student's.
 
 In: `Kept` (keep.py) and the prompts of both views. Out: `Pair`, which `batches.py` packs into a `PairBatch`.
 """
@@ -19,19 +19,19 @@ from cdjax.views.prompts import Prompts
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One example to learn from, on the host. `completion` is `rollout[kept]`: ids are never decoded and re-encoded."""
+    """An example to learn from, on the host. `rollout[kept]` is learned: ids are never decoded and re-encoded."""
 
-    teacher_prompt: Int32[np.ndarray, "Pt"]  # the row's own part, after the shared context
-    student_prompt: Int32[np.ndarray, "Ps"]
-    rollout: Int32[np.ndarray, "Ct"]  # everything the teacher wrote
-    kept: Int32[np.ndarray, "C"]  # f: which of its tokens the student must produce
-    targets: dict[str, np.ndarray]  # what was recorded of the teacher at the kept tokens, [C, ...]
-    weight: Float32[np.ndarray, "C"]  # of each kept token in the loss; one of weight 0 is as if it were not kept
-    temperature: Float32[np.ndarray, "C"] | None = None  # of each kept token; None: the targets' own for all
-    context: int = 0  # which of the round's shared contexts the teacher reads first
+    teacher_prompt: Int32[np.ndarray, "_"]  # without the shared context, which stands before it
+    student_prompt: Int32[np.ndarray, "_"]
+    rollout: Int32[np.ndarray, "_"]  # the teacher's whole answer
+    kept: Int32[np.ndarray, "C"]  # f: indices of the rollout's tokens that the student must produce
+    targets: dict[str, np.ndarray]  # recorded of the teacher at the kept tokens, [C, ...]
+    weight: Float32[np.ndarray, "C"]  # of each kept token in the loss; weight 0 is as if it were not kept
+    temperature: Float32[np.ndarray, "C"] | None = None  # of each kept token; None: the targets' temperature for all
+    context: int = 0  # index of the round's shared context that the teacher reads first
 
     def read(self, side: Literal["student", "teacher"]) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "C"]]:
-        """The tokens that a side reads up to the last kept one, and the index of the token before each kept one."""
+        """The tokens that the side reads to predict the kept ones, and the index of the token before each kept one."""
         if side == "student":
             prompt, answer, kept = self.student_prompt, self.rollout[self.kept], np.arange(len(self.kept))
         else:
@@ -42,14 +42,14 @@ class Pair:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PairBatch:
-    """The kept tokens of all pairs of a batch, in G parts of C, and the rows that they are read in under both views."""
+    """The kept tokens of all pairs of a batch, C in each of X parts, and the rows that both sides read them in."""
 
     student: Rows
-    teacher: Rows | None  # for full targets
-    ids: Int[Array, "G C"]  # what the teacher wrote
-    weight: Float[Array, "G C"]  # 0 where there is no token: the one loss mask
-    targets: dict[str, Array]  # what was recorded of the teacher, [G, C, ...]
-    temperature: Float[Array, "G C"] | None = None  # None: the targets' own for all
+    teacher: Rows | None  # None: no loss reads the teacher again
+    ids: Int[Array, "X C"]  # the kept tokens
+    weight: Float[Array, "X C"]  # 0 where there is no token: the only loss mask
+    targets: dict[str, Array]  # recorded of the teacher, [X, C, ...]
+    temperature: Float[Array, "X C"] | None = None  # None: the targets' temperature for all
 
     def __str__(self) -> str:
         sides = {"": self.student} | ({} if self.teacher is None else {" of the teacher's": self.teacher})
@@ -58,32 +58,30 @@ class PairBatch:
 
 
 def pair(kept: Sequence[Kept], teacher: Prompts, student: Prompts, *, completion_budget: int) -> list[Pair]:
-    """Joins what was kept with both prompts of its input; soft targets are gathered at the kept tokens.
+    """A pair for each kept answer, with both prompts of its input; targets are gathered at the kept tokens.
 
-    Raises ValueError for an input without a prompt, and for more kept tokens than the budget: neither may happen
-    in silence, since both would change what is learned.
+    Raises ValueError for an input without a prompt, and for more kept tokens than the budget: both would change what is
+    learned without notice.
     """
-    own, whole = (
-        dict(zip(teacher.inputs, teacher.own, strict=True)),
-        dict(zip(student.inputs, student.whole, strict=True)),
-    )
-    return [_pair(one, own, whole, completion_budget) for one in kept]
+    teacher_prompts = dict(zip(teacher.inputs, teacher.own, strict=True))
+    student_prompts = dict(zip(student.inputs, student.whole, strict=True))
+    return [_pair(answer, teacher_prompts, student_prompts, completion_budget) for answer in kept]
 
 
-def _pair(one: Kept, teacher: dict[str, np.ndarray], student: dict[str, np.ndarray], budget: int) -> Pair:
-    rollout, at = one.rollout, one.kept
+def _pair(answer: Kept, teacher: dict[str, np.ndarray], student: dict[str, np.ndarray], budget: int) -> Pair:
+    rollout, kept = answer.rollout, answer.kept
     for view, prompts in (("teacher", teacher), ("student", student)):
         if rollout.input not in prompts:
             raise ValueError(f"input {rollout.input!r} has an answer but no {view} prompt")
-    if len(at) > budget:
-        raise ValueError(f"input {rollout.input!r}: {len(at)} kept tokens, over limits.completion={budget}")
+    if len(kept) > budget:
+        raise ValueError(f"input {rollout.input!r}: {len(kept)} kept tokens, over limits.completion={budget}")
     return Pair(
         teacher_prompt=teacher[rollout.input],
         student_prompt=student[rollout.input],
         rollout=rollout.ids,
-        kept=at,
-        targets={name: x[at] for name, x in rollout.targets.items()},
-        weight=np.ones(len(at), np.float32),
+        kept=kept,
+        targets={name: x[kept] for name, x in rollout.targets.items()},
+        weight=np.ones(len(kept), np.float32),
     )
 
 
@@ -93,7 +91,7 @@ def hard(
     completion: np.ndarray,
     targets: dict[str, np.ndarray] | None = None,
 ) -> Pair:
-    """A completion of which every token is kept, beside what targets say of it, if anything was recorded."""
+    """The pair of a completion of which every token is kept, with targets [C, ...] if any were recorded."""
     return Pair(
         teacher_prompt=teacher_prompt,
         student_prompt=student_prompt,

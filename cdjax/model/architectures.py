@@ -1,6 +1,6 @@
 """config.json of a Hugging Face model <-> `DecoderSpec`.
 
-In: the parsed JSON, as transformers 4 or 5 writes it. Whatever our decoder does not compute is refused by name.
+In: the parsed JSON, as transformers 4 or 5 writes it. A setting that the decoder does not compute is refused by name.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ DEFAULT_HEAD_DIM = 128  # Qwen3's
 
 
 def spec_from_config(values: dict[str, Any]) -> DecoderSpec:
-    """Raises UserError naming every setting that is missing or that we do not compute."""
+    """The spec of a config.json. Raises UserError naming each setting that is missing or not computed."""
     kind = _model_type(values)
     if missing := [key for key in NEEDED if key not in values]:
         raise UserError(f"config.json lacks {', '.join(missing)}")
@@ -50,12 +50,12 @@ def spec_from_config(values: dict[str, Any]) -> DecoderSpec:
 
 
 def config_from_spec(spec: DecoderSpec) -> dict[str, Any]:
-    """A config.json that transformers 4 and 5 read. Raises ValueError for a spec that no family of theirs has."""
+    """A config.json that transformers 4 and 5 read. Raises ValueError for a spec that no Hugging Face family has."""
     if spec.qkv_bias and spec.qk_norm:
         raise ValueError("no Hugging Face architecture has query biases and query norms at once")
     kind = "qwen3" if spec.qk_norm else "qwen2" if spec.qkv_bias else "mistral" if spec.window else "llama"
     values: dict[str, Any] = {
-        "architectures": [next(name for name, own in MODEL_TYPES.items() if own == kind)],
+        "architectures": [next(name for name, model_type in MODEL_TYPES.items() if model_type == kind)],
         "model_type": kind,
         "dtype": "float32",
         "vocab_size": spec.vocab,
@@ -82,16 +82,16 @@ def _model_type(values: dict[str, Any]) -> str:
     named = values.get("architectures") or []
     kind = MODEL_TYPES.get(named[0]) if named else values.get("model_type")
     if kind not in MODEL_TYPES.values():
-        given = named[0] if named else values.get("model_type")
-        raise UserError(f"architecture {given!r} is not one of {', '.join(MODEL_TYPES)}")
+        architecture = named[0] if named else values.get("model_type")
+        raise UserError(f"architecture {architecture!r} is not one of {', '.join(MODEL_TYPES)}")
     return str(kind)
 
 
 def _rope(values: dict[str, Any]) -> dict[str, Any]:
-    """Rotary settings under transformers 5's names; 4 spreads them over `rope_theta` and `rope_scaling`."""
-    given = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    theta = given.get("rope_theta") or values.get("rope_theta") or 10_000.0
-    return given | {"rope_type": given.get("rope_type", given.get("type", "default")), "rope_theta": theta}
+    """Rotary settings under transformers 5's names; version 4 has them in `rope_theta` and `rope_scaling`."""
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    theta = rope.get("rope_theta") or values.get("rope_theta") or 10_000.0
+    return rope | {"rope_type": rope.get("rope_type", rope.get("type", "default")), "rope_theta": theta}
 
 
 def _rope_values(spec: DecoderSpec) -> dict[str, Any]:
@@ -104,8 +104,8 @@ def _rope_values(spec: DecoderSpec) -> dict[str, Any]:
             "high_freq_factor": spec.rope_scaling.high_freq_factor,
             "original_max_position_embeddings": spec.rope_scaling.original_max_positions,
         }
-    new = {"rope_theta": spec.rope_theta, **(scaling or {"rope_type": "default"})}
-    return {"rope_parameters": new, "rope_theta": spec.rope_theta, "rope_scaling": scaling}
+    parameters = {"rope_theta": spec.rope_theta, **(scaling or {"rope_type": "default"})}
+    return {"rope_parameters": parameters, "rope_theta": spec.rope_theta, "rope_scaling": scaling}
 
 
 def _scaling(rope: dict[str, Any], values: dict[str, Any]) -> RopeScaling | None:
@@ -116,7 +116,7 @@ def _scaling(rope: dict[str, Any], values: dict[str, Any]) -> RopeScaling | None
 
 
 def _window(kind: str, values: dict[str, Any], layers: int) -> tuple[int | None, list[str]]:
-    """The sliding window of all layers, and the complaint if only some layers have one."""
+    """The sliding window of all layers, and an unsupported setting if only some layers have a window."""
     if kind == "mistral":
         return values.get("sliding_window", DEFAULT_WINDOW), []
     if not kind.startswith("qwen") or not values.get("use_sliding_window") or not values.get("sliding_window"):
@@ -130,6 +130,7 @@ def _window(kind: str, values: dict[str, Any], layers: int) -> tuple[int | None,
 
 
 def _unsupported(kind: str, values: dict[str, Any], rope: dict[str, Any]) -> list[str]:
+    """The settings that the decoder does not compute."""
     refused = {
         f"rope type {rope['rope_type']!r}": rope["rope_type"] not in ("default", "llama3"),
         "partial rotary positions": rope.get("partial_rotary_factor", 1.0) != 1.0,
@@ -138,4 +139,4 @@ def _unsupported(kind: str, values: dict[str, Any], rope: dict[str, Any]) -> lis
         f"hidden_act {values.get('hidden_act')!r}": values.get("hidden_act", "silu") != "silu",
         "quantized weights (quantization_config)": values.get("quantization_config"),
     }
-    return [what for what, asked in refused.items() if asked]
+    return [setting for setting, present in refused.items() if present]

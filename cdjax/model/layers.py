@@ -4,6 +4,7 @@ Every parameter of a block is created with a leading `layers` axis; `jax.lax.sca
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,20 +40,24 @@ def product(x: Float[Array, "..."], w: Float[Array, "..."], contract: int = 1) -
     return _summed(x, w, contract)
 
 
-def _product_forward(x, w, contract):
+def _product_forward(x: Array, w: Array, contract: int) -> tuple[Array, tuple[Array, Array]]:
     return product(x, w, contract), (x, w)
 
 
-def _product_backward(contract, operands, gradient):
+def _product_backward(contract: int, operands: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, w = operands
     out, rows = tuple(range(-(w.ndim - contract), 0)), tuple(range(x.ndim - contract))
     return _summed(gradient, w, (out, out)).astype(x.dtype), _summed(x, gradient, (rows, rows)).astype(w.dtype)
 
 
-def _summed(a, b, axes):
-    """A TPU sums what it has in float32 in any case; asked to, it also exchanges and stores sums twice as wide."""
+def _summed(a: Array, b: Array, axes: int | tuple[tuple[int, ...], tuple[int, ...]]) -> Array:
+    """`jnp.tensordot`, summed in float32 and rounded to a's dtype.
 
-    def dot(a, b, sum_in):
+    On a TPU float32 sums are not asked for: its matrix unit makes them in any case, and the request would have it
+    exchange and store results twice as wide.
+    """
+
+    def dot(a: Array, b: Array, sum_in: Any) -> Array:
         return jnp.tensordot(a, b, axes, preferred_element_type=sum_in).astype(a.dtype)
 
     on_tpu, default = (functools.partial(dot, sum_in=dtype) for dtype in (None, jnp.float32))
@@ -63,11 +68,14 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class Scales(nnx.Variable):
-    """What one step of an int8 matrix stands for, in float32, for each of its outputs; see `quantize`."""
+    """The float32 size of a step of an int8 matrix, for each of its outputs; see `quantize`."""
 
 
 class Projection(nnx.Module):
-    """x @ w (+ bias) (+ scale * x @ a @ b), contracting the first `contract` axes of w; stacked over layers."""
+    """x @ w (+ bias) (+ scale * x @ a @ b), contracting the first `contract` axes of w.
+
+    Every weight has a leading `layers` axis, which a scan or `decoder.unstack` takes off before the call.
+    """
 
     def __init__(
         self,
@@ -81,14 +89,14 @@ class Projection(nnx.Module):
         dtype: jnp.dtype = jnp.dtype("float32"),
     ) -> None:
         self.contract = contract
-        self.outputs = len(shape) - contract  # axes
+        self.outputs = len(shape) - contract  # number of axes
         self.dtype = dtype
         self.w = weight(rngs, (layers, *shape), ("layers", *axes))
-        self.scales: Scales | None = nnx.data(None)  # where w is int8
+        self.scales: Scales | None = nnx.data(None)  # of w if it is int8
         # Assigned once: nnx fixes an attribute as static or as data at its first assignment.
         of_bias = (layers, *shape[contract:]), ("layers", *axes[contract:])
         self.bias = weight(rngs, *of_bias, init=nnx.initializers.zeros) if bias else None
-        # Low-rank weights [L, *in, R] and [L, R, *out] beside w, where students/adapter.py has put some.
+        # Low-rank weights [L, *in, R] and [L, R, *out] of an adapter, see students/adapter.py.
         self.a: nnx.Variable | None = nnx.data(None)
         self.b: nnx.Variable | None = nnx.data(None)
         self.scale = 1.0
@@ -122,8 +130,13 @@ class RMSNorm(nnx.Module):
         return (normed * jnp.broadcast_to(self.scale[...], x.shape)).astype(x.dtype)
 
 
-def rope(x: Float[Array, "B T M H"], positions: Int[Array, "B T"], spec: DecoderSpec) -> Float[Array, "B T M H"]:
-    """Rotates the halves of each head by its position (the Hugging Face convention), in float32."""
+def rope(
+    x: Float[Array, "B T heads H"], positions: Int[Array, "B T"], spec: DecoderSpec
+) -> Float[Array, "B T heads H"]:
+    """Queries or keys with their heads rotated by the positions, in float32; halves of a head are paired.
+
+    Rotary positions: arXiv 2104.09864. Pairing halves, not neighbours, is Hugging Face's convention.
+    """
     freq = jnp.asarray(frequencies(spec), jnp.float32)
     angle = positions[..., None, None] * freq[None, None, None]
     a, b = jnp.split(x.astype(jnp.float32), 2, -1)
@@ -132,12 +145,13 @@ def rope(x: Float[Array, "B T M H"], positions: Int[Array, "B T"], spec: Decoder
 
 
 def frequencies(spec: DecoderSpec) -> np.ndarray:
-    """Rotary frequencies, [H / 2]; with `rope_scaling`, Llama 3.1's smooth stretch of the long wavelengths."""
+    """Rotary frequencies, [H / 2]; with `rope_scaling` the long wavelengths are stretched as Llama 3.1 does."""
     freq = spec.rope_theta ** -(np.arange(0, spec.head_dim, 2, dtype=np.float64) / spec.head_dim)
     if spec.rope_scaling is None:
         return freq
     scaling = spec.rope_scaling
     turns = scaling.original_max_positions * freq / (2 * np.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    # 1: turns so often within the original positions that it stays as it is; 0: stretched by the whole factor.
     keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return keep * freq + (1 - keep) * freq / scaling.factor

@@ -1,7 +1,7 @@
-"""Which numbers a model computes in: bfloat16 where its own matrix products are faster in it, float32 elsewhere.
+"""The dtype that a model computes in: bfloat16 if its matrix products are faster in it, otherwise float32.
 
-In: a spec, and the device at hand. Out: the choice with the times that it rests on. Which of the two is faster depends
-on the processor, on the compiler's version and on the sizes, so it is measured and not looked up. Weights stay float32,
+In: a spec, and the default device. Out: the choice and the times that it rests on. Which dtype is faster depends on
+the processor, on the compiler's version and on the sizes, so it is measured and not looked up. Weights stay float32,
 and a device sums its products in float32 either way.
 
 In float32 an accelerator multiplies at jax's default precision (TF32 on a GPU, bfloat16 on a TPU) unless
@@ -23,9 +23,9 @@ from cdjax.model.spec import DecoderSpec
 
 KINDS = ("float32", "bfloat16")
 ROWS, LENGTH = 4, 64  # tokens that are multiplied: enough for a product to run at its full rate
-OUTCOMES = 32_768  # of the vocabulary; its whole width would cost memory and tell the same
+OUTCOMES = 32_768  # columns of the output table at most: its whole width would cost memory and take as long per column
 REPEATS = 3
-GAIN = 0.9  # bfloat16 rounds, so it is not taken for less than a tenth of the time
+GAIN = 0.9  # bfloat16 rounds, so it has to save a tenth of the time
 
 
 @functools.cache
@@ -45,7 +45,7 @@ def choose(spec: DecoderSpec) -> dict[str, Any]:
 
 
 def _programs(spec: DecoderSpec, dtype: jnp.dtype) -> list[tuple[float, Callable[[], Any]]]:
-    """Compiled passes through an MLP and through the output table, and how often the model's products hold each."""
+    """Compiled passes through an MLP and through the output table, each with its multiple in the model's products."""
     size = spec.embed * spec.mlp
     attention = 2 * spec.embed * (spec.heads + spec.kv_heads) * spec.head_dim
     outcomes = min(spec.vocab, OUTCOMES)
@@ -55,6 +55,7 @@ def _programs(spec: DecoderSpec, dtype: jnp.dtype) -> list[tuple[float, Callable
 
 
 def _compiled(function: Callable, dtype: jnp.dtype, *shapes: tuple[int, ...]) -> Callable[[], Any]:
+    """A call of the function's forward and backward pass on random arrays of these shapes, compiled."""
     arrays = [0.1 * jax.random.normal(jax.random.key(0), shape) for shape in shapes]
     compute = functools.partial(function, dtype)
     both = jax.jit(jax.value_and_grad(compute, argnums=tuple(range(len(arrays)))))
@@ -63,7 +64,7 @@ def _compiled(function: Callable, dtype: jnp.dtype, *shapes: tuple[int, ...]) ->
 
 
 def _mlp(dtype: jnp.dtype, x: Array, up: Array, down: Array) -> Array:
-    x, up, down = (part.astype(dtype) for part in (x, up, down))
+    x, up, down = (array.astype(dtype) for array in (x, up, down))
     return product(jax.nn.silu(product(x, up)), down).astype(jnp.float32).sum()
 
 
@@ -73,6 +74,7 @@ def _table(dtype: jnp.dtype, x: Array, table: Array) -> Array:
 
 
 def _time(run: Callable[[], Any]) -> float:
+    """Seconds of one call."""
     start = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - start

@@ -1,8 +1,8 @@
-"""A decoder -> the same one with its matrices in int8: a quarter of the memory and of the reading, for sampling.
+"""A decoder -> the decoder with its matrices in int8, for sampling: a quarter of the memory and of the memory traffic.
 
-Symmetric and weight-only: a whole number between -127 and 127 for each weight, and one float32 step for each output of
-the matrix. Products are made of the whole numbers and scaled once summed. Norms, biases and low-rank weights
-stay as they are.
+Symmetric and weight-only: an integer between -127 and 127 for each weight, and a float32 step for each output of the
+matrix. Products are made of the integers and scaled after they are summed. Norms, biases and low-rank weights are not
+rounded.
 """
 
 import jax
@@ -19,10 +19,10 @@ LARGEST = 127
 
 @jax.jit
 def int8(model: Decoder) -> Decoder:
-    """Every weight moves by half a step at most, and a step is 1/127 of the largest weight of the same output.
+    """The decoder with rounded matrices; it samples, scores and reads contexts as any other, but has no gradient.
 
-    What comes out samples, scores and reads contexts as any decoder does; it has no gradient. The caller has entered
-    `jax.set_mesh`.
+    A step is 1/127 of the largest weight of the same output, and rounding moves a weight by at most half a step. The
+    caller has entered `jax.set_mesh`.
     """
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Projection):
@@ -36,10 +36,10 @@ def int8(model: Decoder) -> Decoder:
 
 
 def _round(variable: nnx.Variable, summed: tuple[int, ...]) -> tuple[nnx.Variable, Scales]:
-    """The nearest whole numbers of steps, and the size of a step, which has no axis that the product sums over."""
+    """The weights as numbers of steps, rounded, and the size of a step, without the axes that a product sums over."""
     value = variable[...].astype(jnp.float32)
     largest = jnp.abs(value).max(summed, keepdims=True)
     scales: Array = jnp.where(largest > 0, largest, 1.0) / LARGEST
-    axes = tuple(axis for at, axis in enumerate(variable.axes) if at not in summed)
-    whole = constrain(jnp.round(value / scales).astype(jnp.int8), *variable.axes)
-    return variable.replace(whole), Scales(constrain(scales.squeeze(summed), *axes), axes=axes)
+    axes = tuple(axis for number, axis in enumerate(variable.axes) if number not in summed)
+    steps = constrain(jnp.round(value / scales).astype(jnp.int8), *variable.axes)
+    return variable.replace(steps), Scales(constrain(scales.squeeze(summed), *axes), axes=axes)

@@ -1,8 +1,20 @@
 """The shape of a decoder, and the package's one legend of dimension letters.
 
-B batch, T query length, S cache slots, P prefix (shared context), C completion, D embed, N heads, K kv heads,
-H head dim, F mlp, V vocab, R adapter rank, L layers, l layers chosen among them, n positions, M positions of
-a device, k ids listed at a position, o outcomes, v outcomes of a block.
+Of a decoder: D embed, N heads, K kv heads, g query heads of a kv head (N / K), H head dim, F mlp, V vocab, L layers,
+R adapter rank.
+
+Of what it reads: B rows of a batch, T tokens (columns) of a row that are read together, S columns of a cache or keys
+that queries see, G contexts (shared prefixes, or the members of an ensemble), P tokens of a context, C tokens of a
+completion.
+
+Of sampling: A rows of the batch that are refilled or collected together, d drafted tokens, u random numbers of a row.
+
+Of training: X parts of a batch (one for each device and micro-batch), M rows of one context in a part.
+
+Of a loss: n positions, k ids listed at a position, o outcomes that two distributions are compared over, v outcomes of
+a block of the vocabulary, l layers chosen among L, E the teacher's D.
+
+`*b` stands for any leading axes, `_` for a length that nothing else shares. What only one function knows has a word.
 """
 
 import dataclasses
@@ -20,7 +32,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderSpec:
-    """One spec for Llama 2/3.x, SmolLM2, Mistral, Qwen2/2.5 (`qkv_bias`) and Qwen3 (`qk_norm`)."""
+    """The shape of a Llama 2/3.x, SmolLM2, Mistral, Qwen2/2.5 (`qkv_bias`) or Qwen3 (`qk_norm`) decoder."""
 
     vocab: int
     embed: int

@@ -1,7 +1,7 @@
-"""A run directory -> one page that a person can read, and one row of a table.
+"""A run directory -> a page for people, and a row of a table.
 
-In: config.json, metrics.jsonl, results.json, examples.json; what is not there yet is left out. Out: report.html, which
-needs no other file and no network. `report.jinja` says how the page looks, `plots.py` draws.
+In: config.json, metrics.jsonl, results.json, examples.json; sections of missing files are left out. Out: report.html,
+which needs no other file and no network. `report.jinja` is the page's template, `plots.py` draws its figures.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ COLUMNS = ("input", "expected", "teacher", "before", "after")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run directory holds."""
+    """The contents of a run directory."""
 
     directory: Path
     cfg: dict[str, Any]
@@ -37,13 +37,13 @@ class Run:
 
     @property
     def scores(self) -> dict[str, Any]:
-        """Teacher, before, after, then the baselines."""
-        found = self.results.get("scores") or {}
-        return {name: found[name] for name in (*ORDER, *sorted(set(found) - set(ORDER))) if found.get(name)}
+        """The entries of `scores`: teacher, before, after, then the baselines."""
+        entries = self.results.get("scores") or {}
+        return {name: entries[name] for name in (*ORDER, *sorted(set(entries) - set(ORDER))) if entries.get(name)}
 
 
 class Tile(NamedTuple):
-    """One large number at the top of the page."""
+    """A large number at the top of the page."""
 
     name: str
     value: str
@@ -51,7 +51,7 @@ class Tile(NamedTuple):
 
 
 def read(workdir: str | Path) -> Run:
-    """Raises UserError where there is no run."""
+    """The contents of a run directory. Raises UserError if it is not one, or if a file is damaged."""
     directory = Path(workdir)
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory} is not a run directory: it has no config.json")
@@ -70,11 +70,11 @@ def read(workdir: str | Path) -> Run:
 def write(workdir: str | Path) -> Path:
     """Writes report.html into a run directory, whether the run has ended or not; returns its path."""
     run = read(workdir)
-    looks = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    looks.filters["spaced"] = _spaced
-    page = looks.get_template("report.jinja").render(
+    environment.filters["spaced"] = _spaced
+    page = environment.get_template("report.jinja").render(
         run=run,
         facts=_facts(run),
         tiles=list(_tiles(run)),
@@ -95,7 +95,7 @@ def write(workdir: str | Path) -> Path:
 
 
 def table(workdirs: Sequence[str | Path]) -> str:
-    """One aligned Markdown row a run: scores with their intervals, the gap closed, tokens and minutes."""
+    """An aligned Markdown table with a row for each run: scores with intervals, the gap closed, tokens and minutes."""
     rows = [_row(read(workdir)) for workdir in workdirs]
     header = list(dict.fromkeys(name for row in rows for name in row))
     cells = [header, *([row.get(name, "-") for name in header] for row in rows)]
@@ -107,7 +107,7 @@ def table(workdirs: Sequence[str | Path]) -> str:
 
 
 def gap_closed(scores: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """(after - before) / (teacher - before), or None where the context brings nothing."""
+    """(after - before) / (teacher - before); None if the teacher does not score above before."""
     if not {"teacher", "before", "after"} <= set(scores):
         return None
     teacher, before, after = (scores[name]["mean"] for name in ("teacher", "before", "after"))
@@ -130,7 +130,7 @@ def _row(run: Run) -> dict[str, str]:
 
 
 def _magnitude(entry: Mapping[str, Any]) -> str:
-    """By how much the right answer is more likely than the rejected one, where examples have one."""
+    """The mean magnitude as text, see `score.preference`; empty if no example rejects an answer."""
     return f", magnitude {entry['magnitude']:+.1f}" if "magnitude" in entry else ""
 
 
@@ -165,9 +165,9 @@ def _sentences(scores: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     else:
         yield "This run has not ended yet; what it has measured so far is below."
     if {"after", "gradient_descent"} <= set(scores):
-        after, other = scores["after"], scores["gradient_descent"]
-        apart = after["ci95"][0] > other["ci95"][1] or other["ci95"][0] > after["ci95"][1]
-        yield f"Gradient descent on the demonstrations themselves reaches {other['mean']:.3f};"
+        after, descent = scores["after"], scores["gradient_descent"]
+        apart = after["ci95"][0] > descent["ci95"][1] or descent["ci95"][0] > after["ci95"][1]
+        yield f"Gradient descent on the demonstrations themselves reaches {descent['mean']:.3f};"
         yield "the two intervals do not overlap." if apart else "the two intervals overlap."
 
 
@@ -180,13 +180,13 @@ def _scores_note(scores: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _rounds(summaries: Sequence[Mapping[str, Any]]) -> Markup:
-    """The student's score after every round, where there are several."""
+    """A figure of the student's score after every round; empty for a single round."""
     entries = {f"round {number}": entry for number, entry in enumerate(summaries)}
     return Markup(plots.scores(entries)) if len(entries) > 1 else Markup("")
 
 
 def _curves(run: Run) -> Markup:
-    chosen = {where: f"update, lr {point['lr']:g}" for where, point in (run.results.get("chosen") or {}).items()}
+    chosen = {stage: f"update, lr {point['lr']:g}" for stage, point in (run.results.get("chosen") or {}).items()}
 
     def stage(line: Mapping[str, Any]) -> str:
         return chosen.get(f"seed {line.get('seed')}/round {line.get('round')}", "update")
@@ -198,7 +198,7 @@ def _curves(run: Run) -> Markup:
 
 
 def _cards(results: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Small tables: a title, and names with their numbers."""
+    """Yields small tables: a title, and names with their numbers."""
     seconds = results.get("seconds") or {}
     kinds = {"Tokens a request": (results.get("tokens_per_request"), "{:,.1f}")}
     for measure in (results.get("measures") or {}).values():

@@ -37,7 +37,7 @@ STYLE: Any = {
 
 
 def scores(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """One bar a score in 0..1, with its 95 % interval, and a dot for every seed where there are several."""
+    """A figure with a bar for each score in 0..1, its 95 % interval, and a dot for each seed if there are several."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 0.55 * len(entries) + 0.5), layout="constrained")
         axes = figure.subplots()
@@ -59,7 +59,7 @@ def scores(entries: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Loss, KL and what else was logged at every update step, one colour a seed; rounds follow one another."""
+    """A figure of the logged losses and the gradient norm by update step, a colour for each seed, round after round."""
     shown = [name for name in CURVES if any(name in line for line in lines)]
     rows = (len(shown) + 1) // 2
     with matplotlib.rc_context(STYLE):
@@ -76,8 +76,8 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], name: str) -> None:
     for number, seed in enumerate(sorted({line.get("seed", 0) for line in lines})):
-        own = [line for line in lines if line.get("seed", 0) == seed and name in line]
-        xs, ys, colour = list(steps(own)), [line[name] for line in own], SEEDS[number % len(SEEDS)]
+        of_seed = [line for line in lines if line.get("seed", 0) == seed and name in line]
+        xs, ys, colour = list(steps(of_seed)), [line[name] for line in of_seed], SEEDS[number % len(SEEDS)]
         axes.plot(xs, ys, color=colour, lw=0.9, alpha=0.3)
         axes.plot(xs, list(smooth(ys)), color=colour, lw=1.8, label=f"seed {seed}")
     axes.set_title(CURVES[name], loc="left", fontsize=10)
@@ -87,17 +87,17 @@ def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], name: str) -> None:
 
 
 def steps(lines: Sequence[Mapping[str, Any]]) -> Iterator[int]:
-    """Steps counted on over rounds, each of which counts from its own start."""
-    before, at, last_round = 0, 0, None
+    """Yields each line's step, counted over all rounds; a line counts from the start of its round."""
+    before, step, last_round = 0, 0, None
     for line in lines:
         if line.get("round") != last_round:
-            before, last_round = at, line.get("round")
-        at = before + line["step"]
-        yield at
+            before, last_round = step, line.get("round")
+        step = before + line["step"]
+        yield step
 
 
 def smooth(values: Sequence[float]) -> Iterator[float]:
-    """Mean over a window around each value, at most a twentieth of the whole to either side, less at the ends."""
+    """Yields the mean of a window around each value, a twentieth of all values to either side, fewer at the ends."""
     for index in range(len(values)):
         reach = min(index, len(values) - 1 - index, len(values) // 20)
         window = values[index - reach : index + reach + 1]

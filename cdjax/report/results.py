@@ -21,15 +21,15 @@ LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
 
 def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) -> dict[str, Any]:
     """Writes both files and returns what is in results.json."""
-    found = journal.results()
-    graded = {name: [only(found[name], cfg.scored(-1))] for name in ("teacher", "before")}
-    scored = by_round(cfg, found)
+    stages = journal.results()
+    graded = {name: [only(stages[name], cfg.scored(-1))] for name in ("teacher", "before")}
+    scored = by_round(cfg, stages)
     last = (scored or [[]])[-1]
     if last:
         graded["after"] = last
     for name in (baseline.name for baseline in cfg.baselines):
         places = [f"seed {seed}/baseline {name}/score" for seed in cfg.seeds]
-        if trained := [found[place] for place in places if place in found]:
+        if trained := [stages[place] for place in places if place in stages]:
             graded[name] = trained
     results = {
         "experiment": cfg.name,
@@ -37,22 +37,22 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         "versions": versions(),
         "dtype": directory.dtype(cfg, journal),
         "seeds": list(cfg.seeds),
-        "scores": {name: summarize(metric, many) for name, many in graded.items()},
+        "scores": {name: summarize(metric, by_seed) for name, by_seed in graded.items()},
         "tokens_per_request": {
-            "teacher": found["teacher"]["tokens"],
+            "teacher": stages["teacher"]["tokens"],
             "student": mean(last or graded["before"], "tokens"),
         },
-        "inputs": inputs(found),
-        "rollouts": rollouts(found),
-        "measures": measures(cfg, found["before"], scored),
-        "rounds": [summarize(metric, many) for many in scored],
+        "inputs": inputs(stages),
+        "rollouts": rollouts(stages),
+        "measures": measures(cfg, stages["before"], scored),
+        "rounds": [summarize(metric, by_seed) for by_seed in scored],
         "seconds": seconds(journal),
     }
-    searched = {name: update for name, update in found.items() if name.endswith("/update") and "chosen" in update}
-    if chosen := {name.removesuffix("/update"): update["chosen"] for name, update in searched.items()}:
+    searches = {name: stage for name, stage in stages.items() if name.endswith("/update") and "chosen" in stage}
+    if chosen := {name.removesuffix("/update"): stage["chosen"] for name, stage in searches.items()}:
         results["chosen"] = chosen
     if cfg.training.sampling.draft:
-        results["acceptance"] = acceptance(found)
+        results["acceptance"] = acceptance(stages)
     columns = {"input": graded["teacher"][0]["inputs"], "expected": graded["teacher"][0]["expected"]}
     columns |= {name: graded[name][0]["answers"] for name in ("teacher", "before", "after") if name in graded}
     examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -61,18 +61,18 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
     return results
 
 
-def summarize(metric: str, graded: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `Exam.grade` found for each seed, as one entry of `scores`."""
-    return summary(metric, [one["grades"] for one in graded], [one.get("magnitudes", []) for one in graded])
+def summarize(metric: str, by_seed: list[dict[str, Any]]) -> dict[str, Any]:
+    """An entry of `scores`, from each seed's result of `Exam.grade`."""
+    return summary(metric, [seed["grades"] for seed in by_seed], [seed.get("magnitudes", []) for seed in by_seed])
 
 
-def by_round(cfg: config.Experiment, found: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """The scored students of every round, in the order of the seeds."""
+def by_round(cfg: config.Experiment, stages: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The graded students of every round, [rounds][seeds]."""
     rounds: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for seed in cfg.seeds:
-        for number in range(len(found)):
-            if (name := f"seed {seed}/round {number}/score") in found:
-                rounds[number].append(found[name])
+        for number in range(len(stages)):
+            if (name := f"seed {seed}/round {number}/score") in stages:
+                rounds[number].append(stages[name])
     return [rounds[number] for number in sorted(rounds)]
 
 
@@ -83,33 +83,33 @@ def only(graded: Graded, operations: Sequence[int]) -> Graded:
 
 
 def measures(cfg: config.Experiment, before: Graded, scored: list[list[Graded]]) -> dict[str, Any]:
-    """What every measure says of the student before and after each round, over seeds; `after` is the last round."""
-    stages = {"before": [before]} | {f"round {number}": graded for number, graded in enumerate(scored)}
+    """Every measure of the student before and after each round, over seeds; `after` is the last round."""
+    students = {"before": [before]} | {f"round {number}": by_seed for number, by_seed in enumerate(scored)}
     if scored:
-        stages["after"] = scored[-1]
-    told: dict[str, Any] = {}
+        students["after"] = scored[-1]
+    entries: dict[str, Any] = {}
     for measure in cfg.score.measures:
-        kept = {name: [one["measures"].get(measure.kind) for one in graded] for name, graded in stages.items()}
-        told[measure.kind] = {"title": measure.title} | {
-            name: measured(many) for name, many in kept.items() if None not in many
+        values = {name: [seed["measures"].get(measure.kind) for seed in seeds] for name, seeds in students.items()}
+        entries[measure.kind] = {"title": measure.title} | {
+            name: measured(by_seed) for name, by_seed in values.items() if None not in by_seed
         }
-    return told
+    return entries
 
 
-def measured(many: list[dict[str, Any]]) -> dict[str, Any]:
-    """One measure over seeds: its mean, with an interval where it is known example by example."""
-    unit = many[0]["unit"]
-    if all("grades" in one for one in many):
-        return summary(unit, [one["grades"] for one in many])
-    per_seed = [one["mean"] for one in many]
+def measured(by_seed: list[dict[str, Any]]) -> dict[str, Any]:
+    """A measure's mean over seeds, with an interval where it has a grade for each example."""
+    unit = by_seed[0]["unit"]
+    if all("grades" in value for value in by_seed):
+        return summary(unit, [value["grades"] for value in by_seed])
+    per_seed = [value["mean"] for value in by_seed]
     known = [mean for mean in per_seed if mean is not None]
     return {"metric": unit, "mean": float(np.mean(known)) if known else None, "per_seed": per_seed}
 
 
-def inputs(found: dict[str, Any]) -> dict[str, int]:
-    """Where the task inputs of all seeds, rounds and operations came from, and why some were left out."""
-    counts: Counter[str] = Counter(test_over_budget=found["teacher"]["over_budget"])
-    for name, result in found.items():
+def inputs(stages: dict[str, Any]) -> dict[str, int]:
+    """Counts of task inputs over all seeds, rounds and operations: by origin, and by the reason to leave one out."""
+    counts: Counter[str] = Counter(test_over_budget=stages["teacher"]["over_budget"])
+    for name, result in stages.items():
         if name.endswith("/inputs"):
             counts.update(result)
         if name.endswith("/sample"):
@@ -117,27 +117,30 @@ def inputs(found: dict[str, Any]) -> dict[str, int]:
     return dict(counts)
 
 
-def rollouts(found: dict[str, Any]) -> dict[str, Any]:
-    """Teacher's samples over all seeds, rounds and operations: sampled == kept + the sum of dropped.
+def rollouts(stages: dict[str, Any]) -> dict[str, Any]:
+    """Counts of the teacher's samples over all seeds, rounds and operations: sampled == kept + the sum of dropped.
 
-    `int8_kl` has for each round how far the rounded teacher that answered was from the full one, in nats a token.
+    `int8_kl` has for each round KL(teacher || its int8 weights, which answered), in nats a token.
     """
-    kept = [result for name, result in found.items() if name.endswith("/keep")]
-    int8 = [result["int8_kl"] for name, result in found.items() if name.endswith("/sample") and "int8_kl" in result]
+    kept = [result for name, result in stages.items() if name.endswith("/keep")]
+    int8 = [result["int8_kl"] for name, result in stages.items() if name.endswith("/sample") and "int8_kl" in result]
     return {
-        "sampled": sum(result["sampled"] for name, result in found.items() if name.endswith("/sample")),
+        "sampled": sum(result["sampled"] for name, result in stages.items() if name.endswith("/sample")),
         "kept": sum(result["kept"] for result in kept),
         "dropped": dict(sum((Counter(result["dropped"]) for result in kept), Counter())),
     } | ({"int8_kl": int8} if int8 else {})
 
 
-def acceptance(found: dict[str, Any]) -> dict[str, float]:
-    """The share of the student's drafts that the teacher let stand in each round, over all seeds and operations."""
+def acceptance(stages: dict[str, Any]) -> dict[str, float]:
+    """The share of the student's drafts that the teacher accepted in each round, over all seeds and operations."""
     drafts: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, result in found.items():
+    for name, result in stages.items():
         if name.endswith("/sample"):
             drafts[name.split("/")[1]].update(result)
-    return {name: one["accepted"] / max(1, one["accepted"] + one["refused"]) for name, one in sorted(drafts.items())}
+    return {
+        name: counts["accepted"] / max(1, counts["accepted"] + counts["refused"])
+        for name, counts in sorted(drafts.items())
+    }
 
 
 def seconds(journal: Journal) -> dict[str, float]:
@@ -149,7 +152,7 @@ def seconds(journal: Journal) -> dict[str, float]:
 
 
 def mean(results: list[dict[str, Any]], name: str) -> float | None:
-    """Over seeds; None where that was not measured."""
+    """The mean of a number over seeds; None if no seed has it."""
     values = [result[name] for result in results if result[name] is not None]
     return float(np.mean(values)) if values else None
 

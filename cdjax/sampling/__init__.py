@@ -1,4 +1,4 @@
-"""Prompts -> answers, with what the decode step knew about every token."""
+"""Prompts -> answers, with log-probabilities and targets recorded for every token."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The teacher's answers to all inputs, kept on disk a shard at a time, as soon as all answers of the shard are there.
+"""The teacher's answers to all inputs; a shard of them is written to disk as soon as it is complete.
 
 In: `Prompts` (views/) and a model. Out: `Rollout`s in input order, the same whatever the batch size or the mesh, and
 however often the stage was interrupted.
@@ -22,7 +22,7 @@ from cdjax.model.reader import Reader
 from cdjax.parts import plain
 from cdjax.sampling import Sampling
 from cdjax.sampling.choose import Choice
-from cdjax.sampling.slots import Row, Side, Slots
+from cdjax.sampling.slots import Request, Side, Slots
 from cdjax.sampling.store import RAGGED, Rollout, Store
 from cdjax.sampling.targets.target import Target
 from cdjax.views.prompts import Prompts
@@ -30,7 +30,7 @@ from cdjax.views.prompts import Prompts
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """The model that drafts the answers, and the same inputs as it is shown them."""
+    """The model that drafts the answers, and its prompts for the same inputs."""
 
     reader: Reader
     prompts: Prompts
@@ -52,11 +52,11 @@ def sample(
 ) -> list[Rollout]:
     """`sampling.per_input` answers to each prompt, each at most `steps` tokens long and ended by one of the `stops`.
 
-    With `sampling.weights="int8"` the model is rounded first: what is recorded is of the rounded one, which answered.
-    With `sampling.draft` a `student` drafts them: other samples of the same distribution. Prompts with several contexts
-    are an ensemble, see generate.py.
-    A shard that `store` has is read, not sampled again. `progress` is told how many answers have been added.
-    Raises UserError if the store holds something else, or if a prompt does not fit the model.
+    With `sampling.weights="int8"` the model is rounded first, and what is recorded is of the rounded model. With
+    `sampling.draft` a `student` drafts the answers: other samples of the same distribution. Prompts with several
+    contexts are an ensemble, see generate.py.
+    A shard that `store` has is read, not sampled again. `progress` is called with the number of answers just added.
+    Raises UserError if the store holds answers to something else, or if a prompt does not fit the model.
     """
     shards = _shards(prompts, sampling)
     check(reader, prompts, steps)
@@ -64,18 +64,18 @@ def sample(
     if student is not None:
         check(student.reader, student.prompts, steps)
     if store is not None:
-        how: dict[str, Any] = {"sampling": dataclasses.asdict(sampling), "targets": plain(targets)}
-        how |= {"steps": steps, "seed": seed, "stops": _digest(stops)} | _identities(reader, prompts, student)
-        store.open(how)
-    answers: dict[Row, Rollout] = {}
-    stored = [] if store is None else [(rows, store.read(at)) for at, rows in enumerate(shards) if store.has(at)]
-    for rows, rollouts in stored:
-        answers |= zip(rows, rollouts, strict=True)
-        progress(len(rows))
-    missing = [row for rows in shards for row in rows if row not in answers]
+        asked: dict[str, Any] = {"sampling": dataclasses.asdict(sampling), "targets": plain(targets)}
+        asked |= {"steps": steps, "seed": seed, "stops": _digest(stops)} | _identities(reader, prompts, student)
+        store.open(asked)
+    answers: dict[Request, Rollout] = {}
+    for number, requests in enumerate(shards):
+        if store is not None and store.has(number):
+            answers |= zip(requests, store.read(number), strict=True)
+            progress(len(requests))
+    missing = [request for requests in shards for request in requests if request not in answers]
     if missing:
-        shard_of = {row: number for number, rows in enumerate(shards) for row in rows}
-        left = Counter(shard_of[row] for row in missing)
+        shard_of = {request: number for number, requests in enumerate(shards) for request in requests}
+        left = Counter(shard_of[request] for request in missing)  # answers that each shard still waits for
         with jax.set_mesh(mesh):
             slots = Slots(
                 teacher=_side(rounded(reader) if sampling.weights == "int8" else reader, prompts),
@@ -88,34 +88,34 @@ def sample(
                 steps=steps,
                 batch=_rows_on(mesh, len(shards[0])),
             )
-            for rows, samples in slots.run(missing, seed):
-                answers |= zip(rows, _rollouts(samples, prompts, rows), strict=True)
-                left.subtract(shard_of[row] for row in rows)
+            for requests, samples in slots.run(missing, seed):
+                answers |= zip(requests, _rollouts(samples, prompts, requests), strict=True)
+                left.subtract(shard_of[request] for request in requests)
                 if store is not None:
-                    for number in {shard_of[row] for row in rows}:
+                    for number in {shard_of[request] for request in requests}:
                         if not left[number]:
-                            store.write(number, [answers[row] for row in shards[number]])
-                progress(len(rows))
-    return [answers[row] for row in sorted(answers)]
+                            store.write(number, [answers[request] for request in shards[number]])
+                progress(len(requests))
+    return [answers[request] for request in sorted(answers)]
 
 
 def rounded(reader: Reader) -> Reader:
-    """The reader with its matrices in int8; what stands before its rows stays as it is."""
+    """The reader with its matrices in int8; its prefix is not rounded."""
     return dataclasses.replace(reader, decoder=quantize.int8(reader.decoder))
 
 
 def identity(reader: Reader) -> str:
-    """A digest of a model's shape, dtype and weights: the same on every mesh, another after any training step."""
+    """A digest of a reader's spec, dtype, weights and prefix: equal on every mesh, changed by any training step."""
     sums, decoder = np.asarray(_bit_sums(reader)), reader.decoder
     return _digest((repr(decoder.spec), str(decoder.dtype)), sums)
 
 
 def _identities(reader: Reader, prompts: Prompts, student: Student | None) -> dict[str, str]:
-    who = {"model": identity(reader), "prompts": _digest(prompts.inputs, *prompts.contexts, *prompts.own)}
+    digests = {"model": identity(reader), "prompts": _digest(prompts.inputs, *prompts.contexts, *prompts.own)}
     if student is None:
-        return who
-    shown = _digest(student.prompts.context, *student.prompts.own)
-    return who | {"student": identity(student.reader), "student_prompts": shown}
+        return digests
+    student_prompts = _digest(student.prompts.context, *student.prompts.own)
+    return digests | {"student": identity(student.reader), "student_prompts": student_prompts}
 
 
 def check(reader: Reader, prompts: Prompts, steps: int) -> None:
@@ -124,8 +124,8 @@ def check(reader: Reader, prompts: Prompts, steps: int) -> None:
     if steps < 1:
         raise UserError(f"an answer needs at least 1 token, got a limit of {steps}")
     longest = max(prompts.contexts, key=len)
-    for text, own in zip(prompts.inputs, prompts.own, strict=True):
-        length, ids = before + len(longest) + len(own), np.concatenate([*prompts.contexts, own])
+    for text, prompt in zip(prompts.inputs, prompts.own, strict=True):
+        length, ids = before + len(longest) + len(prompt), np.concatenate([*prompts.contexts, prompt])
         if length + steps > spec.max_positions:
             raise UserError(
                 f"the prompt of {text[:60]!r} has {length} tokens, with {steps} more for the answer that is over "
@@ -139,7 +139,7 @@ def check(reader: Reader, prompts: Prompts, steps: int) -> None:
 
 
 def _drafter(sampling: Sampling, prompts: Prompts, student: Student | None) -> Student | None:
-    """The student, if it is to draft. Raises UserError if it cannot."""
+    """The student if answers are drafted, else None. Raises UserError if there is no student, or an ensemble."""
     if not sampling.draft:
         return None
     if prompts.others:
@@ -149,15 +149,15 @@ def _drafter(sampling: Sampling, prompts: Prompts, student: Student | None) -> S
     return student
 
 
-def _shards(prompts: Prompts, sampling: Sampling) -> list[list[Row]]:
-    """Shards of rows of like length, the longest first, so that a machine that is too small fails at once."""
+def _shards(prompts: Prompts, sampling: Sampling) -> list[list[Request]]:
+    """Shards of requests of similar length, the longest first, so that a machine that is too small fails early."""
     if sampling.batch < 1 or sampling.per_input < 1:
         raise UserError(
             f"sampling needs a batch and samples per input of 1 or more, got {sampling.batch} and {sampling.per_input}"
         )
-    rows = [(index, number) for index in range(len(prompts.own)) for number in range(sampling.per_input)]
-    rows.sort(key=lambda row: -len(prompts.own[row[0]]))
-    return [rows[start : start + sampling.batch] for start in range(0, len(rows), sampling.batch)]
+    requests = [(index, number) for index in range(len(prompts.own)) for number in range(sampling.per_input)]
+    requests.sort(key=lambda request: -len(prompts.own[request[0]]))
+    return [requests[start : start + sampling.batch] for start in range(0, len(requests), sampling.batch)]
 
 
 def _side(reader: Reader, prompts: Prompts) -> Side:
@@ -165,27 +165,29 @@ def _side(reader: Reader, prompts: Prompts) -> Side:
 
 
 def _rows_on(mesh: jax.sharding.Mesh, rows: int) -> int:
+    """The number of rows, rounded up to a multiple of the devices that a batch is split over."""
     parts = parallel.batch_parts(mesh)
     return -(-rows // parts) * parts
 
 
-def _rollouts(samples: dict[str, Any], prompts: Prompts, rows: Sequence[Row]) -> Iterator[Rollout]:
-    for row, (index, number) in enumerate(rows):
+def _rollouts(samples: dict[str, Any], prompts: Prompts, requests: Sequence[Request]) -> Iterator[Rollout]:
+    """Each request's rollout, cut to its length. The rows of `samples` beyond the requests are padding."""
+    for row, (index, number) in enumerate(requests):
         length = int(samples["real"][row].sum())
         recorded = {name: np.array(x[row, :length]) for name, x in samples["targets"].items()}
-        kept: dict[str, Any] = {name: np.array(samples[name][row, :length]) for name in RAGGED}
-        yield Rollout(prompts.inputs[index], number, stopped=bool(samples["stopped"][row]), targets=recorded, **kept)
+        fields: dict[str, Any] = {name: np.array(samples[name][row, :length]) for name in RAGGED}
+        yield Rollout(prompts.inputs[index], number, stopped=bool(samples["stopped"][row]), targets=recorded, **fields)
 
 
 @jax.jit
 def _bit_sums(reader: Reader) -> UInt32[Array, "leaves"]:
-    """Each weight array's bits, summed as integers: exact, so that the order of summing does not matter."""
+    """The sum of each array's bits, modulo 2**32: exact, so that no mesh's order of summation changes it."""
 
-    def one(leaf: Array) -> Array:
+    def bit_sum(leaf: Array) -> Array:
         bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
         return bits.astype(jnp.uint32).sum(dtype=jnp.uint32)
 
-    return jnp.stack([one(leaf) for leaf in jax.tree.leaves(reader)])
+    return jnp.stack([bit_sum(leaf) for leaf in jax.tree.leaves(reader)])
 
 
 def _digest(texts: Sequence[str] | np.ndarray, *arrays: np.ndarray) -> str:

@@ -1,10 +1,12 @@
 """Prompts -> sampled completions, compiled whole: prefill, then one `while_loop` that ends when every row has stopped.
 
-In: left-padded prompts, one key a row, an optional shared prefix. Out: `Samples`, with what the decode step knew about
-each token. Logits exist for one column at a time. The caller has entered `jax.set_mesh`.
+In: left-padded prompts, one key a row, an optional shared prefix. Out: `Samples`: ids, log-probabilities and targets.
+Logits exist for one column at a time. The caller has entered `jax.set_mesh`.
 
 A prefix of several contexts is an ensemble: every row is read after each of them, and its next token is chosen by the
 mean of the probabilities, which is also what is recorded.
+
+Columns of a cache hold what a row has read (prompt and answer), columns of `State.written` what it has answered.
 """
 
 import dataclasses
@@ -27,27 +29,27 @@ from cdjax.sampling.targets.target import Target
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Completions, right-padded. What stands where `real` is False means nothing."""
+    """Completions, right-padded; where `real` is False the other arrays are undefined."""
 
     ids: Int[Array, "B C"]  # stop token included
     logprobs: Float[Array, "B C"]  # of the chosen id under the model itself, at temperature 1
     real: Bool[Array, "B C"]
     stopped: Bool[Array, "B"]  # by a stop token, not by the length limit
-    targets: dict[str, Array]  # what they record of the distribution that each id was drawn from, [B, C, ...]
-    verdicts: Int[Array, "B C"]  # on another model's draft of this id, see speculate.py; 0 where there was none
+    targets: dict[str, Array]  # recorded of the distribution that each id was drawn from, [B, C, ...]
+    verdicts: Int[Array, "B C"]  # on a student's draft of this token, see speculate.py; 0: there was no draft
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Between two steps: what each row reads next, what it has read, and what it has written so far."""
+    """The state between two steps: each row's next input token, its cache, and its answer so far."""
 
-    tokens: Int[Array, "B"]
+    tokens: Int[Array, "B"]  # the next to be read: written, or the prompt's last, but not in `past`
     keys: Key[Array, "B"]
-    alive: Bool[Array, "B"]
+    alive: Bool[Array, "B"]  # still writing; a row that is not is free
     stopped: Bool[Array, "B"]
     ages: Int[Array, "B"]  # tokens written
-    past: cache.Cache  # in an ensemble with a leading axis of its members, but for the lengths
+    past: cache.Cache  # in an ensemble with a leading axis of members, except for the lengths
     written: dict[str, Any]  # the fields of Samples that have a C axis
 
 
@@ -63,9 +65,9 @@ def generate(
     targets: Target,
     steps: int,
 ) -> Samples:
-    """At most `steps` tokens after each left-padded prompt. A row whose last column is padding only fills the batch.
+    """Samples of at most `steps` tokens after each left-padded prompt. A row of padding only fills the batch.
 
-    What a row gets depends on its prompt and its key, never on the rest of the batch.
+    A row's sample depends on its prompt and its key, never on the other rows.
     """
     reader = reader.unstacked()
     rows = jnp.arange(len(prompts))
@@ -76,7 +78,7 @@ def generate(
 
 @functools.partial(jax.jit, static_argnames=("batch", "slots", "targets", "steps"))
 def start(reader: Reader, batch: int, slots: int, *, targets: Target, steps: int) -> State:
-    """Rows that wait for a prompt. `slots` is `steps` and the length of the longest prompt, less one."""
+    """The state of `batch` free rows. `slots` counts the columns of the cache: longest prompt + steps - 1."""
 
     def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
         return constrain(jnp.zeros((batch, *shape), dtype), "batch", *("length",) * len(shape))
@@ -98,64 +100,71 @@ def start(reader: Reader, batch: int, slots: int, *, targets: Target, steps: int
 def admit(
     reader: Reader,
     state: State,
-    prompts: Int[Array, "R T"],
-    real: Bool[Array, "R T"],
-    keys: Key[Array, "R"],
-    rows: Int[Array, "R"],
+    prompts: Int[Array, "A T"],
+    real: Bool[Array, "A T"],
+    keys: Key[Array, "A"],
+    rows: Int[Array, "A"],
 ) -> State:
-    """Puts left-padded prompts into rows that are free; one whose last column is padding goes nowhere.
+    """The state with left-padded prompts put into these free rows; a prompt whose last column is padding is ignored.
 
-    Reads all but the last prompt token. Decoding begins with that one, so that only decoding makes logits.
+    All but the last prompt token is read. Decoding begins with the last one, so that only decoding makes logits.
     """
-    new, which = places(len(state.alive), real, rows)
+    refilled, source = refills(len(state.alive), real, rows)
     return State(
-        tokens=put(state.tokens, prompts[:, -1], new, which),
-        keys=put(state.keys, keys, new, which),
-        alive=state.alive | new,
-        stopped=state.stopped & ~new,
-        ages=jnp.where(new, 0, state.ages),
-        past=fill(reader, state.past, prompts, real, new, which),
+        tokens=put(state.tokens, prompts[:, -1], refilled, source),
+        keys=put(state.keys, keys, refilled, source),
+        alive=state.alive | refilled,
+        stopped=state.stopped & ~refilled,
+        ages=jnp.where(refilled, 0, state.ages),
+        past=fill(reader, state.past, prompts, real, refilled, source),
         written=state.written,
     )
 
 
-def places(batch: int, real: Bool[Array, "R T"], rows: Int[Array, "R"]) -> tuple[Bool[Array, "B"], Int[Array, "B"]]:
-    """Which rows of the batch get a prompt, and which one: the prompts move, the rows stay on their devices."""
-    found = (rows[None] == jnp.arange(batch)[:, None]) & real[:, -1][None]
-    return found.any(1), found.argmax(1)
+def refills(batch: int, real: Bool[Array, "A T"], rows: Int[Array, "A"]) -> tuple[Bool[Array, "B"], Int[Array, "B"]]:
+    """The mask of the rows that are refilled, and for each of them the index of its prompt (any for other rows).
+
+    The prompts move to the rows: a gather leaves every row of the batch on its device, a scatter would not.
+    """
+    matches = (rows[None] == jnp.arange(batch)[:, None]) & real[:, -1][None]
+    return matches.any(1), matches.argmax(1)
 
 
-def put(old: Shaped[Array, "B ..."], fresh: Shaped[Array, "R ..."], new: Bool[Array, "B"], which: Int[Array, "B"]):
-    """`old` with what the new rows get of `fresh`, see `places`."""
-    return jnp.where(_like(new, old), fresh[which], old)
+def put(
+    old: Shaped[Array, "B ..."], new: Shaped[Array, "A ..."], refilled: Bool[Array, "B"], source: Int[Array, "B"]
+) -> Shaped[Array, "B ..."]:
+    """`old` with row `source[b]` of `new` in every row b that is refilled, see `refills`."""
+    return jnp.where(_like(refilled, old), new[source], old)
 
 
 def fill(
     reader: Reader,
     past: cache.Cache,
-    prompts: Int[Array, "R T"],
-    real: Bool[Array, "R T"],
-    new: Bool[Array, "B"],
-    which: Int[Array, "B"],
+    prompts: Int[Array, "A T"],
+    real: Bool[Array, "A T"],
+    refilled: Bool[Array, "B"],
+    source: Int[Array, "B"],
 ) -> cache.Cache:
-    """`past` with all but the last token of their prompts in the new rows, see `places`."""
-    lengths = put(past.lengths, real[:, :-1].sum(1), new, which)
+    """The cache with the prompts, all but their last tokens, in the rows that are refilled, see `refills`."""
+    lengths = put(past.lengths, real[:, :-1].sum(1), refilled, source)
     if prompts.shape[1] == 1:
         return dataclasses.replace(past, lengths=lengths)
     columns = slice(0, prompts.shape[1] - 1)
 
-    def one(old: Array, fresh: Array) -> Array:
-        return old.at[:, :, columns].set(put(old[:, :, columns], fresh.astype(old.dtype), new, which))
+    def refill(old: Array, new: Array) -> Array:
+        return old.at[:, :, columns].set(put(old[:, :, columns], new.astype(old.dtype), refilled, source))
 
     def read(reader: Reader, past: cache.Cache) -> tuple[None, cache.Cache]:
         k, v = _read(reader, prompts[:, :-1], real[:, :-1])
-        return None, cache.Cache(tuple(map(one, past.k, k)), tuple(map(one, past.v, v)), lengths)
+        return None, cache.Cache(tuple(map(refill, past.k, k)), tuple(map(refill, past.v, v)), lengths)
 
     return by_member(read, reader, past)[1]
 
 
-def _read(reader, prompts, real):
-    """Keys and values of left-padded prompts, moved to the left so that a row's columns have no gaps."""
+def _read(
+    reader: Reader, prompts: Int[Array, "A T"], real: Bool[Array, "A T"]
+) -> tuple[Float[Array, "L A K T H"], Float[Array, "L A K T H"]]:
+    """Keys and values of left-padded prompts, rotated to the left: a cache has a row's tokens from column 0 on."""
     width, lengths = prompts.shape[1], real.sum(1)
     columns = jnp.arange(width)[None]
     moved = jnp.take_along_axis(prompts, (columns - lengths[:, None]) % width, 1)
@@ -166,19 +175,22 @@ def _read(reader, prompts, real):
 def by_member(
     function: Callable[[Reader, cache.Cache], tuple[Any, cache.Cache]], reader: Reader, past: cache.Cache
 ) -> tuple[Any, cache.Cache]:
-    """`function` of the reader and the cache; of an ensemble's, what it gives for each member, one above the other."""
+    """`function(reader, past)`; for an ensemble the results of all its members, stacked on a leading axis.
+
+    A member is the decoder after one of the contexts, with its own keys and values of the rows.
+    """
     prefix = reader.prefix
     if prefix is None or reader.contexts == 1:
         return function(reader, past)
 
     def member(k: Array, v: Array, length: Array, past_k: Any, past_v: Any) -> tuple[Any, Any, Any, Array]:
-        own = Reader(reader.decoder, cache.Prefix(k[:, None], v[:, None], length[None]))
-        found, after = function(own, cache.Cache(past_k, past_v, past.lengths))
-        return found, after.k, after.v, after.lengths  # all members have read as many tokens of a row
+        single = Reader(reader.decoder, cache.Prefix(k[:, None], v[:, None], length[None]))
+        result, after = function(single, cache.Cache(past_k, past_v, past.lengths))
+        return result, after.k, after.v, after.lengths  # lengths are the same for all members: out_axes=None
 
-    each = jax.vmap(member, in_axes=(1, 1, 0, 0, 0), out_axes=(0, 0, 0, None))
-    found, *after = each(prefix.k, prefix.v, prefix.lengths, past.k, past.v)
-    return found, cache.Cache(*after)
+    members = jax.vmap(member, in_axes=(1, 1, 0, 0, 0), out_axes=(0, 0, 0, None))
+    results, *after = members(prefix.k, prefix.v, prefix.lengths, past.k, past.v)
+    return results, cache.Cache(*after)
 
 
 @functools.partial(jax.jit, static_argnames=("choice", "targets"), donate_argnames="state")
@@ -191,7 +203,7 @@ def decode(
     choice: choose.Choice,
     targets: Target,
 ) -> State:
-    """Steps until at least `free` rows are free."""
+    """The state after as many steps as it takes until at least `free` rows are free: stopped, or at the limit."""
     batch, steps = state.written["ids"].shape
 
     def read(state: State, reader: Reader, past: cache.Cache) -> tuple[Array, cache.Cache]:
@@ -206,11 +218,12 @@ def decode(
         logits = whole_rows(logits if logits.ndim == 2 else choose.mean(logits))
         numbers = uniforms(state.keys, state.ages, 1 + targets.uniforms)
         column = observe(logits, choice(logits, numbers[:, 0]), numbers[:, 1:], targets)
-        at = jnp.where(state.alive, state.ages, steps)  # beyond the end: nothing is written
+        place = jnp.where(state.alive, state.ages, steps)  # beyond the end for a free row: `write` drops it
         ages = state.ages + state.alive
         stopped = state.alive & stops[column["ids"]]
         alive = state.alive & ~stopped & (ages < steps)
-        past = dataclasses.replace(past, lengths=jnp.where(alive, past.lengths, 0))  # what has ended is not read again
+        # Attention reads the columns up to the end of the longest row: a free row is emptied, it would cost the others.
+        past = dataclasses.replace(past, lengths=jnp.where(alive, past.lengths, 0))
         return State(
             tokens=column["ids"],
             keys=state.keys,
@@ -218,24 +231,24 @@ def decode(
             stopped=state.stopped | stopped,
             ages=ages,
             past=past,
-            written=jax.tree.map(lambda old, new: write(old, new, at), state.written, column),
+            written=jax.tree.map(lambda rows, new: write(rows, new, place), state.written, column),
         )
 
     return jax.lax.while_loop(lambda state: state.alive.sum() > batch - free, step, state)
 
 
 @jax.jit
-def collect(state: State, rows: Int[Array, "R"]) -> Samples:
-    """What these rows have written."""
+def collect(state: State, rows: Int[Array, "A"]) -> Samples:
+    """The samples that these rows have written."""
     written = jax.tree.map(lambda x: x[rows], state.written)
     real = jnp.arange(state.written["ids"].shape[1])[None] < state.ages[rows][:, None]
     return Samples(real=real, stopped=state.stopped[rows], **written)
 
 
 def observe(
-    logits: Float[Array, "B V"], ids: Int[Array, "B"], uniforms: Float[Array, "B n"], targets: Target
+    logits: Float[Array, "B V"], ids: Int[Array, "B"], uniforms: Float[Array, "B u"], targets: Target
 ) -> dict[str, Any]:
-    """One token a row, [B], and what `targets` record of the distribution it came from, [B, ...]."""
+    """A column of `State.written`: for each row its chosen id and the arrays recorded beside it, [B, ...]."""
     return {
         "ids": ids,
         "logprobs": choose.logprobs(logits, ids[:, None], 1.0)[:, 0],
@@ -244,16 +257,20 @@ def observe(
     }
 
 
-def uniforms(keys: Key[Array, "B"], ages: Int[Array, "B"], count: int) -> Float[Array, "B n"]:
-    """Numbers in [0, 1) of a row and a place in its answer. The first of them does not depend on `count`."""
+def uniforms(keys: Key[Array, "B"], ages: Int[Array, "B"], count: int) -> Float[Array, "B u"]:
+    """Random numbers in [0, 1), determined by a row's key and a place in its answer.
+
+    The first, which chooses the token, does not depend on `count`: what is recorded does not change what is sampled.
+    """
     return jax.vmap(lambda key, age: jax.random.uniform(jax.random.fold_in(key, age), (count,)))(keys, ages)
 
 
-def write(rows: Shaped[Array, "B C ..."], column: Shaped[Array, "B ..."], at: Int[Array, "B ..."]) -> Array:
-    """Each row's next entries at its own places, all different; what is beyond the end is not written."""
-    which = jnp.arange(len(rows)).reshape(-1, *(1,) * (at.ndim - 1))
-    return rows.at[which, at].set(column, mode="drop", unique_indices=True)
+def write(rows: Shaped[Array, "B C ..."], entries: Shaped[Array, "B ..."], places: Int[Array, "B ..."]) -> Array:
+    """The rows with new entries at each row's own places, all different; places of C or more are dropped."""
+    row = jnp.arange(len(rows)).reshape(-1, *(1,) * (places.ndim - 1))
+    return rows.at[row, places].set(entries, mode="drop", unique_indices=True)
 
 
-def _like(row, x):
-    return row.reshape(row.shape + (1,) * (x.ndim - 1))
+def _like(x: Bool[Array, "B"], other: Shaped[Array, "B ..."]) -> Bool[Array, "B ..."]:
+    """A flag for each row with trailing axes of size 1, so that it broadcasts against `other`."""
+    return x.reshape(x.shape + (1,) * (other.ndim - 1))

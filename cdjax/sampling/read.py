@@ -1,7 +1,7 @@
-"""A prompt and a completion that is already there -> hidden states and log-probabilities at the completion's tokens.
+"""A prompt and a given completion -> hidden states and log-probabilities at the completion's tokens.
 
-Prompts are left-padded and completions right-padded, so the token that predicts the completion's first one is in a
-static column, whatever the prompt's length. The caller has entered `jax.set_mesh`.
+Prompts are left-padded and completions right-padded, so the column of the hidden state that predicts the completion's
+first token is static, whatever the prompt's length. The caller has entered `jax.set_mesh`.
 """
 
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int32
+from jaxtyping import Array, Bool, Float, Int, Int32, Shaped
 
 from cdjax.model.decoder import Decoder, row_positions
 from cdjax.model.reader import Reader
 from cdjax.parallel import constrain, parts
 from cdjax.sampling import choose
 
-POSITIONS = 128  # the fewest of a device at a time
+POSITIONS = 128  # the fewest positions of a device whose logits are made together
 
 
 def completion_hidden(
@@ -41,29 +41,29 @@ def logprobs(
     completion: Int[Array, "B C"],
     completion_real: Bool[Array, "B C"],
 ) -> Float[Array, "B C"]:
-    """Log-probability of each completion token at temperature 1, 0 at padding. Logits exist for some columns at a time.
+    """Log-probability of each completion token at temperature 1, 0 at padding.
 
-    They are so many that each device's logits are a quarter as large as the vocabulary's weights.
+    Logits exist for `columns_at_once` columns at a time.
     """
     hidden = completion_hidden(reader, prompt, prompt_real, completion, completion_real)
     out = reader.decoder.readout().gathered()
     chunk = columns_at_once(reader.decoder, completion)
 
-    def one(part: tuple[Array, Array]) -> Array:
+    def score(part: tuple[Array, Array]) -> Array:
         hidden, ids = part
         logits = constrain(out(hidden), "batch", "length", "vocab")
         flat = choose.logprobs(logits.reshape(-1, logits.shape[-1]), ids.reshape(-1, 1), 1.0)
         return flat.reshape(ids.shape)
 
-    scored = jax.lax.map(one, (chunks(hidden, chunk), chunks(completion, chunk)))
-    scored = jnp.moveaxis(scored, 0, 1).reshape(len(completion), -1)[:, : completion.shape[1]]
-    return jnp.where(completion_real, scored, 0.0)
+    scores = jax.lax.map(score, (chunks(hidden, chunk), chunks(completion, chunk)))
+    scores = jnp.moveaxis(scores, 0, 1).reshape(len(completion), -1)[:, : completion.shape[1]]
+    return jnp.where(completion_real, scores, 0.0)
 
 
 def padded(
     rows: Sequence[Int[np.ndarray, "_"]], width: int, *, left: bool
 ) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-    """Rows of ids in `width` columns, padded on the left or on the right, and which of them are real."""
+    """Rows of ids in `width` columns, padded on the left or on the right, and the mask of real ids."""
     ids, real = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
     for number, row in enumerate(rows):
         columns = slice(width - len(row), width) if left else slice(0, len(row))
@@ -72,12 +72,16 @@ def padded(
 
 
 def columns_at_once(model: Decoder, completion: Int[Array, "B C"]) -> int:
-    """Columns whose logits are made together: each device's are a quarter as large as the vocabulary's weights."""
+    """The number of columns whose logits are made together.
+
+    On each device the logits, [positions, V], are about a quarter as large as the vocabulary's weights, [V, D], and all
+    chunks are of about one size.
+    """
     positions = max(model.spec.embed // 4, POSITIONS) * parts("batch")
     return -(-completion.shape[1] // -(-completion.size // positions))
 
 
-def chunks(x: Array, size: int) -> Array:
+def chunks(x: Shaped[Array, "B C ..."], size: int) -> Shaped[Array, "chunks B size ..."]:
     """[B, C, ...] -> [C / size, B, size, ...], padded with zeros to whole chunks."""
     padding = ((0, 0), (0, -x.shape[1] % size)) + ((0, 0),) * (x.ndim - 2)
     whole = jnp.pad(x, padding)

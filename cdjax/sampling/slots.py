@@ -1,8 +1,9 @@
-"""Prompts pass through a fixed number of slots: where an answer has ended, a waiting prompt takes its place.
+"""Requests pass through a fixed number of slots: where an answer has ended, a waiting request takes its place.
 
-In: prompts and which samples of them are wanted. Out: those samples, in the order in which they end. Decoding runs in
-compiled stretches; between two of them finished rows are handed over and waiting prompts are read, a few at a time.
-What a row gets does not depend on when and where that is. The caller has entered `jax.set_mesh`.
+In: prompts, and the requests for samples of them. Out: the samples, in the order in which they end. A slot is a row of
+the batch that is decoded. Decoding runs in compiled stretches; between two of them finished answers are handed over and
+waiting prompts are read, a few at a time. The answer to a request does not depend on when it is served, nor in which
+slot. The caller has entered `jax.set_mesh`.
 """
 
 import dataclasses
@@ -22,14 +23,14 @@ from cdjax.sampling.choose import Choice
 from cdjax.sampling.generate import Samples
 from cdjax.sampling.targets.target import Target
 
-Row = tuple[int, int]  # which prompt, and which of its samples
+Request = tuple[int, int]  # index of a prompt, number of the sample of it
 State = generate.State | speculate.State
-SHARE = 4  # a quarter of the slots is refilled at once
+SHARE = 4  # a quarter of the slots is refilled together
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """A model with its layers apart, which has read a context or none, and each prompt's own part that comes after it.
+    """A reader with unstacked layers that has read the shared context, and what follows the context in each prompt.
 
     The teacher may have read several contexts, see generate.py.
     """
@@ -40,26 +41,26 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """Who answers, and what all prompts of a stage have in common."""
+    """The models that answer, and the settings that all requests share."""
 
     teacher: Side
-    student: Side | None  # drafts `draft` tokens a step, if it is there
+    student: Side | None  # drafts `draft` tokens a step; None: no drafts
     draft: int
     mesh: jax.sharding.Mesh
     stops: Bool[Array, "V"]
     choice: Choice
     targets: Target
     steps: int
-    batch: int  # how many there are: a multiple of the devices that share a batch
+    batch: int  # number of slots: a multiple of the devices that a batch is split over
 
-    def run(self, rows: Sequence[Row], seed: int) -> Iterator[tuple[list[Row], dict[str, Any]]]:
-        """Rows that have ended, and the fields of their `Samples`, until all of `rows` have.
+    def run(self, requests: Sequence[Request], seed: int) -> Iterator[tuple[list[Request], dict[str, Any]]]:
+        """Yields requests that have been answered, with the fields of their `Samples` on the host, until all have been.
 
-        While a stretch runs on the device, the caller works on the rows that ended before it.
+        Answers are handed over one stretch late: while the device decodes, the caller works on those that ended before.
         """
-        waiting = deque(_loads([side.prompts for side in self._sides], rows, self._together))
-        busy: dict[int, Row] = {}
-        ended: list[tuple[list[Row], Samples]] = []
+        waiting = deque(_loads([side.prompts for side in self._sides], requests, self._refill))
+        busy: dict[int, Request] = {}  # by slot
+        ended: list[tuple[list[Request], Samples]] = []
         state = self._start()
         while waiting or busy:
             free = [slot for slot in range(self.batch) if slot not in busy]
@@ -67,9 +68,9 @@ class Slots:
                 load, free = dict(zip(free, waiting[0], strict=False)), free[len(waiting.popleft()) :]
                 state = self._admit(state, load, seed)
                 busy |= load
-            state = self._decode(state, self._together if waiting else self.batch)
+            state = self._decode(state, self._refill if waiting else self.batch)
             yield from _fetched(ended)
-            alive = np.asarray(_answers(state).alive)
+            alive = np.asarray(_answers(state).alive)  # waits for the stretch that `_decode` has dispatched
             ended = list(self._collect(state, [slot for slot in busy if not alive[slot]], busy))
         yield from _fetched(ended)
 
@@ -78,8 +79,8 @@ class Slots:
         return [self.teacher] if self.student is None else [self.teacher, self.student]
 
     @property
-    def _together(self) -> int:
-        """How many prompts are read together, or rows handed over."""
+    def _refill(self) -> int:
+        """The number of slots that are refilled together, and of answers handed over together: A."""
         parts = parallel.batch_parts(self.mesh)
         return max(self.batch // SHARE // parts, 1) * parts
 
@@ -87,47 +88,50 @@ class Slots:
         def columns(side: Side) -> int:
             return width(max(map(len, side.prompts))) - 1 + self.steps + self.draft
 
-        side, sizes = self.teacher, {"targets": self.targets, "steps": self.steps}
-        state = generate.start(side.reader, self.batch, columns(side), **sizes)
+        teacher, sizes = self.teacher, {"targets": self.targets, "steps": self.steps}
+        state = generate.start(teacher.reader, self.batch, columns(teacher), **sizes)
         return state if self.student is None else speculate.start(self.student.reader, state, columns(self.student))
 
-    def _admit(self, state: State, load: dict[int, Row], seed: int) -> State:
-        which, slots = np.zeros((self._together, 2), np.int32), np.zeros(self._together, np.int32)
-        which[: len(load)], slots[: len(load)] = list(load.values()), list(load)
-        rows = parallel.place_batch((keys(jax.random.key(seed), which), slots), self.mesh)
+    def _admit(self, state: State, load: dict[int, Request], seed: int) -> State:
+        """The state with a load of requests, by slot. All loads have one shape: their last rows may be padding."""
+        requests, slots = np.zeros((self._refill, 2), np.int32), np.zeros(self._refill, np.int32)
+        requests[: len(load)], slots[: len(load)] = list(load.values()), list(load)
+        keys_and_slots = parallel.place_batch((keys(jax.random.key(seed), requests), slots), self.mesh)
         views = [parallel.place_batch(self._padded(side.prompts, load), self.mesh) for side in self._sides]
-        side, answers = self.teacher, _answers(state)
-        answers = generate.admit(side.reader, answers, *views[0], *rows)
+        answers = generate.admit(self.teacher.reader, _answers(state), *views[0], *keys_and_slots)
         if self.student is None:
             return answers
         state = dataclasses.replace(state, answers=answers)
-        return speculate.admit(self.student.reader, state, *views[1], rows[1])
+        return speculate.admit(self.student.reader, state, *views[1], keys_and_slots[1])
 
-    def _padded(self, prompts: Sequence[np.ndarray], load: dict[int, Row]) -> tuple[np.ndarray, np.ndarray]:
+    def _padded(
+        self, prompts: Sequence[Int32[np.ndarray, "_"]], load: dict[int, Request]
+    ) -> tuple[Int32[np.ndarray, "A T"], Bool[np.ndarray, "A T"]]:
         longest = width(max(len(prompts[index]) for index, _ in load.values()))
-        ids, real = np.zeros((self._together, longest), np.int32), np.zeros((self._together, longest), bool)
-        for at, (index, _) in enumerate(load.values()):
-            own = prompts[index]
-            ids[at, longest - len(own) :], real[at, longest - len(own) :] = own, True
+        ids, real = np.zeros((self._refill, longest), np.int32), np.zeros((self._refill, longest), bool)
+        for row, (index, _) in enumerate(load.values()):
+            prompt = prompts[index]
+            ids[row, longest - len(prompt) :], real[row, longest - len(prompt) :] = prompt, True
         return ids, real
 
-    def _decode(self, state: State, enough: int) -> State:
-        side, how = self.teacher, {"choice": self.choice, "targets": self.targets}
+    def _decode(self, state: State, free: int) -> State:
+        teacher, settings = self.teacher.reader, {"choice": self.choice, "targets": self.targets}
         if self.student is None:
-            return generate.decode(side.reader, state, self.stops, enough, **how)
-        readers = side.reader, self.student.reader
-        return speculate.decode(*readers, state, self.stops, enough, draft=self.draft, **how)
+            return generate.decode(teacher, state, self.stops, free, **settings)
+        return speculate.decode(teacher, self.student.reader, state, self.stops, free, draft=self.draft, **settings)
 
-    def _collect(self, state: State, done: list[int], busy: dict[int, Row]) -> Iterator[tuple[list[Row], Samples]]:
-        for at in range(0, len(done), self._together):
-            part = done[at : at + self._together]
-            slots = np.zeros(self._together, np.int32)
+    def _collect(
+        self, state: State, done: list[int], busy: dict[int, Request]
+    ) -> Iterator[tuple[list[Request], Samples]]:
+        for start in range(0, len(done), self._refill):
+            part = done[start : start + self._refill]
+            slots = np.zeros(self._refill, np.int32)
             slots[: len(part)] = part
             yield [busy.pop(slot) for slot in part], generate.collect(_answers(state), slots)
 
 
 def width(length: int) -> int:
-    """Columns for prompts of this length: 8, 16, 24, 32, 48, 64, 96, ... so that few shapes are compiled."""
+    """Columns for texts of this length: 8, 16, 24, 32, 48, 64, 96, ... so that few shapes are compiled."""
     if length <= 16:
         return -(-length // 8) * 8
     power = 1 << (length - 1).bit_length()
@@ -138,19 +142,22 @@ def _answers(state: State) -> generate.State:
     return state.answers if isinstance(state, speculate.State) else state
 
 
-def _loads(sides: Sequence[Sequence[np.ndarray]], rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
-    """At most `size` rows at a time, all of one width on a side: what one reads does not depend on its neighbours."""
-    for _, alike in itertools.groupby(rows, lambda row: [width(len(prompts[row[0]])) for prompts in sides]):
+def _loads(sides: Sequence[Sequence[np.ndarray]], requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
+    """Yields loads of at most `size` requests whose prompts have one width on each side.
+
+    So the width at which a prompt is read, and with it the rounding, does not depend on its neighbours.
+    """
+    for _, alike in itertools.groupby(requests, lambda request: [width(len(side[request[0]])) for side in sides]):
         while load := list(itertools.islice(alike, size)):
             yield load
 
 
-def _fetched(ended: list[tuple[list[Row], Samples]]) -> Iterator[tuple[list[Row], dict[str, Any]]]:
-    for rows, samples in ended:
-        yield rows, jax.device_get(vars(samples))
+def _fetched(ended: list[tuple[list[Request], Samples]]) -> Iterator[tuple[list[Request], dict[str, Any]]]:
+    for requests, samples in ended:
+        yield requests, jax.device_get(vars(samples))
 
 
 @jax.jit
-def keys(key: Key[Array, ""], rows: Int[Array, "R 2"]) -> Key[Array, "R"]:
-    """A key for each prompt and sample number: it does not depend on when and where the row is sampled."""
-    return jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row[0]), row[1]))(rows)
+def keys(key: Key[Array, ""], requests: Int[Array, "A 2"]) -> Key[Array, "A"]:
+    """A key for each request: it does not depend on when the request is served, nor in which slot."""
+    return jax.vmap(lambda request: jax.random.fold_in(jax.random.fold_in(key, request[0]), request[1]))(requests)

@@ -1,6 +1,7 @@
-"""The teacher's samples, with what its decode step already knew, in memory and on disk.
+"""The teacher's samples and their recorded targets, in memory and on disk.
 
-In: `Rollout`s from sampling/answers.py, a shard at a time. Out: the same, bit for bit, in this process or a later one.
+In: `Rollout`s from sampling/answers.py, a shard at a time. Out: the same `Rollout`s, bit for bit, in this process or a
+later one.
 """
 
 import contextlib
@@ -20,23 +21,23 @@ from cdjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """One answer of a model, and what was recorded of a teacher's distribution before each of its tokens."""
+    """An answer of a model, with targets recorded of a teacher's distribution before each of its tokens."""
 
     input: str
-    sample: int  # which of `Sampling.per_input` this is
+    sample: int  # number of the sample, from 0 to `Sampling.per_input` - 1
     ids: Int32[np.ndarray, "C"]  # the completion, stop token included
     logprobs: Float32[np.ndarray, "C"]  # of the ids under the model that wrote them, at temperature 1
     stopped: bool  # ended by a stop token, not by the length limit
-    targets: dict[str, np.ndarray]  # what their kind records, [C, ...]
+    targets: dict[str, np.ndarray]  # the arrays that the kind of targets records, [C, ...]
     verdicts: Int32[np.ndarray, "C"]  # 1: the student drafted this id; -1: its draft was refused; 0: there was no draft
 
 
 RAGGED = ("ids", "logprobs", "verdicts")  # fields with a C axis, stored end to end as `targets` are
-TARGETS = "targets."  # what the names of their arrays begin with in a file
+TARGETS = "targets."  # prefix of the names of the targets' arrays in a file
 
 
 class Store:
-    """A directory of numbered shards, each there whole or not at all, and of what they answer to (`asked.json`)."""
+    """A directory of numbered shards, each complete or absent, and of the request that they answer (`asked.json`)."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
@@ -62,10 +63,11 @@ class Store:
             )
 
     def has(self, shard: int) -> bool:
+        """Whether the shard has been written."""
         return self._path(shard).exists()
 
     def write(self, shard: int, rollouts: Sequence[Rollout]) -> None:
-        """Leaves the whole shard, or none of it when killed."""
+        """Writes the shard; if killed meanwhile, no part of it remains under its name."""
         texts = json.dumps([rollout.input for rollout in rollouts])
         arrays: dict[str, Any] = {
             "inputs": np.frombuffer(texts.encode(), np.uint8),
@@ -79,7 +81,7 @@ class Store:
             np.savez(file, **arrays)
 
     def read(self, shard: int) -> list[Rollout]:
-        """Raises UserError naming the file if it is damaged."""
+        """The shard's rollouts. Raises UserError naming the file if it is damaged."""
         path = self._path(shard)
         try:
             with path.open("rb") as file:
@@ -105,7 +107,7 @@ class Store:
         return self.directory / f"{shard:05d}.npz"
 
     def write_text(self, rollouts: Sequence[Rollout], decode: Callable[[np.ndarray], str]) -> Path:
-        """`samples.jsonl`, for people: each sample's input and text, and how likely the teacher found it."""
+        """Writes `samples.jsonl`, for people: each sample's input, text and log-probability. Returns its path."""
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "samples.jsonl"
         with _whole(path) as file:
@@ -127,7 +129,7 @@ def _columns(rollout: Rollout) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when it is complete."""
+    """Opens a file that appears under its name only when it is complete."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("wb") as file:

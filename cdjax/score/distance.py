@@ -1,4 +1,4 @@
-"""How far a student is from a teacher on given text: KL over the whole vocabulary."""
+"""The KL between a teacher and a student over the whole vocabulary, on texts that both read."""
 
 from collections.abc import Iterable
 from typing import Any, TypeAlias
@@ -14,13 +14,13 @@ from cdjax.losses.forward_kl import ForwardKL
 from cdjax.model.reader import Reader
 from cdjax.sampling.targets.full import Full
 
-Texts: TypeAlias = tuple[Int32[np.ndarray, "_"], list[Pair]]  # the teacher's context, and what both sides read
+Texts: TypeAlias = tuple[Int32[np.ndarray, "_"], list[Pair]]  # the teacher's context, and pairs read after it
 
 
 def divergence(
     teacher: Reader, student: Reader, texts: Iterable[Texts], mesh: jax.sharding.Mesh, batch: int
 ) -> float | None:
-    """Mean KL(teacher under its view || student) in nats a token; None without text."""
+    """Mean KL(teacher under its view || student under its view) in nats a token; None if there is no token."""
     total = count = 0.0
     for context, pairs in texts:
         reader = teacher.after(context)

@@ -1,6 +1,6 @@
-"""Test inputs -> graded answers: teacher, before, after and baselines, all through one code path.
+"""Test inputs -> graded answers: teacher, student before and after, and baselines, all through the same code.
 
-In: what is asked (Assignment) and a model. Out: `Graded`, lists with an entry an example.
+In: `Assignment`s and a model. Out: `Graded`, lists with an entry for each example.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ Side: TypeAlias = Literal["teacher", "student"]
 
 @dataclasses.dataclass(frozen=True)
 class Exam:
-    """What every model of a run is asked when it is scored, and how its answers are drawn."""
+    """The test that every model of a run takes: operations, examples, and how answers are drawn."""
 
-    assignments: tuple[Assignment, ...]  # one an operation
+    assignments: tuple[Assignment, ...]  # by operation
     mesh: jax.sharding.Mesh
-    examples: int  # test examples of a task at most
-    steps: int  # tokens of an answer at most
+    examples: int  # at most, of each task's test examples
+    steps: int  # at most, tokens of an answer
     batch: int  # answers drawn at once
 
     def tests(self) -> list[list[Example]]:
@@ -41,11 +41,11 @@ class Exam:
         return [list(assignment.task.test[: self.examples]) for assignment in self.assignments]
 
     def expected(self, teacher: Graded) -> list[list[Example]]:
-        """The test examples; where a task knows no answers, those of the graded teacher are the right ones."""
+        """The test examples; an example without an output gets the graded teacher's answer as its output."""
         asked = zip(teacher["operations"], teacher["inputs"], strict=True)
-        said = dict(zip(asked, teacher["answers"], strict=True))
+        by_input = dict(zip(asked, teacher["answers"], strict=True))
         return [
-            [test if test.output else Example(test.input, said.get((number, test.input), "")) for test in tests]
+            [test if test.output else Example(test.input, by_input.get((number, test.input), "")) for test in tests]
             for number, tests in enumerate(self.tests())
         ]
 
@@ -58,27 +58,31 @@ class Exam:
         title: str,
         operations: list[list[int]] | None = None,
     ) -> Graded:
-        """Greedy answers to every operation's examples under one side's view; the teacher's go through f.
+        """The model's greedy answers to every operation's examples under `side`'s view, with their grades.
 
-        Where no answer is known the teacher's own is right; where an example rejects one, the grade is whether its
-        output is more likely, and `magnitudes` says by how much. `over_budget` counts examples left out, under both
-        views. `operations` says which operation each example is of and graded as, where that is not the one under
-        whose view it is shown.
+        The teacher's answers are cut by f, and are right where an example has no output. Where an example rejects an
+        answer, the grade is 1 if its output is the more likely of the two, and `magnitudes` has the margin.
+        `over_budget` counts examples left out because a prompt, of either side, is too long. `operations` is for
+        examples shown under another operation's view: for each, the operation that it is of and graded by.
         """
         graded: Graded = {name: [] for name in COLUMNS} | {"over_budget": 0}
         lengths, magnitudes = [], []
         for number, (assignment, shown) in enumerate(zip(self.assignments, examples, strict=True)):
             if not shown:
                 continue
-            views = assignment.views.prompts([example.input for example in shown])
-            view, prompts = getattr(assignment.views, side), getattr(views, side)
-            graded["over_budget"] += views.dropped
+            both = assignment.views.prompts([example.input for example in shown])
+            view, prompts = getattr(assignment.views, side), getattr(both, side)
+            graded["over_budget"] += both.dropped
             fitting = set(prompts.inputs)
             sources = zip(operations[number] if operations else [number] * len(shown), shown, strict=True)
             asked = [(operation, example) for operation, example in sources if example.input in fitting]
             rollouts = self.greedy(model, prompts, view.format.stops, title=title)
-            liked = preference.compare(model, view, prompts, [example for _, example in asked], self.mesh, self.batch)
-            for rollout, row, like, (operation, example) in zip(rollouts, prompts.own, liked, asked, strict=True):
+            preferences = preference.compare(
+                model, view, prompts, [example for _, example in asked], self.mesh, self.batch
+            )
+            for rollout, prompt, preferred, (operation, example) in zip(
+                rollouts, prompts.own, preferences, asked, strict=True
+            ):
                 answer = view.format.text(rollout.ids)
                 if side == "teacher":
                     answer = keep.extract(assignment.keep, answer) or ""
@@ -90,9 +94,9 @@ class Exam:
                 graded["inputs"].append(rollout.input)
                 graded["expected"].append(example.output)
                 graded["answers"].append(answer)
-                graded["grades"].append(like.grade if like else float(task.grade(example, answer)))
-                magnitudes.append(like.magnitude if like else None)
-                lengths.append(sum(len(context) + len(row) + len(rollout.ids) for context in prompts.contexts))
+                graded["grades"].append(preferred.grade if preferred else float(task.grade(example, answer)))
+                magnitudes.append(preferred.magnitude if preferred else None)
+                lengths.append(sum(len(context) + len(prompt) + len(rollout.ids) for context in prompts.contexts))
         graded["tokens"] = float(np.mean(lengths))
         known = any(magnitude is not None for magnitude in magnitudes)
         return graded | ({"magnitudes": magnitudes} if known else {})
@@ -100,7 +104,7 @@ class Exam:
     def greedy(
         self, model: Reader, prompts: Prompts, stops: np.ndarray, *, title: str, store: Store | None = None
     ) -> list[Rollout]:
-        """The most likely answer to each prompt, token by token."""
+        """The model's greedy answer to each prompt."""
         with progress(title, len(prompts.inputs)) as advance:
             return answers.sample(
                 model,
@@ -118,18 +122,18 @@ class Exam:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A student that is measured, what it is asked, and the models that it is compared with."""
+    """A student that is measured, the exam, and the models that the student is compared with."""
 
     exam: Exam
-    operations: tuple[int, ...]  # those that it is asked
+    operations: tuple[int, ...]  # numbers of the operations that are measured
     expected: list[list[Example]]  # the test examples of every operation
     student: Reader
-    before: Reader  # what the student began as
-    teacher: Reader  # the first one
-    answers: Path  # where the answers of the other two are kept: they are the same for all students
-    batch: int  # texts of both sides that are read at once
+    before: Reader  # the student before training
+    teacher: Reader  # the first round's
+    answers: Path  # folder for answers of `before` and `teacher`, which are the same for all students
+    batch: int  # pairs that are read together
 
 
 def only(examples: list[list[Example]], operations: Sequence[int]) -> list[list[Example]]:
-    """The examples of these operations; the others keep their place and have none."""
+    """The examples of these operations; the other operations have none."""
     return [shown if number in operations else [] for number, shown in enumerate(examples)]

@@ -1,9 +1,9 @@
-"""Which is more likely under one side's view, an answer or the one that it must beat (arXiv 2209.15189, A.2).
+"""The probabilities of an example's output and of its rejected answer under a side's view (arXiv 2209.15189, A.2).
 
-In: a model, a view, and prompts with their examples. Out: a `Preference` each, for exam.py.
+In: a model, a view, and prompts with their examples. Out: a `Preference` for each example, for exam.py.
 
-The probability of an answer is that of its own tokens after the prompt, as the view would have them written. The stop
-after them does not count, since the paper compares objects: what goes on to New York City is part of P(New York).
+The probability of an answer is that of its tokens after the prompt, in the view's template, without the stop: the paper
+compares objects, and P(New York) includes answers that go on to New York City.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ Ids = Int32[np.ndarray, "_"]
 
 @dataclasses.dataclass(frozen=True)
 class Preference:
-    """Log-probabilities, in nats, of the answer that should win and of the rejected one."""
+    """Log-probabilities, in nats, of an example's output and of its rejected answer."""
 
     output: float
     rejected: float
@@ -40,7 +40,7 @@ class Preference:
 
     @property
     def magnitude(self) -> float:
-        """The paper's magnitude, in percent: from -100, surely the rejected answer, to 100."""
+        """The paper's magnitude, in percent: the difference of the probabilities, from -100 to 100."""
         return 100 * (math.exp(self.output) - math.exp(self.rejected))
 
 
@@ -52,7 +52,7 @@ def compare(
     mesh: jax.sharding.Mesh,
     batch: int,
 ) -> list[Preference | None]:
-    """One for each prompt under that view; None where the example rejects no answer.
+    """The preference for each prompt under the view; None where the example rejects no answer.
 
     Raises UserError for an answer that the view could not produce (see `encode.answers`).
     """
@@ -60,12 +60,16 @@ def compare(
     compared: list[Preference | None] = [None] * len(examples)
     if not rows:
         return compared
-    both = [Demonstration(examples[row].input, text) for row in rows for text in _pair(examples[row])]
-    ids = view.answers(both)
-    answers = [_without_stop(answer, view.format.stops, asked) for answer, asked in zip(ids, both, strict=True)]
-    own = [prompts.own[row] for row in rows for _ in range(2)]
-    logs = logprobs(model, prompts.contexts, own, answers, mesh, batch)
-    for row, (output, rejected) in zip(rows, logs.reshape(-1, 2).tolist(), strict=True):
+    # The output of each example at even indices, its rejected answer after it.
+    demonstrations = [Demonstration(examples[row].input, text) for row in rows for text in _pair(examples[row])]
+    ids = view.answers(demonstrations)
+    answers = [
+        _without_stop(answer, view.format.stops, demonstration)
+        for answer, demonstration in zip(ids, demonstrations, strict=True)
+    ]
+    repeated = [prompts.own[row] for row in rows for _ in range(2)]
+    scores = logprobs(model, prompts.contexts, repeated, answers, mesh, batch)
+    for row, (output, rejected) in zip(rows, scores.reshape(-1, 2).tolist(), strict=True):
         compared[row] = Preference(output, rejected)
     return compared
 
@@ -77,36 +81,36 @@ def logprobs(
     answers: Sequence[Ids],
     mesh: jax.sharding.Mesh,
     batch: int,
-) -> Float64[np.ndarray, "N"]:
-    """Log-probability of each whole answer after a shared context and its own prompt; all batches have one shape.
+) -> Float64[np.ndarray, "answers"]:
+    """Log-probability of each answer after its context and prompt, in nats; all batches have one shape.
 
-    With several contexts each token's probability is the mean of those after every one of them.
+    Several contexts are an ensemble: each token's probability is the mean over them.
     """
     parts = parallel.batch_parts(mesh)
     batch = -(-min(batch, len(answers)) // parts) * parts
-    # One of few widths, so that another task finds it compiled.
-    asked = read.padded(prompts, slots.width(max(map(len, prompts))), left=True)
-    answered = read.padded(answers, slots.width(max(map(len, answers))), left=False)
-    found = []
+    # One of few widths, so that another task can use the compiled code.
+    padded_prompts = read.padded(prompts, slots.width(max(map(len, prompts))), left=True)
+    padded_answers = read.padded(answers, slots.width(max(map(len, answers))), left=False)
+    scores = []
     with jax.set_mesh(mesh):
         readers = [model.after(context) for context in contexts]
         for start in range(0, len(answers), batch):
             rows = np.minimum(np.arange(start, start + batch), len(answers) - 1)  # the last row fills the last batch
-            placed = parallel.place_batch([x[rows] for x in (*asked, *answered)], mesh)
-            each = [np.asarray(read.logprobs(reader, *placed), np.float64) for reader in readers]
-            found.append((np.logaddexp.reduce(each) - np.log(len(each))).sum(1))
-    return np.concatenate(found)[: len(answers)]
+            placed = parallel.place_batch([x[rows] for x in (*padded_prompts, *padded_answers)], mesh)
+            members = [np.asarray(read.logprobs(reader, *placed), np.float64) for reader in readers]
+            scores.append((np.logaddexp.reduce(members) - np.log(len(members))).sum(1))
+    return np.concatenate(scores)[: len(answers)]
 
 
 def _pair(example: Example) -> tuple[str, str]:
     return example.output, example.rejected
 
 
-def _without_stop(ids: Ids, stops: Ids, asked: Demonstration) -> Ids:
-    """The answer's own tokens: those before the first that ends an answer."""
-    own = ids[: np.append(np.isin(ids, stops), True).argmax()]
-    if not len(own):
+def _without_stop(ids: Ids, stops: Ids, source: Demonstration) -> Ids:
+    """The answer's tokens before the first stop. Raises UserError if there is none."""
+    answer = ids[: np.append(np.isin(ids, stops), True).argmax()]
+    if not len(answer):
         raise UserError(
-            f"the answer {asked.output!r} to {asked.input!r} is one token with the stop; change template.answer"
+            f"the answer {source.output!r} to {source.input!r} is one token with the stop; change template.answer"
         )
-    return own
+    return answer

@@ -6,14 +6,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-Graded: TypeAlias = dict[str, Any]  # COLUMNS; `tokens` is the mean of what is read: prompt and answer
-COLUMNS = ("operations", "views", "inputs", "expected", "answers", "grades")  # lists with one entry an example
+Graded: TypeAlias = dict[str, Any]  # COLUMNS; `tokens` is the mean length of prompt and answer
+COLUMNS = ("operations", "views", "inputs", "expected", "answers", "grades")  # lists with an entry for each example
 
 
 def summary(
     metric: str, grades: Sequence[Sequence[float]], magnitudes: Sequence[Sequence[float | None]] = ()
 ) -> dict[str, Any]:
-    """One entry of `scores` in results.json; both are [seeds][examples], `magnitude` is there where some are known."""
+    """An entry of `scores` in results.json, from grades and magnitudes [seeds][examples].
+
+    `magnitude` is their mean, left out if every magnitude is None.
+    """
     per_seed = [float(np.mean(seed)) for seed in grades]
     mean, n = float(np.mean(per_seed)), len(grades[0])
     known = [magnitude for seed in magnitudes for magnitude in seed if magnitude is not None]

@@ -26,12 +26,12 @@ NAMES = (*WORDS, *RULES, *SOURCES, "text:NAME")
 
 
 def load(name: str, *, data_dir: str = "", inputs_file: str = "") -> Task:
-    """The task of that name; "addition:5" adds numbers of up to five digits; "" is the task of `inputs_file`.
+    """The task with this name; "addition:5" adds numbers of up to five digits; "" is the task of `inputs_file`.
 
-    KIND:PART, as "natural_instructions:task363", is read from files in `data_dir`; what follows a second colon is the
-    kind's own, as another metric or a part of the test. tfds:KIND:PART is read as `builders.prepare` wrote it.
+    KIND:PART, as "natural_instructions:task363", is read from files in `data_dir`; the meaning of a second colon
+    depends on the kind: another metric, or a part of the test. tfds:KIND:PART is read as `builders.prepare` wrote it.
     "text:NAME" is free text, in NAME.jsonl or NAME.txt, and any other name is the file NAME.jsonl in `data_dir`. Raises
-    UserError for what cannot be found or read.
+    UserError for a task that does not exist or cannot be read.
     """
     kind = name.partition(":")[0]
     if name.startswith(PREPARED) or kind in SOURCES:

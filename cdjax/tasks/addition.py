@@ -16,8 +16,8 @@ from cdjax.errors import UserError
 from cdjax.tasks.split import in_turn
 from cdjax.tasks.task import Demonstration, Example, Task
 
-LABELLED = 2048  # demonstrations of all lengths together, fewer if there are but short ones; the paper has 500
-TEST, VALIDATION, HELD_OUT = 256, 16, 8  # of each length; of one digit, of which there are 100 problems, fewer
+LABELLED = 2048  # demonstrations of all lengths together, fewer if all lengths are short; the paper has 500
+TEST, VALIDATION, HELD_OUT = 256, 16, 8  # of each length; fewer of one digit, which has 100 problems
 MOST_DIGITS = 18
 MARKER = "Final answer:"  # a scratch-pad ends with this and the sum between two number signs
 NUMBER = r"\d(?: ?\d)*"
@@ -33,28 +33,29 @@ WRITE: dict[str, Callable[[str, str, str], str]] = {
 
 
 def load(name: str) -> Task:
-    """The task "KIND:DIGITS" of a kind in WRITE with 1 to DIGITS digits (3 if not said); raises UserError.
+    """The task "KIND:DIGITS" of a kind in WRITE with 1 to DIGITS digits, 3 by default.
 
-    Problems of one length are the same whatever the kind and DIGITS, so that "addition" and "addition_steps" can be
-    learned together. The lengths take turns in every part: its first n examples have as many of each, but for one
-    digit, of which there are 100 problems.
+    The problems of a length do not depend on the kind and DIGITS, so that "addition" and "addition_steps" can be
+    learned together. The lengths take turns in every part: its first n examples have equally many of each, except for
+    one digit, which has 100 problems. Raises UserError for DIGITS out of range.
     """
-    kind, _, given = name.partition(":")
-    if given and not (given.isdecimal() and 1 <= int(given) <= MOST_DIGITS):
+    kind, _, longest = name.partition(":")
+    if longest and not (longest.isdecimal() and 1 <= int(longest) <= MOST_DIGITS):
         raise UserError(f"task {name!r}: the digits after the colon must be a number from 1 to {MOST_DIGITS}")
-    most, write = int(given or 3), WRITE[kind]
+    most, write = int(longest or 3), WRITE[kind]
 
     def example(problem: Problem) -> Example:
         a, b, thing = problem
         counted = "" if kind.startswith("addition") else f" {thing}"
         return Example(write(spaced(a), spaced(b), thing), spaced(a + b) + counted)
 
-    few = 3 * (len(_numbers(1)) ** 2 // 8)
-    others = (LABELLED - few) // max(1, most - 1)
-    parts = [_parts(length, others) for length in range(1, most + 1)]
-    # The same sum is another input where other things are counted, so that who collects inputs cannot leave it out.
-    asked = () if kind.startswith("addition") else itertools.chain(*itertools.chain(*parts))
-    taken = {problem[:2] for problem in asked}
+    one_digit = 3 * (len(_numbers(1)) ** 2 // 8)  # demonstrations of one digit
+    longer = (LABELLED - one_digit) // max(1, most - 1)  # of each other length
+    parts = [_parts(length, longer) for length in range(1, most + 1)]
+    # In words the same sum is another input if other things are counted, which `inputs.collect` cannot recognise: the
+    # rule itself leaves out sums that a part has.
+    reserved = () if kind.startswith("addition") else itertools.chain(*itertools.chain(*parts))
+    taken = {problem[:2] for problem in reserved}
 
     def rule(rng: random.Random) -> str:
         problem = _draw(rng, rng.randint(1, most))
@@ -69,30 +70,32 @@ def load(name: str) -> Task:
         grade=number_match if kind == "addition" else last_number_match,
         definition="Add the two numbers.",
         demonstrations=tuple(
-            Demonstration(example(one).input, steps(*one[:2]) if kind == "addition_steps" else example(one).output)
-            for one in shown
+            Demonstration(
+                example(problem).input, steps(*problem[:2]) if kind == "addition_steps" else example(problem).output
+            )
+            for problem in shown
         ),
         test=tuple(map(example, test)),
         validation=tuple(map(example, validation)),
-        held_out=tuple(example(one).input for one in held_out),
+        held_out=tuple(example(problem).input for problem in held_out),
         rule=rule,
         solve=_solve,
     )
 
 
 def number_match(example: Example, answer: str) -> float:
-    """1.0 if the answer is the sum, however spaced, and says nothing else: a scratch-pad is no direct answer."""
+    """1.0 if the answer is the sum, however spaced, and nothing else: a scratch-pad is not a direct answer."""
     return float(bool(re.fullmatch(NUMBER, answer)) and _value(answer) == _value(example.output))
 
 
 def last_number_match(example: Example, answer: str) -> float:
     """1.0 if the last number in the answer is the sum, however spaced, so that a scratch-pad is graded by its end."""
-    said, wanted = (re.findall(f"-?{NUMBER}", text) for text in (answer, example.output))
-    return float(bool(said and wanted) and _value(said[-1]) == _value(wanted[-1]))
+    numbers, sums = (re.findall(f"-?{NUMBER}", text) for text in (answer, example.output))
+    return float(bool(numbers and sums) and _value(numbers[-1]) == _value(sums[-1]))
 
 
 def digits(text: str) -> int:
-    """The number of digits of the longest number in the text, to draw accuracy against it; 0 if there is none."""
+    """The number of digits of the longest number in the text; 0 if there is none."""
     return max((len(number.replace(" ", "")) for number in re.findall(NUMBER, text)), default=0)
 
 
@@ -127,11 +130,11 @@ def _parts(length: int, labelled: int) -> list[list[Problem]]:
     """Problems of one length for demonstrations, test, validation and held out; at most three quarters of all."""
     eighth = len(_numbers(length)) ** 2 // 8
     sizes = [min(size, eighth) for size in (TEST, VALIDATION, HELD_OUT)] + [min(labelled, 3 * eighth)]
-    rng, found = random.Random(f"addition {length}"), dict[tuple[int, int], Problem]()
-    while len(found) < sum(sizes):
+    rng, problems = random.Random(f"addition {length}"), dict[tuple[int, int], Problem]()
+    while len(problems) < sum(sizes):
         problem = _draw(rng, length)
-        found.setdefault(problem[:2], problem)
-    left = iter(found.values())
+        problems.setdefault(problem[:2], problem)
+    left = iter(problems.values())
     test, validation, held_out, shown = (list(itertools.islice(left, size)) for size in sizes)
     return [shown, test, validation, held_out]
 
@@ -145,6 +148,6 @@ def _solve(text: str) -> Example | None:
 
 
 def _value(number: str) -> str:
-    """The number's sign and digits without leading zeros, however many there are; nothing for zero."""
-    digits = "".join(str(int(one)) for one in number if one.isdecimal()).lstrip("0")
+    """The number's sign and digits without leading zeros, as text; empty for zero."""
+    digits = "".join(str(int(digit)) for digit in number if digit.isdecimal()).lstrip("0")
     return f"-{digits}" if digits and number.startswith("-") else digits

@@ -1,9 +1,9 @@
-"""One edited fact -> a task: its prompts ask for the new object, those about anything else for what they asked before.
+"""An edited fact -> a task: prompts about its subject ask for the new object, all others for their old one.
 
 In: a case of CounterFact and all the facts beside it (facts.py). Out: Rows, Task (arXiv 2209.15189, A.2).
 
-The case's own prompts are only tested. What is shown and what is distilled on is written by rule: how other facts of
-the relation are asked about, put to the edited subject, and prompts about the subjects of other facts.
+The case's prompts are only tested. Demonstrations and inputs are written by rule: the wordings of other facts of the
+relation, about the edited subject, and prompts about the subjects of other facts.
 """
 
 import dataclasses
@@ -19,21 +19,21 @@ from cdjax.tasks.facts import Fact
 from cdjax.tasks.split import in_turn
 from cdjax.tasks.task import Demonstration, Example, Rows, Task, normalized
 
-WRITTEN = 1024  # inputs about the subject at most, and as many about others; the paper has 2048 for a fact
+WRITTEN = 1024  # inputs about the subject at most, and as many about other subjects; the paper has 2048 for a fact
 VALIDATION, HELD_OUT = 32, 64  # of both together, and never more than an eighth
-SHOWN = 3  # demonstrations of a fact, where the file has what they are written of
+SHOWN = 3  # demonstrations of a fact, if the file has facts to write all three from
 
 
 def read(folder: Path, part: str = "") -> Rows:
-    """Every fact of the folder's files, whichever is asked for: each task is written of all of them."""
+    """All facts of the folder's files, whatever `part` is: each task is written from all of them."""
     return {"facts": [dataclasses.asdict(fact) for fact in facts.read(folder)]}
 
 
 def task(name: str, rows: Rows) -> Task:
-    """The task "counterfact:CASE"; "counterfact:CASE:paraphrase" tests one part alone, all else is the same.
+    """The task "counterfact:CASE"; "counterfact:CASE:paraphrase" differs only in testing that part alone.
 
-    Its metric, "preference", is 1 for an example if P(output) > P(rejected); without probabilities an answer counts
-    that begins with the output. Raises UserError for a case or a part that is not there.
+    Its metric, "preference", is 1 for an example if P(output) > P(rejected); without probabilities an answer is right
+    if it begins with the output. Raises UserError for a case or a part that does not exist.
     """
     case, _, part = name.partition(":")[2].partition(":")
     known = _facts(rows)
@@ -50,7 +50,7 @@ def task(name: str, rows: Rows) -> Task:
     seen |= {normalized(demonstration.input) for demonstration in shown}
     generations = _fresh([Example(text) for text in fact.generations], seen)
     pairs = zip(_fresh(_about(fact, others), seen), _fresh(_elsewhere(fact, others), seen), strict=False)
-    written = [one for pair in pairs for one in pair]
+    written = [example for pair in pairs for example in pair]
     validation, held_out = (min(size, len(written) // 8) for size in (VALIDATION, HELD_OUT))
     return Task(
         name=name,
@@ -60,20 +60,20 @@ def task(name: str, rows: Rows) -> Task:
         demonstrations=tuple(shown),
         test=tuple(tested[part] if part else in_turn(tested.values())),
         validation=tuple(written[:validation]),
-        held_out=tuple(one.input for one in (*generations, *written[validation:][:held_out])),
-        pool=tuple(one.input for one in written[validation + held_out :]),
+        held_out=tuple(example.input for example in (*generations, *written[validation:][:held_out])),
+        pool=tuple(example.input for example in written[validation + held_out :]),
     )
 
 
 def parts(rows: Rows, case: int) -> dict[str, list[Example]]:
-    """What is tested of a case, by part; a part that the file does not have is left out."""
+    """The test examples of a case by part; a part that the file does not have is left out."""
     return _tested(next(fact for fact in _facts(rows) if fact.case == case))
 
 
 def cases(rows: Rows, count: int, seed: int = 0) -> list[int]:
-    """So many random cases with all demonstrations, each of another relation as long as there is another one.
+    """`count` random cases with all demonstrations, of different relations as long as there are enough.
 
-    The flat form knows no relations; there it is the wording that differs. Raises UserError for more than there are.
+    The flat form has no relations; there the wordings differ. Raises UserError if there are fewer cases.
     """
     known = _facts(rows)
     rng = random.Random(f"cases {seed}")
@@ -83,10 +83,10 @@ def cases(rows: Rows, count: int, seed: int = 0) -> list[int]:
     complete = (
         fact.case for fact in in_turn(relations.values()) if len(_demonstrations(fact, _others(fact, known))) == SHOWN
     )
-    found = list(itertools.islice(complete, count))
-    if len(found) < count:
-        raise UserError(f"there are {len(found)} facts that can be shown with {SHOWN} demonstrations, not {count}")
-    return found
+    chosen = list(itertools.islice(complete, count))
+    if len(chosen) < count:
+        raise UserError(f"there are {len(chosen)} facts that can be shown with {SHOWN} demonstrations, not {count}")
+    return chosen
 
 
 def begins(example: Example, answer: str) -> float:
@@ -103,16 +103,19 @@ def _hashable(value: Any) -> Any:
 
 
 def _tested(fact: Fact) -> dict[str, list[Example]]:
-    every = {
+    tested = {
         "paraphrase": [Example(text, fact.new, rejected=fact.old) for text in fact.paraphrases],
         "neighbourhood": [Example(text, fact.old, rejected=fact.new) for text in fact.neighbours],
         "attribute": [Example(text, fact.new, rejected=fact.old) for text in fact.attributes],
     }
-    return {part: examples for part, examples in every.items() if examples}
+    return {part: examples for part, examples in tested.items() if examples}
 
 
 def _others(fact: Fact, known: list[Fact]) -> list[Fact]:
-    """Facts whose subjects the case does not name, in random order; those of its relation first, then like objects."""
+    """Facts whose subjects the case does not name: first those of its relation, then those with one of its objects.
+
+    Facts that rank alike are in random order.
+    """
     named = "\n".join((fact.prompt, *fact.paraphrases, *fact.neighbours, *fact.attributes))
     apart = [other for other in known if other.subject not in named]
     random.Random(f"counterfact {fact.case}").shuffle(apart)
@@ -123,7 +126,7 @@ def _others(fact: Fact, known: list[Fact]) -> list[Fact]:
 
 
 def _demonstrations(fact: Fact, others: list[Fact]) -> list[Demonstration]:
-    """What the edit does not touch, since it was so before or is about another subject, and what it is about."""
+    """Demonstrations of a fact that was so before, of a fact about another subject, and of the edited fact."""
     shown = []
     if before := next((other for other in others if other.old == fact.new), None):
         why = f'The edit is about {fact.subject}. "{fact.new}" was true of {before.subject} before and stays.'
@@ -138,28 +141,36 @@ def _demonstrations(fact: Fact, others: list[Fact]) -> list[Demonstration]:
 
 
 def _wordings(fact: Fact, others: list[Fact]) -> list[str]:
-    """How facts of the relation are asked about, the fact's own way last; none that ends one of its paraphrases."""
-    kin = [other for other in others if other.relation == fact.relation]
-    ways = [way for other in kin for way in (other.wording, *(_cut(text, other)[1] for text in other.paraphrases))]
-    asked = [way for way in dict.fromkeys(ways) if way != fact.wording] + [fact.wording]
+    """The wordings of the relation's facts, the fact's own last, without those that end one of its paraphrases.
+
+    A paraphrase is tested, so no input may ask in its words.
+    """
+    related = [other for other in others if other.relation == fact.relation]
+    wordings = [
+        wording
+        for other in related
+        for wording in (other.wording, *(_cut(text, other)[1] for text in other.paraphrases))
+    ]
+    ordered = [wording for wording in dict.fromkeys(wordings) if wording != fact.wording] + [fact.wording]
     tested = [normalized(text) for text in fact.paraphrases]
     return [
-        way
-        for way in asked
-        if "{}" in way and not any(text.endswith(normalized(way.replace("{}", fact.subject))) for text in tested)
+        wording
+        for wording in ordered
+        if "{}" in wording
+        and not any(text.endswith(normalized(wording.replace("{}", fact.subject))) for text in tested)
     ]
 
 
 def _cut(text: str, other: Fact) -> tuple[str, str]:
-    """What comes before the sentence that names the subject, and the rest with {} in the subject's place."""
+    """The text before the sentence that names the subject, and the rest with {} in the subject's place."""
     before, subject, after = text.partition(other.subject)
     opening, stop, begun = before.rpartition(". ")
     return " ".join((opening + stop).split()), (begun + subject + after).replace(other.subject, "{}")
 
 
 def _about(fact: Fact, others: list[Fact]) -> list[Example]:
-    """The relation's ways to ask put to the subject, bare and then after sentences that open other prompts."""
-    asked = [way.replace("{}", fact.subject) for way in _wordings(fact, others)]
+    """Prompts about the subject in the relation's wordings, alone and then after sentences that open other prompts."""
+    asked = [wording.replace("{}", fact.subject) for wording in _wordings(fact, others)]
     openings = sorted({_cut(text, other)[0] for other in others for text in other.paraphrases} - {""})
     rng = random.Random(f"about {fact.case}")
     more = rng.sample(range(len(asked) * len(openings)), min(WRITTEN, len(asked) * len(openings)))
@@ -168,11 +179,11 @@ def _about(fact: Fact, others: list[Fact]) -> list[Example]:
 
 
 def _elsewhere(fact: Fact, others: list[Fact]) -> list[Example]:
-    """Prompts of other facts, half of them or less of the same relation."""
+    """Prompts of other facts, at most half of them of the same relation."""
     rng = random.Random(f"elsewhere {fact.case}")
-    kin = sum(other.relation == fact.relation for other in others)
-    near = rng.sample(others[:kin], min(kin, WRITTEN // 2))
-    far = rng.sample(others[kin:], min(len(others) - kin, WRITTEN - len(near)))
+    related = sum(other.relation == fact.relation for other in others)
+    near = rng.sample(others[:related], min(related, WRITTEN // 2))
+    far = rng.sample(others[related:], min(len(others) - related, WRITTEN - len(near)))
     return [
         Example(
             rng.choice((other.prompt, *other.paraphrases)),
@@ -184,7 +195,7 @@ def _elsewhere(fact: Fact, others: list[Fact]) -> list[Example]:
 
 
 def _fresh(examples: list[Example], seen: set[str]) -> list[Example]:
-    """Those whose inputs are not among the seen ones, to which they are added."""
+    """The examples whose inputs are not in `seen`, to which the inputs are added."""
     fresh = []
     for example in examples:
         if normalized(example.input) not in seen:

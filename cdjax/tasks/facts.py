@@ -16,7 +16,7 @@ FILES = "counterfact*.json"
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """One edit: what `wording` asks of `subject` was `old` and is to be `new`."""
+    """An edit of a fact: the answer to `wording` about `subject` was `old` and is to be `new`."""
 
     case: int
     relation: str  # its id, as "P103"; the wording where the file has none
@@ -25,8 +25,8 @@ class Fact:
     old: str
     new: str
     paraphrases: tuple[str, ...]
-    neighbours: tuple[str, ...]  # prompts about others, of whom `old` is true
-    attributes: tuple[str, ...] = ()  # prompts about others, of whom `new` is true
+    neighbours: tuple[str, ...]  # prompts about other subjects, of which `old` is true
+    attributes: tuple[str, ...] = ()  # prompts about other subjects, of which `new` is true
     generations: tuple[str, ...] = ()  # beginnings of any text about the subject
 
     @property
@@ -35,20 +35,20 @@ class Fact:
 
 
 def read(folder: Path) -> list[Fact]:
-    """Every fact of the folder's files by its case; a case that both forms have is read as ROME has it.
+    """The facts of the folder's files in the order of their cases; ROME's form is preferred for a case in both forms.
 
-    Raises UserError for a folder without such files, for what is not a record, and for two facts of one case.
+    Raises UserError for a folder without such files, for a malformed record, and for two facts of the same case.
     """
     paths = sorted(folder.glob(FILES))
     if not paths:
         raise UserError(f"there is no {FILES} in {str(folder)!r}")
-    found: dict[bool, dict[int, Fact]] = {False: {}, True: {}}
+    by_form: dict[bool, dict[int, Fact]] = {False: {}, True: {}}  # flat, ROME's
     for path in paths:
         for i, row in enumerate(_rows(path)):
-            fact, known = _fact(row, f"{path}, record {i}"), found[_is_rome(row)]
+            fact, known = _fact(row, f"{path}, record {i}"), by_form[_is_rome(row)]
             if known.setdefault(fact.case, fact) != fact:
                 raise UserError(f"{path}, record {i}: case {fact.case} is there twice, about different facts")
-    facts = found[False] | found[True]
+    facts = by_form[False] | by_form[True]
     return [facts[case] for case in sorted(facts)]
 
 

@@ -1,6 +1,6 @@
-"""A user's own file -> examples, and a task made of them.
+"""A user's file of inputs -> examples, and a task made of them; also the reading of JSON for other tasks.
 
-In: JSONL with "input" and perhaps "output", or text with one input a line. Out: Example, Task. Also the JSON of others.
+In: JSONL with "input" and perhaps "output", or text with an input on each line. Out: Example, Task.
 """
 
 import json
@@ -10,12 +10,12 @@ from typing import Any
 from cdjax.errors import UserError
 from cdjax.tasks.task import Example, Task, exact_match, normalized
 
-HELD_OUT = 64  # of each kind at most
+HELD_OUT = 64  # inputs in test, validation and held-out inputs at most, each
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
 def read_json(path: Path) -> Any:
-    """What the JSON file holds; raises UserError for a file that cannot be read."""
+    """The value in a JSON file. Raises UserError if it cannot be read."""
     try:
         return parse_json(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -23,7 +23,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """What the text means; raises ValueError for what is not JSON, or holds half of a character."""
+    """The value of JSON text. Raises ValueError if it is not JSON, or has an unpaired surrogate."""
     try:
         data = json.loads(text)
         if "\\ud" in text.casefold():
@@ -34,15 +34,15 @@ def parse_json(text: str) -> Any:
 
 
 def read(path: str | Path) -> list[Example]:
-    """Every input of the file, in order; blank lines are skipped."""
+    """The examples of a file, in order; blank lines are skipped."""
     return list(_numbered(path).values())
 
 
 def load(path: str | Path, name: str = "") -> Task:
-    """A task of the file's inputs: the last tenths are its test, validation (if labelled) and held-out inputs.
+    """The task of a file's inputs: the last tenths are its test, validation (if labelled) and held-out inputs.
 
-    Without outputs the metric is "agreement": the answer to match is the teacher's, filled in by who grades. Equal
-    inputs count once; raises UserError if their outputs differ.
+    Without outputs the metric is "agreement" with the teacher, whose answers `Exam.expected` fills in. Duplicate inputs
+    count once. Raises UserError if their outputs differ.
     """
     distinct: dict[str, tuple[int, Example]] = {}
     for line, example in _numbered(path).items():
@@ -77,7 +77,7 @@ def load(path: str | Path, name: str = "") -> Task:
 
 
 def _numbered(path: str | Path) -> dict[int, Example]:
-    """Every input of the file by its line."""
+    """The examples of a file by line number."""
     path = Path(path)
     try:
         lines = path.read_text("utf-8-sig").split("\n")

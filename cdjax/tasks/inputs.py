@@ -1,4 +1,4 @@
-"""D, the task inputs to distil on: a pool, a file, a rule, or written by the model, joined and without repeats.
+"""D, the task inputs to distil on: from pools, a file, a rule and a model, joined and without duplicates.
 
 In: Task, Inputs, texts written by the model. Out: Collected (views/encode.py).
 """
@@ -17,7 +17,7 @@ from cdjax.tasks.task import Task, normalized
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """D, the task inputs to distil on, in the paper's three ways; those asked for are joined, duplicates removed."""
+    """The sources of D, the task inputs to distil on: those asked for are joined, without duplicates."""
 
     pool: bool = False  # the task's own unlabelled inputs
     tasks: tuple[str, ...] = ()  # other tasks, whose pools are joined in: any of their inputs may be asked of this one
@@ -47,7 +47,7 @@ class Inputs:
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """Inputs to distil on, and how many came from where and went for which reason.
+    """Inputs to distil on, and counts by origin and by the reason to leave an input out.
 
     pool + tasks + file + rule + written == kept + unreadable + reserved + duplicate + over_limit.
     """
@@ -57,15 +57,15 @@ class Collected:
 
 
 def check(task: Task, cfg: Inputs, others: Sequence[Task] = ()) -> None:
-    """Raises UserError for inputs that are asked of a task, or of `others`, which does not have them."""
-    wrong = {
+    """Raises UserError if `cfg` asks for a source of inputs that the task, or a task of `others`, does not have."""
+    absent = {
         "pool": bool(cfg.pool and not task.pool),
         "rule": bool(cfg.rule and task.rule is None),
-        "written": bool(cfg.written and not (task.demonstrations or task.pool)),  # none to show the model
+        "written": bool(cfg.written and not (task.demonstrations or task.pool)),  # no input to show the model
     }
     if bare := [other.name for other in others if not other.pool]:
         raise UserError(f"inputs.tasks={list(cfg.tasks)} joins in pools, and {', '.join(bare)} has none")
-    if missing := [name for name, asked in wrong.items() if asked]:
+    if missing := [source for source, is_absent in absent.items() if is_absent]:
         instead = ", ".join(name for name in ("pool", "tasks", "file", "rule", "written") if name not in missing)
         raise UserError(
             f"inputs.{' and inputs.'.join(missing)} asked of task {task.name!r}, which has none; see inputs.{instead}"
@@ -75,10 +75,10 @@ def check(task: Task, cfg: Inputs, others: Sequence[Task] = ()) -> None:
 def collect(
     task: Task, cfg: Inputs, *, seed: int, written: Sequence[str] = (), others: Sequence[Task] = ()
 ) -> Collected:
-    """All inputs that `cfg` asks for; demonstrations, test, validation and held-out inputs are never among them.
+    """All inputs that `cfg` asks for, without demonstrations, test, validation and held-out inputs.
 
-    `written` is what the model wrote, `others` are `cfg.tasks`: what they reserve is left out too. Raises UserError
-    when nothing is left.
+    `written` are the model's texts, `others` are the tasks `cfg.tasks`, whose reserved inputs are left out too. Raises
+    UserError when no input is left.
     """
     check(task, cfg, others)
     sources = {
@@ -103,22 +103,22 @@ def collect(
     inputs = list(chosen.values())
     if cfg.limit and len(inputs) > cfg.limit:
         counts["over_limit"] = len(inputs) - cfg.limit
-        picked = sorted(random.Random(f"limit {seed}").sample(range(len(inputs)), cfg.limit))
-        inputs = [inputs[i] for i in picked]
+        sampled = sorted(random.Random(f"limit {seed}").sample(range(len(inputs)), cfg.limit))
+        inputs = [inputs[index] for index in sampled]
     counts["kept"] = len(inputs)
     if not inputs:
         raise UserError(
-            f"task {task.name!r} has no input to distil on: {_told(counts)}; see its inputs.pool, tasks, file, rule"
+            f"task {task.name!r} has no input to distil on: {_listed(counts)}; see its inputs.pool, tasks, file, rule"
         )
     return Collected(tuple(inputs), counts)
 
 
 def parse_written(text: str) -> str | None:
-    """The first line that says something, without a list's bullet or number; None if there is none."""
+    """The first line with text, without a list's bullet or number; None if there is none."""
     for line in text.splitlines():
-        said = re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", line).strip()
-        if said:
-            return said
+        content = re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", line).strip()
+        if content:
+            return content
     return None
 
 
@@ -128,10 +128,11 @@ def _drawn(task: Task, cfg: Inputs, seed: int) -> list[str]:
 
 
 def _reserved(task: Task) -> set[str]:
+    """The normalized inputs that the task shows or tests."""
     texts = [demonstration.input for demonstration in task.demonstrations]
     texts += [example.input for example in task.validation + task.test]
     return {normalized(text) for text in (*texts, *task.held_out)}
 
 
-def _told(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {n}" for name, n in counts.items())
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -1,4 +1,4 @@
-"""Any labelled file -> a classification task: its topic, its sentiment.
+"""A file of labelled texts -> a classification task, as of topic or sentiment.
 
 In: the rows of a file that relations.py reads. Out: Task, whose definition lists the labels.
 """
@@ -13,7 +13,7 @@ from cdjax.tasks.task import Example, Rows, Task, normalized, whole_match
 
 __all__ = ["chance", "label_match", "read", "task"]
 
-EACH = 4  # inputs a label at least, on average: outputs that hardly repeat are no labels
+EACH = 4  # inputs for each label at least, on average: outputs that hardly repeat are not labels
 
 
 def task(name: str, rows: Rows) -> Task:
@@ -41,16 +41,17 @@ def task(name: str, rows: Rows) -> Task:
 
 
 def label_match(example: Example, answer: str) -> float:
-    """1.0 if the answer is a right label, letter case, space and punctuation around it aside.
+    """1.0 if the answer is a right label, aside from letter case and from space and punctuation around it.
 
-    Punctuation alone is an answer too. Labels that differ in nothing else, as -1 and 1, need `whole_match`.
+    An answer of punctuation alone is compared as it is. Labels that differ only in what is ignored, as -1 and 1, need
+    `whole_match`.
     """
     bare = float(_bare(answer) in map(_bare, (example.output, *example.references)))
     return bare if _bare(answer) else whole_match(example, answer)
 
 
 def chance(task: Task) -> float:
-    """The accuracy of always giving the label that is most common among the test examples."""
+    """The accuracy of always answering the most frequent label of the test examples."""
     outputs = collections.Counter(example.output for example in task.test)
     return max(outputs.values()) / len(task.test)
 

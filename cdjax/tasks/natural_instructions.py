@@ -17,12 +17,12 @@ from cdjax.tasks.text import check_rouge, rouge_l, scorable
 
 SPLITS = {"train": "train", "task": "train", "dev": "validation", "test": "test", "eval": "test"}  # by a file's name
 EXAMPLES = {"positive": "Positive Examples", "negative": "Negative Examples"}
-EACH = 4  # instances at least, on average, of an output that is a label
-TEST, VALIDATION, HELD_OUT = 100, 64, 64  # at most; the benchmark tests 100 instances a task
+EACH = 4  # instances for each label at least, on average: outputs that hardly repeat are not labels
+TEST, VALIDATION, HELD_OUT = 100, 64, 64  # at most; the benchmark tests 100 instances of a task
 
 
 def names(folder: Path) -> list[str]:
-    """Every task with files in the folder; raises UserError if there is none."""
+    """The tasks with files in the folder. Raises UserError if there is none."""
     places = _places(folder)
     if not places:
         raise UserError(f"{str(folder)!r} has no task: wanted NAME.json, or a folder NAME with train.json")
@@ -30,9 +30,9 @@ def names(folder: Path) -> list[str]:
 
 
 def read(folder: Path, part: str) -> Rows:
-    """The instances and examples of the task of that name, or of one that begins so, as "task1155".
+    """The instances and examples of the task that `part` names, or whose name begins with it, as "task1155".
 
-    Raises UserError for a name that does not fit one task, and for a file of another form.
+    Raises UserError if no task or several tasks fit, and for a file of another form.
     """
     name = named(part, names(folder), str(folder))
     (place,) = (place for place in _places(folder) if place.name.removesuffix(".json") == name)
@@ -40,11 +40,11 @@ def read(folder: Path, part: str) -> Rows:
     for path in sorted(place.glob("*.json")) if place.is_dir() else [place]:
         whole = _parse(path)
         for split, field in {SPLITS.get(path.stem, "train"): "Instances", **EXAMPLES}.items():
-            found = [_row(whole, record, f"{path}, {field} {i}") for i, record in enumerate(whole.get(field, []))]
-            if split in EXAMPLES and (bare := [row["input"] for row in found if not row["outputs"]]):
+            records = [_row(whole, record, f"{path}, {field} {i}") for i, record in enumerate(whole.get(field, []))]
+            if split in EXAMPLES and (bare := [row["input"] for row in records if not row["outputs"]]):
                 raise UserError(f'{path}, {field}: {bare[0]!r} is shown without an "output"; add it or leave it out')
             if split not in EXAMPLES or split not in rows:  # every file of a task repeats its examples
-                rows.setdefault(split, []).extend(found)
+                rows.setdefault(split, []).extend(records)
     return rows
 
 
@@ -52,23 +52,24 @@ def task(name: str, rows: Rows) -> Task:
     """The task "natural_instructions:PART", graded by Rouge-L, or "natural_instructions:PART:exact_match".
 
     Inputs shown as examples are in no other list; an instance without an answer, or with one that Rouge-L cannot read,
-    can only be in the pool. Where none has an answer, the teacher's is the one to match: "agreement". Raises UserError
-    if nothing is left to test.
+    can only be in the pool. If no instance has an answer, the metric is "agreement" with the teacher. Raises UserError
+    if no instance is left to test.
     """
     metric = ":".join(name.split(":")[2:]) or "rougeL"
     if metric not in GRADES:
         raise UserError(f"task {name!r}: the metric after the colon must be {' or '.join(GRADES)}, got {metric!r}")
     shown = {kind: tuple(map(_demonstration, rows.get(kind, []))) for kind in EXAMPLES}
     scored = scorable if metric == "rougeL" else bool
-    parts = _parts(rows, {normalized(one.input) for many in shown.values() for one in many}, scored)
-    if not parts["test"] and any(one.output and not scored(one.output) for one in parts["pool"]):
+    inputs_shown = {normalized(example.input) for examples in shown.values() for example in examples}
+    parts = _parts(rows, inputs_shown, scored)
+    if not parts["test"] and any(example.output and not scored(example.output) for example in parts["pool"]):
         raise UserError(
             f"task {name!r}: Rouge-L reads only the letters a to z and digits, of which too few outputs have one; "
             f"ask for {':'.join(name.split(':')[:2])}:exact_match"
         )
     if not parts["test"]:
         raise UserError(f"task {name!r} has no test instances, and too few others to take some from: 5 are needed")
-    answers = {one.input: one for many in parts.values() for one in many if one.output}
+    answers = {example.input: example for examples in parts.values() for example in examples if example.output}
     metric = metric if answers else "agreement"
     grade = GRADES.get(metric, exact_match)
     if metric == "rougeL":
@@ -77,11 +78,11 @@ def task(name: str, rows: Rows) -> Task:
         name=name,
         metric=metric,
         grade=whole_match if grade is match and _differ_in_punctuation(answers.values()) else grade,
-        definition=next(row["definition"] for many in rows.values() for row in many),
+        definition=next(row["definition"] for split in rows.values() for row in split),
         demonstrations=shown["positive"],
         negatives=shown["negative"],
-        pool=tuple(one.input for one in parts["pool"]),
-        held_out=tuple(one.input for one in parts["held_out"]),
+        pool=tuple(example.input for example in parts["pool"]),
+        held_out=tuple(example.input for example in parts["held_out"]),
         validation=tuple(parts["validation"]),
         test=tuple(parts["test"]),
         solve=answers.get if answers else None,
@@ -89,9 +90,9 @@ def task(name: str, rows: Rows) -> Task:
 
 
 def match(example: Example, answer: str) -> float:
-    """1.0 if the answer is one of the references, letter case, punctuation and runs of space aside.
+    """1.0 if the answer is the output or a reference, letter case, punctuation and runs of space aside.
 
-    Punctuation alone is an answer too.
+    An answer of punctuation alone is compared as it is.
     """
     bare = float(_bare(answer) in map(_bare, (example.output, *example.references)))
     return bare if _bare(answer) else whole_match(example, answer)
@@ -101,8 +102,8 @@ GRADES = {"rougeL": rouge_l, "exact_match": match}
 
 
 def _differ_in_punctuation(examples: Collection[Example]) -> bool:
-    """Whether the outputs are labels, some of which are the same but for punctuation, as -1 and 1."""
-    labels = {normalized(one.output) for one in examples}
+    """Whether the outputs are labels of which some differ only in punctuation, as -1 and 1."""
+    labels = {normalized(example.output) for example in examples}
     return EACH * len(labels) <= len(examples) and len(set(map(_bare, labels))) < len(labels)
 
 
@@ -111,16 +112,18 @@ def _bare(text: str) -> str:
 
 
 def _parts(rows: Rows, taken: set[str], scored: Callable[[str], bool]) -> dict[str, list[Example]]:
-    """Test, validation, held-out and pool, disjoint and without `taken`; what no file sets aside comes from train.
+    """Test, validation, held-out and pool, disjoint and without `taken`; parts that no file has come from train.
 
     Examples whose output is not scored are in the pool.
     """
     test, validation, train = (_fresh(rows.get(split, []), taken) for split in ("test", "validation", "train"))
-    labelled = any(one.output for one in (*test, *validation, *train))
-    unknown = {one: None for one in (*test, *train) if labelled and not scored(one.output)}
-    unknown |= {one: None for one in validation if not scored(one.output)}
-    test, validation, train = ([one for one in many if one not in unknown] for many in (test, validation, train))
-    train.sort(key=lambda one: hashlib.sha256(one.input.encode()).digest())  # whatever the order of the file
+    labelled = any(example.output for example in (*test, *validation, *train))
+    unscored = {example: None for example in (*test, *train) if labelled and not scored(example.output)}
+    unscored |= {example: None for example in validation if not scored(example.output)}
+    test, validation, train = (
+        [example for example in examples if example not in unscored] for examples in (test, validation, train)
+    )
+    train.sort(key=lambda example: hashlib.sha256(example.input.encode()).digest())  # independent of the file's order
     sizes = {
         "test": 0 if test else min(TEST, len(train) // 5),
         "validation": 0 if validation or not labelled else min(VALIDATION, len(train) // 10),
@@ -131,20 +134,20 @@ def _parts(rows: Rows, taken: set[str], scored: Callable[[str], bool]) -> dict[s
         "test": test + cut["test"],
         "validation": validation + cut["validation"],
         "held_out": cut["held_out"],
-        "pool": [*train, *unknown],
+        "pool": [*train, *unscored],
     }
 
 
 def _fresh(rows: list[Row], taken: set[str]) -> list[Example]:
-    """The rows whose input is not taken, which it then is."""
-    found = []
+    """The examples of rows whose input is not in `taken`, to which their inputs are added."""
+    fresh = []
     for row in rows:
         key = normalized(row["input"])
         if key not in taken:
             taken.add(key)
             output, *references = row["outputs"] or [""]
-            found.append(Example(row["input"], output, tuple(references)))
-    return found
+            fresh.append(Example(row["input"], output, tuple(references)))
+    return fresh
 
 
 def _demonstration(row: Row) -> Demonstration:
@@ -152,9 +155,8 @@ def _demonstration(row: Row) -> Demonstration:
 
 
 def _places(folder: Path) -> list[Path]:
-    """A file for each task of one file, a folder for each of several."""
-    found = {path.parent if path.stem in SPLITS else path for path in folder.rglob("*.json")}
-    return sorted(found)
+    """The file of each task that has a single file, the folder of each task that has several."""
+    return sorted({path.parent if path.stem in SPLITS else path for path in folder.rglob("*.json")})
 
 
 def _parse(path: Path) -> Row:
@@ -172,7 +174,7 @@ def _parse(path: Path) -> Row:
 
 
 def _row(whole: Row, record: Any, where: str) -> Row:
-    """An instance or an example, whose texts are stripped as the benchmark does."""
+    """The row of an instance or an example; its texts are stripped as the benchmark does."""
     if not isinstance(record, dict) or not isinstance(record.get("input"), str) or not record["input"].strip():
         raise UserError(f'{where}: wanted an object with a text "input", got {str(record)[:80]}')
     output, explanation = record.get("output", []), record.get("explanation")
@@ -189,6 +191,6 @@ def _row(whole: Row, record: Any, where: str) -> Row:
 
 
 def _texts(value: Any) -> list[str]:
-    """One text or several, those that say something."""
-    many = value if isinstance(value, list) else [value]
-    return [text.strip() for text in many if isinstance(text, str) and text.strip()]
+    """The texts that are not blank, of a text or a list of texts."""
+    values = value if isinstance(value, list) else [value]
+    return [text.strip() for text in values if isinstance(text, str) and text.strip()]

@@ -14,14 +14,14 @@ from cdjax.tasks import files
 from cdjax.tasks.split import merged, split
 from cdjax.tasks.task import Example, Rows, Task, exact_match, named
 
-# Under these names a pair lists other answers that count.
+# Fields in which a pair lists other right answers.
 REFERENCES = ("possible_outputs", "possible_translations")
 
 
 def read(folder: Path, part: str) -> Rows:
-    """The different inputs of the file of that name, each with all its right outputs.
+    """The different inputs of the file with this name, each with all its right outputs.
 
-    Raises UserError for a name that is not one file's, and for a file in another form.
+    Raises UserError for a name that no file has, or several have, and for a file in another form.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in files.JSON_LINES)
     if not paths:
@@ -33,14 +33,14 @@ def read(folder: Path, part: str) -> Rows:
         raise UserError(f"{path}: {len(bare)} pairs lack an input or an output, as {bare[0].input!r}")
     return {
         "pairs": [
-            {"definition": definition, "input": one.input, "outputs": [one.output, *one.references]}
-            for one in merged(examples)
+            {"definition": definition, "input": pair.input, "outputs": [pair.output, *pair.references]}
+            for pair in merged(examples)
         ]
     }
 
 
 def task(name: str, rows: Rows) -> Task:
-    """The task "relation:NAME", whose definition a relation's template gives, if the file has one."""
+    """The task "relation:NAME"; its definition is made of the relation's template, if the file has one."""
     check_name(name)
     known = examples(rows)
     return Task(
@@ -54,7 +54,7 @@ def task(name: str, rows: Rows) -> Task:
 
 
 def check_name(name: str) -> None:
-    """Raises UserError for a name with a second colon, after which other kinds have their metric."""
+    """Raises UserError for a name with a second colon, which only tasks with several metrics have."""
     if name.count(":") > 1:
         known = ":".join(name.split(":")[:2])
         raise UserError(f"task {name!r}: nothing can be asked for after a second colon; ask for {known}")

@@ -1,7 +1,7 @@
-"""Spider (Yu et al., arXiv 1809.08887): questions about one database -> SQL.
+"""Spider (Yu et al., arXiv 1809.08887): questions about a database -> a task whose answers are SQL.
 
-In: a folder with tables.json, dev.json or train_spider.json, and for execution the databases; or the rows of the same
-as prepared by builders/spider.py. Out: Rows, Task.
+In: a folder with tables.json, dev.json or train_spider.json, and for execution the databases; or the same rows as
+prepared by builders/spider.py. Out: Rows, Task.
 """
 
 import functools
@@ -22,22 +22,22 @@ QUESTIONS = {"dev.json": "dev", "train_spider.json": "train", "train_others.json
 DATABASES = ("database", "train_database")
 METRICS = ("exact_set_match", "execution")
 DEMONSTRATIONS = 8  # the paper's
-VALIDATION, HELD_OUT = 0.2, 0.1  # of the queries that no demonstration shows; the others are the test
+VALIDATION, HELD_OUT = 0.2, 0.1  # share of the queries that no demonstration shows; the other queries are the test
 LEAST = DEMONSTRATIONS + 3
 QUESTION = {"db_id": str, "question": str, "query": str}
 TABLES = {"db_id": str, "table_names_original": list, "column_names_original": list, "foreign_keys": list}
-SEED = 0  # of the hashes that draw the demonstrations and the lists
+SEED = 0  # of the hashes that order questions and queries
 
 
 def names(folder: Path) -> list[str]:
-    """Every database that the folder has questions about."""
+    """The databases that the folder has questions about."""
     return sorted({row["db_id"] for row in _questions(folder)})
 
 
 def read(folder: Path, part: str) -> Rows:
-    """The questions about the database of that name; its entry in tables.json, and its file if there is one, in each.
+    """The questions about the database that `part` names, each with its entry in tables.json and its file, if any.
 
-    Raises UserError for another name, and for files of another form.
+    Raises UserError if there is no such database, and for files of another form.
     """
     name = named(part, names(folder), str(folder))
     path = folder / "tables.json"
@@ -45,31 +45,31 @@ def read(folder: Path, part: str) -> Rows:
     if tables is None:
         raise UserError(f"{path} says nothing of the database {name!r}")
     _check_tables(tables, f"{path}, database {name!r}")
-    files = (folder / one / name / f"{name}.sqlite" for one in DATABASES)
+    files = (folder / directory / name / f"{name}.sqlite" for directory in DATABASES)
     database = next((str(file.resolve()) for file in files if file.is_file()), "")
-    said = json.dumps({field: tables[field] for field in TABLES})
+    shared = {"tables": json.dumps({field: tables[field] for field in TABLES}), "database": database}
     rows: Rows = {}
     for row in _questions(folder):
         if row["db_id"] == name:
-            one = {"question": row["question"], "query": row["query"], "tables": said, "database": database}
-            rows.setdefault(row["split"], []).append(one)
+            rows.setdefault(row["split"], []).append({"question": row["question"], "query": row["query"]} | shared)
     return rows
 
 
 def task(name: str, rows: Rows) -> Task:
     """The task, graded by "exact_set_match" (the default) or "execution".
 
-    All questions that one query answers are in one list, so that no query that is scored is shown or learned from. The
-    pool has the other questions of the queries shown, and those whose own query does not score 1: it is outside of
-    Spider's grammar, or does not run or returns no row. Raises UserError where too few queries are left.
+    All questions with the same query are in the same list, so that no query that is scored is shown or learned from.
+    The pool has the other questions of the queries shown, and the questions whose gold query does not score 1 against
+    itself: it is outside of Spider's grammar, does not run, or returns no row. Raises UserError if too few queries are
+    left.
     """
     metric = ":".join(name.split(":")[2:]) or METRICS[0]
     if metric not in METRICS:
         raise UserError(f"task {name!r}: the metric after the colon must be {' or '.join(METRICS)}, got {metric!r}")
-    first = next(row for many in rows.values() for row in many)
+    first = next(row for split in rows.values() for row in split)
     tables = json.loads(first["tables"])
     match = _matcher(metric, tables, first["database"])
-    queries = _by_query(_examples(row for many in rows.values() for row in many))
+    queries = _by_query(_examples(row for split in rows.values() for row in split))
     scored = [examples for examples in queries if match(examples[0].output, examples[0].output)]
     if len(scored) < LEAST:
         raise UserError(
@@ -84,12 +84,12 @@ def task(name: str, rows: Rows) -> Task:
         metric=metric,
         grade=lambda example, answer: float(match(answer, example.output)),
         definition=definition(tables),
-        demonstrations=tuple(Demonstration(one.input, one.output) for one, *_ in shown),
-        pool=tuple(one.input for one in itertools.chain(*unscored)),
-        held_out=tuple(one.input for one in itertools.chain(*rest[:held_out])),
+        demonstrations=tuple(Demonstration(first.input, first.output) for first, *_ in shown),
+        pool=tuple(example.input for example in itertools.chain(*unscored)),
+        held_out=tuple(example.input for example in itertools.chain(*rest[:held_out])),
         validation=tuple(itertools.chain(*rest[held_out:][:validation])),
         test=tuple(itertools.chain(*rest[held_out + validation :])),
-        solve={one.input: one for one in itertools.chain(*queries)}.get,
+        solve={example.input: example for example in itertools.chain(*queries)}.get,
     )
 
 
@@ -102,7 +102,7 @@ def definition(tables: Row) -> str:
 
 
 def _matcher(metric: str, tables: Row, database: str) -> Callable[[str, str], bool]:
-    """Whether an answer and a gold query are the same."""
+    """The function of the metric that compares an answer with a gold query."""
     from cdjax.tasks import sql, sql_grade  # their parser takes a tenth of a second to import
 
     if metric == "exact_set_match":
@@ -124,13 +124,13 @@ def _matcher(metric: str, tables: Row, database: str) -> Callable[[str, str], bo
 
 
 def _examples(rows: Iterable[Row]) -> list[Example]:
-    """Every question once; of one that is asked twice, the query that sorts last."""
+    """An example for each different question; a question with several queries has the one that sorts last."""
     pairs = sorted((row["question"].strip(), _on_one_line(row["query"])) for row in rows)
     return [Example(*pair) for pair in {normalized(pair[0]): pair for pair in pairs}.values()]
 
 
 def _by_query(examples: Iterable[Example]) -> list[list[Example]]:
-    """The examples of each query, space and letter case aside; both in the order of hashes, not of the file."""
+    """The examples of each query, space and letter case aside, in the order of hashes, not of the file."""
     queries: dict[str, list[Example]] = {}
     for example in sorted(examples, key=lambda example: _hash(example.input)):
         queries.setdefault("".join(example.output.casefold().split()).rstrip(";"), []).append(example)
@@ -157,12 +157,12 @@ def _questions(folder: Path) -> list[Row]:
 
 def _check_tables(tables: Row, where: str) -> None:
     titles, columns, keys = (tables[field] for field in TABLES if field != "db_id")
-    wanted = {
+    valid = {
         "table_names_original": all(isinstance(title, str) for title in titles),
-        "column_names_original": all(_are(one, int, str) and -1 <= one[0] < len(titles) for one in columns),
-        "foreign_keys": all(_are(one, int, int) and 0 <= min(one) <= max(one) < len(columns) for one in keys),
+        "column_names_original": all(_are(column, int, str) and -1 <= column[0] < len(titles) for column in columns),
+        "foreign_keys": all(_are(key, int, int) and 0 <= min(key) <= max(key) < len(columns) for key in keys),
     }
-    if wrong := [field for field, right in wanted.items() if not right]:
+    if wrong := [field for field, is_valid in valid.items() if not is_valid]:
         raise UserError(
             f"{where}: wanted tables as texts, columns as [number of the table or -1, text], and foreign keys as "
             f"[number of a column, number of a column]; not so is {wrong[0]}: {str(tables[wrong[0]])[:80]}"
@@ -178,8 +178,8 @@ def _records(path: Path, fields: Mapping[str, type]) -> list[Row]:
     if not isinstance(rows, list):
         raise UserError(f"{path}: wanted a list of objects, got a {type(rows).__name__}")
     for i, row in enumerate(rows):
-        have = row if isinstance(row, dict) else {}
-        if wrong := [name for name, kind in fields.items() if type(have.get(name)) is not kind]:
-            wanted = ", ".join(f"a {fields[name].__name__} {name!r}" for name in wrong)
-            raise UserError(f"{path}, row {i}: wanted an object with {wanted}, got {str(row)[:80]}")
+        values = row if isinstance(row, dict) else {}
+        if wrong := [name for name, kind in fields.items() if type(values.get(name)) is not kind]:
+            needed = ", ".join(f"a {fields[name].__name__} {name!r}" for name in wrong)
+            raise UserError(f"{path}, row {i}: wanted an object with {needed}, got {str(row)[:80]}")
     return rows

@@ -2,10 +2,11 @@
 
 In: text, Schema. Out: Query (sql_grade.py). Components and grammar are those of Spider (Yu et al., arXiv 1809.08887)
 and its evaluator, evaluation.py of github.com/taoyds/spider: and/or without parentheses, plain joins, five aggregates,
-arithmetic between columns. What is outside of it counts as wrong there, and as NotComparable here. Here that is a
-little more: also what SQLite cannot read, as text after a semicolon, a comma or condition that is missing and a SELECT
-in parentheses; and OFFSET, sums as values, and values and tables in parentheses. An alias means its own SELECT here,
-and there whatever the text calls so last.
+arithmetic between columns. A query outside of the grammar is wrong for the evaluator, and raises NotComparable in this
+module. A few more queries are NotComparable: those that SQLite cannot read (text after a semicolon, a missing comma or
+condition, a SELECT in parentheses), and those with OFFSET, with sums as values, or with values or tables in
+parentheses. An alias is valid in its SELECT; for the evaluator the last definition of an alias in the text is valid
+everywhere.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ CONNECTORS = {exp.And: "and", exp.Or: "or"}
 COMPOUNDS = {exp.Union: "union", exp.Intersect: "intersect", exp.Except: "except"}
 
 VALUE = re.compile(r"""'[^'"]*'|"[^'"]*\"""")
-# What Spider's evaluator cannot read in a text whose values are question marks: it splits at spaces and at "(),<>!;".
+# Text that Spider's evaluator cannot read, once values are question marks: it splits at spaces and at "(),<>!;".
 UNREADABLE = re.compile(
     r"""["'`\[]|\w\?|\?[\w?]  # a quote that is not around a whole value
     |--|/\*|<>|==|\b0x
@@ -36,13 +37,13 @@ UNREADABLE = re.compile(
     |[\w?][-+*/=]|[-+*/=]\?|[*/=]\w|[-+][^\W\d]|=[-+]|[<>=]\s*-\s|\s\.(?!\d)|\.\s""",
     re.IGNORECASE | re.VERBOSE,
 )
-UNFINISHED = ("syntax error", "incomplete input", "unrecognized token")  # SQLite's words for what it cannot read
+UNFINISHED = ("syntax error", "incomplete input", "unrecognized token")  # in SQLite's messages for unreadable text
 
 Node = Any  # of sqlglot's tree
 
 
 class NotComparable(Exception):
-    """A text that is not SQL, names what the schema does not have, or is outside the grammar."""
+    """A text is not SQL, uses a name that the schema does not have, or is outside the grammar."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Schema:
     """A database's names, in lower case."""
 
     tables: Mapping[str, Sequence[str]]  # table -> its columns
-    keys: Mapping[str, str]  # "table.column" -> the one that stands for all that foreign keys link to it
+    keys: Mapping[str, str]  # "table.column" -> the representative of all columns that foreign keys link to it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Filter:
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """One SELECT, and what a set operation joins to it. A column is "table.column" or "*"."""
+    """A SELECT, and the query that a set operation joins to it. A column is "table.column" or "*"."""
 
     select: tuple[str, ...]
     distinct: bool
@@ -83,18 +84,18 @@ class Query:
     group: tuple[str, ...]
     having: Filter
     order: tuple[str, ...]
-    descending: bool  # the direction written last stands for all
+    descending: bool  # the last direction in the text, which is compared for all
     limit: str
     compound: tuple[str, "Query"] | None = None  # "union", "intersect" or "except", and the query that follows it
 
 
 def schema(tables: Mapping[str, Any]) -> Schema:
-    """The Schema of an entry of Spider's tables.json; columns are linked as its evaluator does."""
+    """The Schema of an entry of Spider's tables.json; columns are linked as Spider's evaluator links them."""
     names = [name.lower() for name in tables["table_names_original"]]
     columns = [(names[table] if table >= 0 else "", name.lower()) for table, name in tables["column_names_original"]]
     groups: list[set[int]] = []
     for pair in tables["foreign_keys"]:
-        # A pair goes to the first group that it touches; groups that it would make one stay two.
+        # A pair joins the first group that it touches; two groups that it links are not merged.
         joined = next((group for group in groups if group & set(pair)), None)
         if joined is None:
             groups.append(set(pair))
@@ -107,9 +108,10 @@ def schema(tables: Mapping[str, Any]) -> Schema:
 
 
 def read(text: str, schema: Schema) -> Query:
-    """The query without values and DISTINCT, one column standing for all that foreign keys make equal to it.
+    """The query's components, without values and DISTINCT; columns linked by foreign keys have one name.
 
-    A query nested in a condition loses its values only, and one in FROM nothing. Raises NotComparable.
+    A query nested in a condition keeps DISTINCT and its column names, and a query in FROM keeps its values too. Raises
+    NotComparable.
     """
     if not text.lstrip().casefold().startswith("select"):
         raise NotComparable("not a SELECT", text)
@@ -126,14 +128,14 @@ def read(text: str, schema: Schema) -> Query:
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Reads a query at some depth, of which it keeps more or less."""
+    """Reads a query's components; `keys`, `distinct` and `values` depend on where the query is nested, see `read`."""
 
     schema: Schema
     keys: Mapping[str, str]
     distinct: bool
     values: bool
     tables: tuple[str, ...] = ()  # of the SELECT that is being read
-    names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # its aliases and those around it -> table
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # its aliases and the outer queries' -> table
 
     def compound(self, tree: Node) -> Query:
         *before, last = _chain(tree)
@@ -145,15 +147,15 @@ class _Reader:
 
     def query(self, select: Node) -> Query:
         _allow(select, CLAUSES)
-        own = _names(select)
-        if unknown := set(own.values()) - set(self.schema.tables):
+        names = _names(select)
+        if unknown := set(names.values()) - set(self.schema.tables):
             raise NotComparable("no such table", unknown)
-        return dataclasses.replace(self, tables=tuple(own.values()), names={**self.names, **own}).clauses(select)
+        return dataclasses.replace(self, tables=tuple(names.values()), names={**self.names, **names}).clauses(select)
 
     def clauses(self, select: Node) -> Query:
         derived = dataclasses.replace(self, keys={}, distinct=True, values=True)
         order = _list(select, "order")
-        directions = [one.args["desc"] for one in order if one.args.get("desc") is not None]
+        directions = [term.args["desc"] for term in order if term.args.get("desc") is not None]
         return Query(
             select=tuple(self.item(node) for node in select.expressions),
             distinct=self.distinct and bool(select.args.get("distinct")),
@@ -165,7 +167,7 @@ class _Reader:
             where=self.filter([select.args.get("where")]),
             group=self.all(_list(select, "group")),
             having=self.filter([select.args.get("having")]),
-            order=self.all(one.this for one in order),
+            order=self.all(term.this for term in order),
             descending=bool(directions and directions[-1]),
             limit=_limit(select),
         )
@@ -178,7 +180,7 @@ class _Reader:
         nodes: list[Node] = []
         connectors: list[str] = []
         for connector, node in zip(parts[::2], parts[1::2], strict=True):
-            # Spider's evaluator does not see what an "or" joins to a comparison with a column.
+            # Spider's evaluator ignores a condition that "or" joins to a comparison with a column.
             if connector != "or" or not _compares_columns(nodes[-1]):
                 nodes.append(node)
                 connectors.append(connector)
@@ -211,7 +213,7 @@ class _Reader:
         return tuple(self.value(node) for node in nodes)
 
     def item(self, node: Node) -> str:
-        """A value; SELECT takes an aggregate bare, and in parentheses what begins with one."""
+        """A value of SELECT: a lone aggregate without parentheses, arithmetic that begins with one in parentheses."""
         inner = node.unnest()
         first = inner.this if type(inner) in ARITHMETIC else inner
         if type(first) in AGGREGATES and isinstance(node, exp.Paren) is (first is inner):
@@ -219,7 +221,7 @@ class _Reader:
         return self.value(node)
 
     def value(self, node: Node) -> str:
-        """A column, an aggregate of one, or two of these with an operator between them."""
+        """A column, an aggregate of a column, or two of them with an operator between them."""
         node = node.unnest() if node else exp.Null()
         if operator := ARITHMETIC.get(type(node)):
             if {type(node.this.unnest()), type(node.expression.unnest())} & set(ARITHMETIC):
@@ -227,10 +229,10 @@ class _Reader:
             return f"{self.value(node.this)} {operator} {self.value(node.expression)}"
         if aggregate := AGGREGATES.get(type(node)):
             distinct = isinstance(node.this, exp.Distinct)
-            of = node.this.expressions if distinct else [node.this]
-            if node.expressions or len(of) != 1:
+            columns = node.this.expressions if distinct else [node.this]
+            if node.expressions or len(columns) != 1:
                 raise NotComparable("not one column", node)
-            return f"{aggregate}({'distinct ' if distinct and self.distinct else ''}{self.value(of[0])})"
+            return f"{aggregate}({'distinct ' if distinct and self.distinct else ''}{self.value(columns[0])})"
         return self.column(node)
 
     def column(self, node: Node) -> str:
@@ -239,20 +241,20 @@ class _Reader:
         if not isinstance(node, exp.Column) or node.args.get("db") or _quoted(node):
             raise NotComparable("not a column", node)
         name, table = node.name.lower(), node.table.lower()
-        for one in [self.names.get(table, table)] if table else self.tables:
-            if name in self.schema.tables.get(one, ()):
-                return self.keys.get(f"{one}.{name}", f"{one}.{name}")
+        for source in [self.names.get(table, table)] if table else self.tables:
+            if name in self.schema.tables.get(source, ()):
+                return self.keys.get(f"{source}.{name}", f"{source}.{name}")
         raise NotComparable("no such column", node)
 
 
 def _check_text(text: str) -> None:
-    """Raises NotComparable for what SQLite or Spider's evaluator cannot read and sqlglot would mend or translate."""
-    if found := UNREADABLE.search(VALUE.sub("?", text)):
-        raise NotComparable("outside of the grammar", found[0])
+    """Raises NotComparable for text that sqlglot would repair, but SQLite or Spider's evaluator cannot read."""
+    if match := UNREADABLE.search(VALUE.sub("?", text)):
+        raise NotComparable("outside of the grammar", match[0])
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         try:
             connection.execute(f"EXPLAIN {text}")
-        except sqlite3.OperationalError as error:  # mostly that there is no such table
+        except sqlite3.OperationalError as error:  # mostly a missing table: the database is empty
             if any(words in str(error) for words in UNFINISHED):
                 raise NotComparable("not SQL", error) from None
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
@@ -260,7 +262,7 @@ def _check_text(text: str) -> None:
 
 
 def _check_tree(tree: Node, text: str, schema: Schema) -> None:
-    """Raises NotComparable for what the tree does not tell: an alias without AS and the sign "+".
+    """Raises NotComparable for an alias without AS and a sign "+", which the tree alone does not show.
 
     Also for an alias that is a table's name, which Spider's evaluator refuses.
     """
@@ -273,7 +275,7 @@ def _check_tree(tree: Node, text: str, schema: Schema) -> None:
 
 
 def _chain(tree: Node) -> list[Any]:
-    """SELECT, "union", SELECT, ... as they stand; ORDER BY and LIMIT at the end are those of the last SELECT."""
+    """SELECT, "union", SELECT, ... in the text's order; ORDER BY and LIMIT at the end belong to the last SELECT."""
     if isinstance(tree, exp.Subquery) and isinstance(tree.this, exp.Subquery):
         raise NotComparable("a query in two parentheses", tree)
     tree = tree.unnest()
@@ -326,14 +328,14 @@ def _limit(select: Node) -> str:
 
 
 def _flat(tree: Node) -> list[Any]:
-    """Condition, "and", condition, ... as they stand."""
+    """Condition, "and", condition, ... in the text's order."""
     tree = tree.this if isinstance(tree, exp.Where | exp.Having) else tree
     connector = CONNECTORS.get(type(tree))
     return [*_flat(tree.this), connector, *_flat(tree.expression)] if connector else [tree]
 
 
 def _is_text(node: Node) -> bool:
-    """Whether it is a text; in double quotes SQLite takes it for one where no column is called that."""
+    """Whether the node is a text; SQLite reads a name in double quotes as a text if no column has this name."""
     return node.is_string or (isinstance(node, exp.Column) and not node.table and node.this.args.get("quoted", False))
 
 

@@ -1,4 +1,4 @@
-"""What a task is: demonstrations, unlabelled inputs, test examples, and when an answer counts."""
+"""A task: demonstrations, unlabelled inputs, test examples, and the grade of an answer."""
 
 import dataclasses
 import random
@@ -13,7 +13,7 @@ Rows = dict[str, list[Row]]  # by split
 
 @dataclasses.dataclass(frozen=True)
 class Demonstration:
-    """One solved input, shown in a prompt."""
+    """A solved input, shown in a prompt."""
 
     input: str
     output: str
@@ -22,22 +22,22 @@ class Demonstration:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One input and, where it is known, its answer."""
+    """An input and its answer, if known."""
 
     input: str
     output: str = ""
-    references: tuple[str, ...] = ()  # other answers that count
+    references: tuple[str, ...] = ()  # other right answers
     rejected: str = ""  # an answer that must be less likely than the output
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Everything that does not depend on a model. The five lists of inputs are disjoint."""
+    """A task without a model. The five lists of inputs are disjoint."""
 
     name: str
     metric: str  # what `grade` measures, as "accuracy" or "rougeL"
     grade: Callable[[Example, str], float]  # an example and an answer -> 0.0 .. 1.0
-    definition: str = ""  # what {definition} in a context's instruction stands for
+    definition: str = ""  # the text of {definition} in a context's instruction
     demonstrations: tuple[Demonstration, ...] = ()
     negatives: tuple[Demonstration, ...] = ()  # answers not to give
     pool: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Task:
 def exact_match(example: Example, answer: str) -> float:
     """1.0 if the answer is the example's output or a reference, letter case and surrounding space aside."""
     right = (example.output, *example.references)
-    return float(answer.strip().casefold() in {one.strip().casefold() for one in right})
+    return float(answer.strip().casefold() in {reference.strip().casefold() for reference in right})
 
 
 def whole_match(example: Example, answer: str) -> float:
@@ -60,18 +60,19 @@ def whole_match(example: Example, answer: str) -> float:
 
 
 def normalized(text: str) -> str:
-    """The form in which two inputs count as one: letter case and runs of space aside."""
+    """The text in lower case, with single spaces: inputs with the same normalized text are duplicates."""
     return " ".join(text.casefold().split())
 
 
 def named(part: str, names: Sequence[str], kind: str) -> str:
-    """The name that `part` is, or is the beginning of up to an underscore, as task363 of task363_sst2.
+    """The name that equals `part`, or that begins with it and an underscore, as task363_sst2 for task363.
 
-    Raises UserError if there is none, or several.
+    Raises UserError if there is no such name, or more than one.
     """
-    found = [name for name in names if name == part] or [name for name in names if part and name.startswith(f"{part}_")]
-    if len(found) == 1:
-        return found[0]
-    shown = sorted(found or names)
-    told = f"{', '.join(shown[:8])}{f' and {len(shown) - 8} more' if len(shown) > 8 else ''}"
-    raise UserError(f"{kind} has {'several' if found else 'no'} {part!r}: it has {told}")
+    matches = [name for name in names if name == part]
+    matches = matches or [name for name in names if part and name.startswith(f"{part}_")]
+    if len(matches) == 1:
+        return matches[0]
+    choices = sorted(matches or names)
+    listed = f"{', '.join(choices[:8])}{f' and {len(choices) - 8} more' if len(choices) > 8 else ''}"
+    raise UserError(f"{kind} has {'several' if matches else 'no'} {part!r}: it has {listed}")

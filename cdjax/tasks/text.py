@@ -1,4 +1,4 @@
-"""Free text, as openings of reviews to go on with, graded by the words shared with a reference or the teacher's text.
+"""Free text, such as openings of reviews to be continued, graded by Rouge-L to a reference or to the teacher's text.
 
 In: NAME.jsonl or NAME.txt in a folder, as files.py reads it. Out: Task, and the grade rouge_l for others.
 """
@@ -18,8 +18,8 @@ from cdjax.tasks.task import Example, Task
 def load(name: str, data_dir: str) -> Task:
     """The task "text:NAME", graded by Rouge-L against the outputs of the file.
 
-    Where it has none (arXiv 2209.15189, A.1) the teacher's own text stands in their place. Inputs whose output Rouge-L
-    cannot read are in the pool. Raises UserError.
+    Without outputs (arXiv 2209.15189, A.1) the reference is the teacher's text. Inputs whose output Rouge-L cannot read
+    are in the pool. Raises UserError if there is no file, or if no output to test can be read.
     """
     paths = [Path(data_dir) / f"{name.partition(':')[2]}{suffix}" for suffix in (".jsonl", ".txt")]
     path = next((path for path in paths if path.is_file()), None)
@@ -27,14 +27,18 @@ def load(name: str, data_dir: str) -> Task:
         raise UserError(f"task {name!r}: there is neither {paths[0]} nor {paths[1].name} beside it")
     check_rouge()
     task = files.load(path, name)
-    unscored = [one for one in (*task.test, *task.validation) if one.output and not scorable(one.output)]
-    test, validation = (tuple(one for one in many if one not in unscored) for many in (task.test, task.validation))
+    unscored = [
+        example for example in (*task.test, *task.validation) if example.output and not scorable(example.output)
+    ]
+    test, validation = (
+        tuple(example for example in examples if example not in unscored) for examples in (task.test, task.validation)
+    )
     if not test:
         raise UserError(
             f"task {name!r}: Rouge-L reads only the letters a to z and digits, of which no output to test has one; "
             f"take {str(path)!r} as inputs.file, which is graded by exact match"
         )
-    pool = (*task.pool, *(one.input for one in unscored))
+    pool = (*task.pool, *(example.input for example in unscored))
     return dataclasses.replace(task, metric="rougeL", grade=rouge_l, test=test, validation=validation, pool=pool)
 
 
@@ -47,12 +51,12 @@ def rouge_l(example: Example, answer: str) -> float:
 
 
 def scorable(output: str) -> bool:
-    """Whether Rouge-L reads anything of the output; if not, it grades every answer 0, also the output itself."""
+    """Whether Rouge-L finds a word in the output; if not, it grades every answer 0, even the output itself."""
     return bool(re.search("[a-z0-9]", output.lower()))
 
 
 def check_rouge() -> None:
-    """Raises UserError where `rouge_l` could not grade, so that it is known before anything is sampled."""
+    """Raises UserError if `rouge_l` could not grade: called before anything is sampled."""
     if importlib.util.find_spec("rouge_score") is None:
         raise UserError("the metric rougeL needs the package rouge-score; pip install 'cdjax[tasks]'")
 

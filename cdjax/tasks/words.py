@@ -13,11 +13,11 @@ DEMONSTRATIONS = 10
 TEST, VALIDATION, HELD_OUT = 200, 80, 64
 ONSETS = "b bl br c ch cl d dr f fl g gr h j k l m n p pl pr r s sh sl sp st t tr v w".split()
 CODAS = "b ck d dge ft g k l ll m mp n nd nk nt p r rk rm s sh sk st t ve x".split()
-SALT = 91  # of those tried, the one whose parts are most alike in their share of irregular words, in both lists
+SALT = 91  # chosen so that the parts of both lists have similar shares of irregular words
 
 
 def load(name: str) -> Task:
-    """The task of one word list; a word's hash says which part it is in, whatever the order of the file."""
+    """The task of a word list; a word's hash determines its part, whatever the order of the file."""
     lines = (importlib.resources.files("cdjax.tasks") / "data" / f"{name}.txt").read_text("utf-8").splitlines()
     pairs = [line.split() for line in lines if not line.startswith("#")]
     shown = [Demonstration(word, answer) for word, answer in pairs[:DEMONSTRATIONS]]
@@ -38,5 +38,5 @@ def load(name: str) -> Task:
 
 
 def invented(rng: random.Random) -> str:
-    """A syllable that sounds like an English word, as "blick"; a few are words."""
+    """A random syllable that sounds English, as "blick"; some are words."""
     return rng.choice(ONSETS) + rng.choice("aeiou") + rng.choice(CODAS)

@@ -1,4 +1,4 @@
-"""What every finished stage of a run returned, so that a second run in the same directory continues after the last."""
+"""The results of a run's finished stages, so that a second run in the same directory continues after the last."""
 
 import functools
 import json
@@ -13,7 +13,7 @@ from cdjax.errors import UserError
 
 
 class Journal:
-    """A JSON file of stage results. A stage is recorded when it is whole: a crash inside one loses that stage alone."""
+    """A JSON file of stage results. A stage is recorded when it has ended: a crash inside it loses that stage alone."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -23,11 +23,11 @@ class Journal:
             raise UserError(f"{path} is damaged ({error}); delete it, and all but the samples is done again") from error
 
     def once(self, stage: str, compute: Callable[[], Any]) -> Any:
-        """The stage's result: read back if it has run, else computed and written down with its seconds and commit."""
+        """The stage's result: read if it has run, else computed and recorded with its seconds and commit."""
         if stage not in self.stages:
-            start, at = time.perf_counter(), commit()
+            start, code = time.perf_counter(), commit()
             result = compute()
-            self.stages[stage] = {"seconds": time.perf_counter() - start, "commit": at, "result": result}
+            self.stages[stage] = {"seconds": time.perf_counter() - start, "commit": code, "result": result}
             self._save()
         return self.stages[stage]["result"]
 
@@ -36,7 +36,7 @@ class Journal:
         return stage in self.stages
 
     def results(self) -> dict[str, Any]:
-        """What every stage returned, in the order they ran."""
+        """The result of every stage, in the order they ran."""
         return {name: stage["result"] for name, stage in self.stages.items()}
 
     def seconds(self) -> dict[str, float]:
@@ -44,7 +44,7 @@ class Journal:
         return {name: stage["seconds"] for name, stage in self.stages.items()}
 
     def commits(self) -> list[str]:
-        """The commits that stages ran at, as `commit` gives them, each once."""
+        """The different commits that stages ran on, as `commit` returns them, in that order."""
         return list(dict.fromkeys(stage["commit"] for stage in self.stages.values() if stage.get("commit")))
 
     def _save(self) -> None:
@@ -55,9 +55,9 @@ class Journal:
 
 @functools.cache
 def commit() -> str:
-    """The checkout's commit when this was first asked, with "+" if its code had changes; empty outside of a checkout.
+    """The checkout's commit at the first call, with "+" if its code had changes; empty outside of a checkout.
 
-    Other files do not count: commands write their results into the checkout.
+    Changes of other files are ignored: commands write their results into the checkout.
     """
     run = ["git", "-C", str(Path(__file__).parent)]
     try:

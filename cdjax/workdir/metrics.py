@@ -1,4 +1,4 @@
-"""What a run tells while it runs: JSON lines on disk.
+"""The metrics of a running experiment: JSON lines on disk.
 
 In: dicts of numbers from every stage. Out: `metrics.jsonl`, which `report/page.py` draws.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Metrics:
-    """Appends to a JSON-lines file that outlives kills: a line is whole or, as the last one, cut off at next start."""
+    """Appends to a JSON-lines file that survives kills: the next start removes an incomplete last line."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -18,16 +18,16 @@ class Metrics:
             _cut_torn_line(self.path)
 
     def append(self, **fields: Any) -> None:
-        """One line, on disk when this returns; numpy and jax scalars become numbers."""
+        """Appends a line, which is in the file when this returns; numpy and jax scalars become numbers."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(fields, default=float, ensure_ascii=False) + "\n")
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """The lines in order, one for each (seed, round, stage, step): a step that was run again after a kill counts once.
+    """The lines in order, the last one for each (seed, round, stage, step): after a kill steps are run again.
 
-    Lines without a step are all kept. A torn last line is left out.
+    All lines without a step are kept. An incomplete last line is left out.
     """
     path = Path(path)
     text = path.read_text(encoding="utf-8") if path.exists() else ""

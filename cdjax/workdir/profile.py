@@ -1,6 +1,6 @@
-"""A few steps of a stage as a trace, for https://ui.perfetto.dev; the whole of a run would fill the disk.
+"""Traces of a few steps of a stage, for https://ui.perfetto.dev; a trace of a whole run would fill the disk.
 
-In: the steps of a stage as they end. Out: `update.json.gz` and `sample.json.gz`, and beside them what xprof reads.
+In: the steps of a stage as they end. Out: `update.json.gz` and `sample.json.gz`, and beside them the files for xprof.
 """
 
 import contextlib
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import jax
 
-WARM = 3  # steps before the trace begins: what they compile is not in it
+WARM = 3  # steps before the trace begins, in which programs are compiled
 STEPS = 5  # in the trace
 
 
 class Profile:
-    """Traces each stage once; without a directory, none. `written` is the trace of each stage."""
+    """Traces each stage once, or none if `directory` is None. `written` has each stage's file."""
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
@@ -23,7 +23,7 @@ class Profile:
 
     @contextlib.contextmanager
     def steps(self, stage: str, total: int) -> Iterator[Callable[[], None]]:
-        """Yields what to call after every one of `total` steps. A stage too short to warm up is traced whole."""
+        """Yields a function to call after each of `total` steps. A stage too short to warm up is traced whole."""
         if self._directory is None or stage in self.written or total < 1:
             yield lambda: None
             return
@@ -47,7 +47,7 @@ class Profile:
     def _trace(self, stage: str) -> Iterator[None]:
         assert self._directory is not None
         options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # every call of every function; the steps have names of their own
+        options.python_tracer_level = 0  # no trace of every Python call; steps are annotated by name
         jax.profiler.start_trace(self._directory / stage, create_perfetto_trace=True, profiler_options=options)
         try:
             yield

@@ -1,4 +1,4 @@
-"""One contestant of a benchmark, in its own process: it works when it is told to, and says how long that took.
+"""A contestant of a benchmark, in a separate process: it does the work on request, and reports time and memory.
 
 In: a request as JSON in the first argument, then a line on stdin for each repetition. Out: a JSON line for each.
 Imports nothing but the standard library and numpy, because it also runs in the environments of peers.
@@ -17,29 +17,29 @@ import numpy as np
 
 
 class Stage:
-    """Waits for the word to go, and reports what one repetition took. The first one includes compilation."""
+    """Waits for requests, and reports the time and memory of each repetition. The first includes compilation."""
 
     def __init__(self) -> None:
         self.request: dict[str, Any] = json.loads(sys.argv[1])
-        self._answers = os.fdopen(os.dup(1), "w")  # what a library prints must not get between the answers
+        self._answers = os.fdopen(os.dup(1), "w")  # what a library prints to stdout goes to stderr instead
         os.dup2(2, 1)
 
     def go(self) -> None:
-        """Returns when a repetition is asked for; ends the process when no more will be."""
+        """Returns when a repetition is asked for; ends the process when stdin is closed."""
         if not sys.stdin.readline():
             self._answers.flush()
             os._exit(0)  # a trainer's own end would save checkpoints
         self._cpu, self._wall = time.process_time(), time.perf_counter()
 
     def done(self, **facts: int) -> None:
-        """Answers with the seconds since `go`, the most memory the process has held, and what else is known."""
+        """Reports the seconds since `go`, the most memory that the process has held, and the work's other facts."""
         cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
         answer = {"cpu": cpu, "wall": wall, "peak_bytes": facts.pop("peak_bytes", 0) or peak_bytes(), "facts": facts}
         self._answers.write(json.dumps(answer) + "\n")
         self._answers.flush()
 
     def run(self, work: Callable[[], dict[str, int] | None]) -> None:
-        """Repeats `work`, which returns when its results are there, until no more is asked for."""
+        """Repeats `work`, which returns when its results are ready, for each request."""
         while True:
             self.go()
             self.done(**(work() or {}))

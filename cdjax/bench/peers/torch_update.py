@@ -17,9 +17,9 @@ def main() -> None:
 
     def work() -> dict[str, int]:
         with torch.no_grad():
-            wanted = F.log_softmax(teacher(ids, logits_to_keep=kept).logits[:, :-1].float(), -1)
-        given = F.log_softmax(student(ids, logits_to_keep=kept).logits[:, :-1].float(), -1)
-        loss = F.kl_div(given, wanted, reduction="sum", log_target=True) / given[..., 0].numel()
+            target = F.log_softmax(teacher(ids, logits_to_keep=kept).logits[:, :-1].float(), -1)
+        logprobs = F.log_softmax(student(ids, logits_to_keep=kept).logits[:, :-1].float(), -1)
+        loss = F.kl_div(logprobs, target, reduction="sum", log_target=True) / logprobs[..., 0].numel()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()

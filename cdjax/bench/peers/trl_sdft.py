@@ -49,7 +49,7 @@ def main() -> None:
         trainer = SDFTTrainer(
             model=folder,
             args=settings,
-            train_dataset=Dataset.from_list([{"prompt": one, "privileged_context": context} for one in prompts]),
+            train_dataset=Dataset.from_list([{"prompt": prompt, "privileged_context": context} for prompt in prompts]),
             processing_class=tokenizer,
             callbacks=[with_torch.Steps(stage)],
         )

@@ -41,7 +41,8 @@ def main() -> None:
     )
     context = serve.tokens(shape["vocab"], shape["context"], seed=1)
     texts = [
-        " ".join(map(str, [*context, *own])) for own in serve.tokens(shape["vocab"], shape["batch"], shape["prompt"])
+        " ".join(map(str, [*context, *prompt]))
+        for prompt in serve.tokens(shape["vocab"], shape["batch"], shape["prompt"])
     ]
 
     def work() -> dict[str, int]:
@@ -53,7 +54,7 @@ def main() -> None:
             temperature=1.0,
             top_p=1.0,
         )
-        assert all(len(one) == shape["answer"] for one in out.tokens)
+        assert all(len(tokens) == shape["answer"] for tokens in out.tokens)
         return {"peak_bytes": with_tunix.peak_bytes()}
 
     stage.run(work)

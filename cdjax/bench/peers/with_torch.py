@@ -1,4 +1,4 @@
-"""What the peers that run on torch have in common: the model of a request, random, and a pretend tokenizer for it."""
+"""The parts that all torch peers use: a random model of a request, a tokenizer for it, and steps of trainers."""
 
 import os
 from pathlib import Path
@@ -38,24 +38,24 @@ def model(request: dict[str, Any]) -> Qwen3ForCausalLM:
 
 
 def ids(vocab: int, *shape: int, seed: int = 0) -> torch.Tensor:
-    """Random ids as torch wants them."""
+    """Random ids as a torch tensor."""
     return torch.from_numpy(serve.tokens(vocab, *shape, seed=seed)).long().to(DEVICE)
 
 
-def tokenizer(vocab: int, where: Path) -> PreTrainedTokenizerFast:
-    """Words `w0 w1 ...` separated by spaces, one id each, so that a text has as many tokens as it has words."""
+def tokenizer(vocab: int, folder: Path) -> PreTrainedTokenizerFast:
+    """A tokenizer of words `w0 w1 ...` separated by spaces: a text has as many tokens as words."""
     import tokenizers
 
     words = {f"w{i}": i for i in range(vocab)}
-    whole = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w1"))
-    whole.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    made = PreTrainedTokenizerFast(tokenizer_object=whole, unk_token="w1", pad_token="w0", eos_token="w2")
-    made.save_pretrained(where)
-    return made
+    base = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w1"))
+    base.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=base, unk_token="w1", pad_token="w0", eos_token="w2")
+    fast.save_pretrained(folder)
+    return fast
 
 
 def peak_bytes() -> int:
-    """The most memory of the card, where there is one; 0 asks for that of the process."""
+    """The GPU's peak memory; 0, which asks for the process's, without a GPU."""
     return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
 
 
@@ -65,7 +65,7 @@ def wait() -> None:
 
 
 class Steps(TrainerCallback):
-    """Lets a trainer take a step when one is asked for; what the trainer does outside of its steps is not timed."""
+    """Has a trainer take a step for each request; its work outside of steps is not timed."""
 
     def __init__(self, stage: serve.Stage) -> None:
         self.stage = stage

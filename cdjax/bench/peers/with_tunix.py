@@ -1,4 +1,4 @@
-"""What Tunix's two peers have in common: the model of a request, random, and how much memory a device has held."""
+"""The parts that both Tunix peers use: a random model of a request, and the device's peak memory."""
 
 from typing import Any
 
@@ -31,5 +31,5 @@ def model(request: dict[str, Any], remat: str = "NONE") -> qwen3.Qwen3:
 
 
 def peak_bytes() -> int:
-    """The most memory of the device, where it says so; 0 asks for that of the process."""
+    """The device's peak memory; 0, which asks for the process's, if the device does not report it."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)

@@ -1,7 +1,8 @@
-"""Filters: which answers are dropped before the student learns from the rest.
+"""Filters: answers that are dropped before the student learns from the others.
 
-A filter is a frozen dataclass with `refuse(answers, evidence)`, which gives for every answer the reason to drop it, or
-None. It sees all answers at once, so that it may compare them; filters run one after the other, each on what is left.
+A filter is a frozen dataclass with `refuse(answers, evidence)`, which returns for each answer the reason to drop it, or
+None. It sees all answers together, so that it can compare them; filters run one after the other, each on the answers
+that are left.
 """
 
 import dataclasses
@@ -31,11 +32,11 @@ Filter: TypeAlias = Annotated[Any, FILTERS]
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """An answer, and the part of it that the student must produce."""
+    """An answer and the part of it that the student must produce."""
 
     rollout: Rollout
     kept: Int32[np.ndarray, "C"]  # indices into the rollout's tokens, the stop token among them if the teacher stopped
-    text: str  # what they say, without the stop
+    text: str  # of these tokens, without the stop
 
 
 def _no_model() -> Mapping[str, Rollout]:
@@ -44,7 +45,7 @@ def _no_model() -> Mapping[str, Rollout]:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What a filter may ask about beyond the answers."""
+    """The facts that a filter may use beside the answers."""
 
     task: Task
     bare: Callable[[], Mapping[str, Rollout]] = _no_model  # the teacher's answer to each input, without the context

@@ -27,5 +27,6 @@ class Correct:
 
 
 def _right(task: Task, answer: Kept) -> bool:
-    known = task.solve(answer.rollout.input) if task.solve else None
-    return known is not None and task.grade(known, answer.text) == 1.0
+    """Whether the task gives the answer its full grade; an input without a known answer has no right one."""
+    example = task.solve(answer.rollout.input) if task.solve else None
+    return example is not None and task.grade(example, answer.text) == 1.0

@@ -1,4 +1,4 @@
-"""Drops answers that were given before to the same input."""
+"""Drops answers that repeat an earlier answer to the same input."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from cdjax.lessons.filters import Evidence, Kept
 
 @dataclasses.dataclass(frozen=True)
 class Duplicate:
-    """Keeps the first of an input's answers that say the same; the reason is "duplicate"."""
+    """Keeps the first of an input's answers with the same text; the reason is "duplicate"."""
 
     kind: ClassVar[str] = "duplicate"
 
@@ -17,7 +17,7 @@ class Duplicate:
         seen: set[tuple[str, str]] = set()
         reasons: list[str | None] = []
         for answer in answers:
-            said = answer.rollout.input, answer.text
-            reasons.append("duplicate" if said in seen else None)
-            seen.add(said)
+            pair = answer.rollout.input, answer.text
+            reasons.append("duplicate" if pair in seen else None)
+            seen.add(pair)
         return reasons

@@ -1,4 +1,4 @@
-"""Drops answers that are no Python program which runs to its end."""
+"""Drops answers that are not a Python program that runs to its end."""
 
 import ctypes
 import dataclasses
@@ -67,15 +67,15 @@ class Executes:
         return re.sub(r"\{answer\}|\{input\}", lambda place: texts[place[0]], self.program)
 
     def _verdict(self, source: str) -> str | None:
-        """The reason against a program, or None."""
+        """The reason to drop a program's answer, or None."""
         may_exit = self.program.rstrip().endswith("{answer}")
-        how = self.cpu_seconds, self.seconds, self.memory * MIB, self.file_size * MIB, may_exit
+        limits = self.cpu_seconds, self.seconds, self.memory * MIB, self.file_size * MIB, may_exit
         with tempfile.TemporaryDirectory(prefix="cdjax-") as folder:
             if os.geteuid() == 0:
                 os.chown(folder, NOBODY, NOBODY)
             try:
                 done = subprocess.run(
-                    [sys.executable, "-I", "-c", f"{_guard()}\n_confine{how}"],
+                    [sys.executable, "-I", "-c", f"{_guard()}\n_confine{limits}"],
                     input=source.encode(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -87,26 +87,26 @@ class Executes:
             except subprocess.TimeoutExpired:
                 return "program_stopped"
             finally:
-                # Python's own way recurses, and a program may make directories as deep as it likes.
+                # shutil.rmtree recurses, and a program may make directories as deep as it likes.
                 subprocess.run(["rm", "-rf", folder], stderr=subprocess.DEVNULL)
-        if done.returncode == 1 and done.stderr:  # the program itself has nowhere to write to
+        if done.returncode == 1 and done.stderr:  # from the guard: the program's streams are /dev/null
             trouble = done.stderr.decode(errors="replace").strip().splitlines()[-1]
             raise UserError(f"the filter 'executes' cannot run programs here: {trouble}")
         return {ENDED: None, STOPPED: "program_stopped"}.get(done.returncode, "program_failed")
 
 
 def _guard() -> str:
-    """The text of what the subprocess runs: the functions below, which use nothing else of this file."""
+    """The source that the subprocess runs: the functions below, which use nothing else of this file."""
     constants = f"ENDED, STOPPED, NOBODY = {ENDED}, {STOPPED}, {NOBODY}"
     functions = [inspect.getsource(function) for function in (_separate, _limit, _run, _confine)]
     return "\n".join(["import ctypes, os, resource, signal, sys, types", constants, *functions])
 
 
 def _confine(cpu_seconds: int, seconds: int, memory: int, file_size: int, may_exit: bool) -> None:
-    """Runs what it reads as a Python program, and exits with how that ended."""
+    """Runs standard input as a Python program, and exits with ENDED, STOPPED or the program's exit code."""
     source = sys.stdin.buffer.read()
     _separate()
-    child = os.fork()  # the first process of its namespace: when it is killed, so is all that it started
+    child = os.fork()  # the first process of its namespace: killing it kills all processes that it started
     if not child:
         _limit(cpu_seconds, memory, file_size)
         os._exit(ENDED if _run(source, may_exit) else 1)
@@ -118,7 +118,7 @@ def _confine(cpu_seconds: int, seconds: int, memory: int, file_size: int, may_ex
 
 
 def _separate() -> None:
-    """Leaves the namespaces and rights of whoever started this, as far as the kernel lets it."""
+    """Leaves the namespaces and rights of the parent process, as far as the kernel lets it."""
     if sys.platform != "linux":
         return
     libc, root = ctypes.CDLL(None), os.geteuid() == 0
@@ -135,9 +135,9 @@ def _separate() -> None:
 
 
 def _limit(cpu_seconds: int, memory: int, file_size: int) -> None:
-    """Sets the limits of this process. Raises RuntimeError where it may start others in spite of them."""
+    """Sets the limits of this process. Raises RuntimeError if it can still start other processes."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: it does not outlive who waits for it
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: it does not outlive its parent
     limits = {
         resource.RLIMIT_CPU: cpu_seconds,
         resource.RLIMIT_AS: memory,
@@ -145,10 +145,10 @@ def _limit(cpu_seconds: int, memory: int, file_size: int) -> None:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NPROC: 0,
     }
-    for what, limit in limits.items():
-        most = resource.getrlimit(what)[1]
-        limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
-        resource.setrlimit(what, (limit, limit))
+    for kind, limit in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
     try:
         child = os.fork()
     except OSError:
@@ -176,6 +176,6 @@ def _run(source: bytes, may_exit: bool) -> bool:
         exec(compile(source, "answer", "exec", dont_inherit=True), main.__dict__)
     except SystemExit as end:
         return may_exit and not end.code
-    except BaseException:  # whatever a program does wrong is its own
+    except BaseException:  # whatever the program raises is the program's failure
         return False
     return True

@@ -1,4 +1,4 @@
-"""Drops answers that are much shorter or longer than the teacher's own without its context."""
+"""Drops answers that are much shorter or longer than the teacher's answer without its context."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,9 @@ from cdjax.parts import above, at_least
 class LengthRatio:
     """Keeps answers with `least` to `most` times the tokens of the bare answer; reasons "too_short" and "too_long".
 
-    A student that learns from answers which a context shortens or inflates learns their length before all else. The
-    tokens counted are those that f keeps, the stop included; the bare answer is whole, and is sampled once an input.
+    The bare answer is the teacher's without the context, sampled once for each input. A student that learns from
+    answers that a context shortens or inflates learns their length first of all. The tokens that f keeps are counted,
+    the stop included, and all tokens of the bare answer.
     """
 
     kind: ClassVar[str] = "length_ratio"

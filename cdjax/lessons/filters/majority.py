@@ -10,7 +10,7 @@ from cdjax.lessons.filters import Evidence, Kept
 
 @dataclasses.dataclass(frozen=True)
 class Majority:
-    """Keeps the answers that say what most say to the same input, in a tie what the first says; reason "minority".
+    """Keeps an input's answers with the most frequent text, in a tie the first such text; the reason is "minority".
 
     Only answers that the filters before it left have a vote.
     """

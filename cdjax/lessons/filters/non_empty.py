@@ -1,4 +1,4 @@
-"""Drops answers that say nothing."""
+"""Drops answers without text."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Drops answers that speak of a context which the student does not see."""
+"""Drops answers that mention a context that the student does not see."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -30,10 +30,10 @@ TELLING = (
 
 @dataclasses.dataclass(frozen=True)
 class Phrases:
-    """Keeps answers in which none of the phrases stands; the reason is "phrase".
+    """Keeps answers that contain none of the phrases; the reason is "phrase".
 
-    A student that learns such an answer speaks of instructions and examples that nobody gave it. Letter case and runs
-    of space do not count; what f leaves out, as a scratch-pad, may say what it likes.
+    A student that learns such an answer mentions instructions and examples that it was not given. Letter case and runs
+    of space are ignored; only the text that f keeps is searched, so a scratch-pad may contain the phrases.
     """
 
     kind: ClassVar[str] = "phrases"

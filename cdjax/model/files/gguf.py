@@ -40,7 +40,7 @@ LLAMA_3: dict[str, Any] = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "ori
 
 
 class _Reader(gguf.GGUFReader):
-    """Slices a plain view of the mapped file: a memmap's own slices take three times as long to make."""
+    """Slices a plain view of the mapped file: slices of a memmap take three times as long to make."""
 
     data = property(lambda self: self._view, lambda self, mapped: setattr(self, "_view", mapped.view(np.ndarray)))
 
@@ -75,7 +75,7 @@ class File:
         return {name: tuple(int(size) for size in reversed(t.shape)) for name, t in self.tensors.items()}
 
     def array(self, name: str) -> np.ndarray:
-        """One tensor in float32."""
+        """A tensor in float32."""
         tensor = self.tensors[name]
         try:
             return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
@@ -84,54 +84,57 @@ class File:
 
 
 def read(file: File, build: weights.Build) -> Decoder:
-    """The file's decoder. Raises UserError naming everything that does not fit."""
+    """The file's decoder. Raises UserError naming every tensor that does not fit."""
     spec = read_spec(file)
-    found = file.shapes()
-    found.pop(ROPE_FACTORS, None)
-    weights.check(spec, found, file.path)
+    shapes = file.shapes()
+    shapes.pop(ROPE_FACTORS, None)
+    weights.check(spec, shapes, file.path)
     permuted = file["general.architecture"] in PERMUTED
     return weights.assemble(spec, functools.partial(_fetch, file, spec, permuted), build)
 
 
 def read_spec(file: File) -> DecoderSpec:
-    """Metadata -> spec. Raises UserError for an architecture or a setting that we do not compute."""
+    """The spec in the file's metadata. Raises UserError for an architecture or a setting that is not computed."""
     architecture = file["general.architecture"]
     if architecture not in ARCHITECTURES:
         raise UserError(
             f"{file.path} has architecture {architecture!r}; those that can be read are {', '.join(ARCHITECTURES)}"
         )
-    own = functools.partial(_own, file, architecture)
+    setting = functools.partial(_setting, file, architecture)
     shapes = file.shapes()
-    embed, heads = own("embedding_length"), own("attention.head_count")
+    embed, heads = setting("embedding_length"), setting("attention.head_count")
     spec = DecoderSpec(
         vocab=shapes.get("model.embed_tokens.weight", (0,))[0],
         embed=embed,
-        layers=own("block_count"),
+        layers=setting("block_count"),
         heads=heads,
-        kv_heads=own("attention.head_count_kv", heads),
-        head_dim=own("attention.key_length", embed // heads),
-        mlp=own("feed_forward_length"),
-        max_positions=own("context_length"),
-        norm_eps=own("attention.layer_norm_rms_epsilon"),
-        rope_theta=own("rope.freq_base", 10_000.0),
+        kv_heads=setting("attention.head_count_kv", heads),
+        head_dim=setting("attention.key_length", embed // heads),
+        mlp=setting("feed_forward_length"),
+        max_positions=setting("context_length"),
+        norm_eps=setting("attention.layer_norm_rms_epsilon"),
+        rope_theta=setting("rope.freq_base", 10_000.0),
         qkv_bias="model.layers.0.self_attn.q_proj.bias" in shapes,
         qk_norm="model.layers.0.self_attn.q_norm.weight" in shapes,
         tied="lm_head.weight" not in shapes,
-        window=own("attention.sliding_window", 0) or None,
+        window=setting("attention.sliding_window", 0) or None,
     )
     refused = {
-        "scaled rotary positions": own("rope.scaling.type", "none") != "none",
-        "partial rotary positions": own("rope.dimension_count", spec.head_dim) != spec.head_dim,
-        "values of another size than keys": own("attention.value_length", spec.head_dim) != spec.head_dim,
-        "experts": own("expert_count", 0) > 0,
+        "scaled rotary positions": setting("rope.scaling.type", "none") != "none",
+        "partial rotary positions": setting("rope.dimension_count", spec.head_dim) != spec.head_dim,
+        "values of another size than keys": setting("attention.value_length", spec.head_dim) != spec.head_dim,
+        "experts": setting("expert_count", 0) > 0,
     }
-    if unsupported := [what for what, asked in refused.items() if asked]:
+    if unsupported := [name for name, present in refused.items() if present]:
         raise UserError(f"{file.path} asks for what cdjax does not compute: {', '.join(unsupported)}")
     return _stretched(file, spec)
 
 
 def _stretched(file: File, spec: DecoderSpec) -> DecoderSpec:
-    """Llama 3.x files hold the quotient of each rotary frequency instead of the numbers that it follows from."""
+    """The spec with Llama 3.x's rotary scaling, if the file has a divisor for each rotary frequency.
+
+    The divisors follow from a few numbers, which the file leaves out. Raises UserError if they follow from others.
+    """
     if ROPE_FACTORS not in file.tensors:
         return spec
     factors = file.array(ROPE_FACTORS)
@@ -142,7 +145,7 @@ def _stretched(file: File, spec: DecoderSpec) -> DecoderSpec:
 
 
 def hugging_face_name(name: str) -> str:
-    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; unknown names stay as they are."""
+    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; unknown names are unchanged."""
     prefix, layer = "", name
     if name.startswith("blk."):
         _, number, layer = name.split(".", 2)
@@ -151,8 +154,8 @@ def hugging_face_name(name: str) -> str:
     return f"{prefix}{NAMES[stem]}.{kind}" if stem in NAMES else name
 
 
-def _own(file: File, architecture: str, key: str, *default: Any) -> Any:
-    """A number or name of the architecture; without a default it must be there."""
+def _setting(file: File, architecture: str, key: str, *default: Any) -> Any:
+    """A metadata value of the architecture. Raises UserError if it is missing and has no default."""
     value = file.get(f"{architecture}.{key}", *default) if default else file[f"{architecture}.{key}"]
     if isinstance(value, list):
         raise UserError(f"{file.path} has another {key} in every layer; cdjax wants one for all")
@@ -160,6 +163,7 @@ def _own(file: File, architecture: str, key: str, *default: Any) -> Any:
 
 
 def _fetch(file: File, spec: DecoderSpec, permuted: bool, name: str) -> np.ndarray:
+    """A tensor in Hugging Face's order of rows."""
     array = file.array(name)
     if not permuted or ".self_attn.q_proj." not in name and ".self_attn.k_proj." not in name:
         return array

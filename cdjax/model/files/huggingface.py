@@ -28,7 +28,7 @@ SHARD_BYTES = 4 * 2**30
 
 
 def read(directory: str | Path, mesh: jax.sharding.Mesh, *, dtype: str = "float32", remat: str = "dots") -> Decoder:
-    """The decoder saved in a directory. Raises UserError naming everything in it that does not fit."""
+    """The decoder saved in a directory. Raises UserError naming every tensor that does not fit."""
     directory = Path(directory)
     spec = read_spec(directory)
     with contextlib.ExitStack() as files:
@@ -52,7 +52,7 @@ def read_spec(directory: Path) -> DecoderSpec:
 def write(
     decoder: Decoder, tokenizer: PreTrainedTokenizerFast, directory: str | Path, *, stop_ids: Sequence[int] = ()
 ) -> None:
-    """Float32 safetensors, config.json, generation_config.json, tokenizer and chat template.
+    """Writes float32 safetensors, config.json, generation_config.json, tokenizer and chat template.
 
     `stop_ids` end an answer; without them the tokenizer's end token does. Low-rank weights must be merged first.
     """
@@ -77,7 +77,7 @@ def write(
 
 
 def stop_ids(directory: str | Path) -> list[int]:
-    """The ids that end an answer, from generation_config.json or else config.json; empty if neither says."""
+    """The ids that end an answer, from generation_config.json or else config.json; empty if neither has them."""
     for name in ("generation_config.json", "config.json"):
         path = Path(directory) / name
         ids = _read_json(path).get("eos_token_id") if path.is_file() else None
@@ -87,6 +87,7 @@ def stop_ids(directory: str | Path) -> list[int]:
 
 
 def _files(directory: Path) -> list[Path]:
+    """The directory's safetensors files."""
     if (directory / INDEX).is_file():
         index = _read_json(directory / INDEX)
         if not isinstance(index.get("weight_map"), dict):
@@ -104,7 +105,7 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _open(path: Path, files: contextlib.ExitStack) -> dict[str, Any]:
-    """The tensors of one file, not yet read."""
+    """The tensors of a file, not yet read."""
     try:
         file = files.enter_context(safe_open(path, "np"))
     except SafetensorError as error:
@@ -113,12 +114,12 @@ def _open(path: Path, files: contextlib.ExitStack) -> dict[str, Any]:
 
 
 def _derived(name: str, spec: DecoderSpec) -> bool:
-    """Tensors that some checkpoints hold although they follow from the others."""
+    """Whether some checkpoints hold this tensor although it follows from the others."""
     return name.endswith("rotary_emb.inv_freq") or (spec.tied and name == "lm_head.weight")
 
 
 def _write_shards(directory: Path, decoder: Decoder) -> None:
-    """One file, or numbered files of about SHARD_BYTES with an index; one of them on the host at a time."""
+    """Writes a file, or numbered files of about SHARD_BYTES with an index, one in the host's memory at a time."""
     sizes = {name: 4 * int(np.prod(shape)) for name, shape in weights.expected(decoder.spec).items()}
     count = -(-sum(sizes.values()) // SHARD_BYTES)
     shard: dict[str, np.ndarray] = {}
@@ -131,7 +132,7 @@ def _write_shards(directory: Path, decoder: Decoder) -> None:
         shard.clear()
 
     for name, array in weights.named(decoder):
-        if shard and sum(sizes[own] for own in shard) + sizes[name] > SHARD_BYTES:
+        if shard and sum(sizes[waiting] for waiting in shard) + sizes[name] > SHARD_BYTES:
             flush()
         shard[name] = array
     flush()

@@ -1,4 +1,4 @@
-"""Keys and values that stand before whatever a model reads, as a file.
+"""Keys and values that stand before all that a model reads, as a file.
 
 `prefix.safetensors` has "k" and "v", float32 [L, T, K, H] of T positions from 0 on, rotary positions applied, and in
 its metadata "format" (cdjax prefix 1), "model" (the source of the decoder that reads after them) and "stop_ids" (a list
@@ -25,7 +25,7 @@ FORMAT = "cdjax prefix 1"
 
 
 class File(NamedTuple):
-    """What a prefix file holds."""
+    """The contents of a prefix file."""
 
     k: Float[np.ndarray, "L T K H"]
     v: Float[np.ndarray, "L T K H"]
@@ -33,16 +33,16 @@ class File(NamedTuple):
     stop_ids: tuple[int, ...]
 
     def prefix(self, decoder: Decoder) -> Prefix:
-        """What the decoder reads after, on the mesh that the caller has entered.
+        """The prefix in the decoder's dtype, on the mesh that the caller has entered.
 
-        Raises UserError if its shape is that of another model.
+        Raises UserError if its shape does not fit the decoder.
         """
         spec = decoder.spec
-        wanted = (spec.layers, len(self.k[0]), spec.kv_heads, spec.head_dim)
-        if self.k.shape != wanted or self.v.shape != wanted:
+        shape = (spec.layers, len(self.k[0]), spec.kv_heads, spec.head_dim)
+        if self.k.shape != shape or self.v.shape != shape:
             raise UserError(
                 f"the prefix has keys {list(self.k.shape)} and values {list(self.v.shape)}, and {self.model} reads "
-                f"after {list(wanted)} (layers, positions, kv heads, head dim); give the model that it was trained with"
+                f"after {list(shape)} (layers, positions, kv heads, head dim); give the model that it was trained with"
             )
         k, v = (jnp.asarray(np.moveaxis(x, 1, 2)[:, None], decoder.dtype) for x in (self.k, self.v))
         return jax.jit(Prefix.whole)(Prefix(k, v, jnp.array([len(self.k[0])], jnp.int32)))
@@ -51,30 +51,30 @@ class File(NamedTuple):
 def write(
     directory: Path, k: Float[Array, "L 1 K T H"], v: Float[Array, "L 1 K T H"], *, model: str, stop_ids: Sequence[int]
 ) -> None:
-    """Writes a prefix of one context into the directory."""
+    """Writes the prefix of a single context into the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(jax.device_get(x), np.float32)[:, 0] for name, x in (("k", k), ("v", v))}
     arrays = {name: np.ascontiguousarray(np.moveaxis(x, 1, 2)) for name, x in arrays.items()}
-    about = {"format": FORMAT, "model": model, "stop_ids": ",".join(map(str, stop_ids))}
-    save_file(arrays, directory / NAME, metadata=about)
+    metadata = {"format": FORMAT, "model": model, "stop_ids": ",".join(map(str, stop_ids))}
+    save_file(arrays, directory / NAME, metadata=metadata)
 
 
 def find(source: str) -> Path | None:
-    """The prefix file that the source is, or has in its directory; None if there is none."""
+    """The prefix file at the source, a file or a directory; None if there is none."""
     path = Path(source).expanduser()
     path = path / NAME if path.is_dir() else path
     return path if path.name == NAME and path.is_file() else None
 
 
 def read(path: Path) -> File:
-    """Raises UserError for a file that cannot be read, or is no prefix."""
+    """The contents of a prefix file. Raises UserError if it cannot be read, or is no prefix."""
     try:
         with safe_open(path, "numpy") as file:
-            about = file.metadata() or {}
+            metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}); export the student again") from error
-    if about.get("format") != FORMAT or set(arrays) != {"k", "v"} or arrays["k"].ndim != 4:
+    if metadata.get("format") != FORMAT or set(arrays) != {"k", "v"} or arrays["k"].ndim != 4:
         raise UserError(f"{path} is no prefix: wanted k and v of four axes, and the format {FORMAT!r} in its metadata")
-    stop_ids = tuple(int(part) for part in about["stop_ids"].split(",") if part)
-    return File(arrays["k"], arrays["v"], about["model"], stop_ids)
+    stop_ids = tuple(int(part) for part in metadata["stop_ids"].split(",") if part)
+    return File(arrays["k"], arrays["v"], metadata["model"], stop_ids)

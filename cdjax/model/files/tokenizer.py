@@ -24,8 +24,8 @@ WORDS = (  # how Llama 3 and Qwen2 cut text before merging; they differ in how m
 def load(directory: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer saved in a directory; nothing is downloaded and no remote code runs.
 
-    tokenizer.json is taken as it is. transformers 5 rebuilds it for some classes and forgets steps: SmolLM2's, read by
-    AutoTokenizer as a GPT2Tokenizer, no longer sets digits apart.
+    tokenizer.json is read without AutoTokenizer: transformers 5 rebuilds it for some classes and loses steps, as
+    SmolLM2's, read as a GPT2Tokenizer, which no longer splits digits.
     """
     reader = PreTrainedTokenizerFast if (Path(directory) / "tokenizer.json").is_file() else AutoTokenizer
     try:
@@ -54,7 +54,7 @@ def from_gguf(file: gguf.File) -> PreTrainedTokenizerFast:
     for piece, token_type in zip(pieces, file["tokenizer.ggml.token_type"], strict=True):
         if token_type in (CONTROL, USER_DEFINED):
             tokenizer.add_tokens([AddedToken(piece, normalized=False, special=token_type == CONTROL)])
-    roles = {role: pieces[at] for role, at in _roles(file).items()}
+    roles = {role: pieces[token_id] for role, token_id in _roles(file).items()}
     if file.get("tokenizer.ggml.add_bos_token", before == "llama-bpe") and "bos_token" in roles:
         bos = roles["bos_token"]
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -74,13 +74,14 @@ def end_ids(file: gguf.File) -> list[int]:
     """The ids that end an answer, as the file declares them."""
     keys = ("eos_token_id", "eot_token_id", "eom_token_id")
     declared = (file.get(f"tokenizer.ggml.{key}") for key in keys)
-    return sorted({at for at in declared if at is not None})
+    return sorted({token_id for token_id in declared if token_id is not None})
 
 
 def _roles(file: gguf.File) -> dict[str, int]:
+    """The ids of special tokens by transformers' names for them."""
     keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    found = {role: file.get(f"tokenizer.ggml.{key}_token_id") for role, key in keys.items()}
-    return {role: at for role, at in found.items() if at is not None}
+    ids = {role: file.get(f"tokenizer.ggml.{key}_token_id") for role, key in keys.items()}
+    return {role: token_id for role, token_id in ids.items() if token_id is not None}
 
 
 def _pre_tokenizer(path: Path, name: str) -> pre_tokenizers.PreTokenizer:

@@ -1,7 +1,7 @@
 """Named checkpoint tensors <-> the decoder's stacked parameters on a mesh.
 
-In: a function from a tensor's Hugging Face name to its array. Out: a `Decoder`, and the same names back from one.
-`TABLE` is the only place where the two layouts meet; it is read in both directions.
+In: a function from a tensor's Hugging Face name to its array. Out: a `Decoder`; and from a decoder the tensors by name.
+`TABLE` alone relates the two layouts; it is read in both directions.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ SHOWN = 10  # wrong tensors in one message
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One row of the table: a parameter of ours, and the tensors that it is stacked from.
+    """The checkpoint tensors that a parameter of the decoder is stacked from: an entry of the table.
 
-    Checkpoints store a projection as [out, in] and merge heads with head_dim; ours is [*in, *out]. `contract` counts
-    our input axes; 0 means that the tensor is not a projection and keeps its order.
+    Checkpoints store a projection as [out, in] and merge heads with head_dim; the decoder's is [*in, *out]. `contract`
+    is the decoder's number of input axes; 0 means that the tensor is not a projection and is not transposed.
     """
 
     name: str  # with {} for the layer
@@ -42,25 +42,25 @@ class Tensor:
         return "{}" in self.name
 
     def names(self, layers: int) -> list[str]:
-        """The checkpoint's tensors, in the order of our layers axis."""
+        """The checkpoint's tensors, in the order of the decoder's layers."""
         return [self.name.format(layer) for layer in range(layers)] if self.per_layer else [self.name]
 
     def outer_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Our shape of one layer -> the checkpoint's."""
+        """The decoder's shape of a layer -> the checkpoint's."""
         if self.contract:
             return math.prod(shape[self.contract :]), math.prod(shape[: self.contract])
         return shape if self.name.endswith("embed_tokens.weight") else (math.prod(shape),)
 
     def read(self, outer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The checkpoint's array of one layer -> ours."""
+        """The checkpoint's array of a layer -> the decoder's."""
         return (outer.T if self.contract else outer).reshape(shape)
 
-    def write(self, ours: np.ndarray) -> np.ndarray:
-        """Our array of one layer -> the checkpoint's."""
+    def write(self, inner: np.ndarray) -> np.ndarray:
+        """The decoder's array of a layer -> the checkpoint's."""
         if self.contract:
-            rows, columns = self.outer_shape(ours.shape)
-            return ours.reshape(columns, rows).T
-        return ours.reshape(self.outer_shape(ours.shape))
+            rows, columns = self.outer_shape(inner.shape)
+            return inner.reshape(columns, rows).T
+        return inner.reshape(self.outer_shape(inner.shape))
 
 
 TABLE: dict[Path, Tensor] = {
@@ -86,7 +86,7 @@ TABLE: dict[Path, Tensor] = {
 
 @dataclasses.dataclass(frozen=True)
 class Build:
-    """How a decoder is made around the weights that are read."""
+    """The settings of a decoder beside its spec and weights."""
 
     mesh: jax.sharding.Mesh
     dtype: str = "float32"  # of the computation, or "auto", see `precision.choose`; weights stay float32
@@ -97,7 +97,7 @@ class Build:
         return decoder.create(spec, self.mesh, seed=seed, dtype=jnp.dtype(self.computed_in(spec)), remat=self.remat)
 
     def computed_in(self, spec: DecoderSpec) -> str:
-        """The dtype, measured where it is "auto"."""
+        """The dtype of the computation; "auto" is measured."""
         return precision.choose(spec)["dtype"] if self.dtype == "auto" else self.dtype
 
     def fresh(self, spec: DecoderSpec, key: jax.Array) -> Decoder:
@@ -106,7 +106,7 @@ class Build:
 
 
 def expected(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
-    """Every tensor that a checkpoint of this spec holds, with its shape there."""
+    """The shape of every tensor in a checkpoint of this spec."""
     abstract = jax.eval_shape(lambda key: Decoder(spec, rngs=nnx.Rngs(params=key)), jax.random.key(0))
     shapes: dict[str, tuple[int, ...]] = {}
     for path, variable in _variables(abstract):
@@ -116,33 +116,33 @@ def expected(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check(spec: DecoderSpec, found: dict[str, tuple[int, ...]], where: Any) -> None:
+def check(spec: DecoderSpec, shapes: dict[str, tuple[int, ...]], path: Any) -> None:
     """Raises UserError naming every tensor of a checkpoint that is missing, unknown, or of another shape."""
-    wanted = expected(spec)
-    missing = [f"{name} is missing" for name in wanted if name not in found]
+    needed = expected(spec)
+    missing = [f"{name} is missing" for name in needed if name not in shapes]
     wrong = [
-        f"{name} has shape {list(found[name])}, wanted {list(shape)}"
-        for name, shape in wanted.items()
-        if name in found and tuple(found[name]) != shape
+        f"{name} has shape {list(shapes[name])}, wanted {list(shape)}"
+        for name, shape in needed.items()
+        if name in shapes and tuple(shapes[name]) != shape
     ]
-    unknown = [f"{name} is unknown to this architecture" for name in found if name not in wanted]
+    unknown = [f"{name} is unknown to this architecture" for name in shapes if name not in needed]
     if mistakes := [*missing, *wrong, *unknown]:
         rest = [f"and {len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
-        raise UserError(f"{where} does not hold the model that it describes: " + "; ".join(mistakes[:SHOWN] + rest))
+        raise UserError(f"{path} does not hold the model that it describes: " + "; ".join(mistakes[:SHOWN] + rest))
 
 
 def assemble(spec: DecoderSpec, fetch: Fetch, build: Build) -> Decoder:
-    """Reads every tensor once and places it on the mesh; a device and the host hold only their own parts."""
+    """The decoder of fetched tensors, each read once; a device, and the host, hold only their parts of a parameter."""
     build = dataclasses.replace(build, dtype=build.computed_in(spec))
     graph, abstract = nnx.split(jax.eval_shape(functools.partial(build.fresh, spec), jax.random.key(0)))
-    where = parallel.shardings(abstract, build.mesh)
+    shardings = parallel.shardings(abstract, build.mesh)
 
     def read(path: Any, variable: nnx.Variable, sharding: nnx.Variable) -> nnx.Variable:
         tensor = TABLE[_keys(path)]
         stack = _stack(tensor, tensor.names(spec.layers), variable.shape, sharding.get_value(), fetch)
         return variable.replace(stack)
 
-    return nnx.merge(graph, jax.tree_util.tree_map_with_path(read, abstract, where, is_leaf=_is_variable))
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(read, abstract, shardings, is_leaf=_is_variable))
 
 
 def named(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
@@ -150,23 +150,26 @@ def named(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
     for path, variable in _variables(decoder):
         tensor, whole = TABLE[path], np.asarray(variable.get_value())
         layers = whole if tensor.per_layer else whole[None]
-        for name, ours in zip(tensor.names(decoder.spec.layers), layers, strict=True):
-            yield name, np.ascontiguousarray(tensor.write(ours))
+        for name, layer in zip(tensor.names(decoder.spec.layers), layers, strict=True):
+            yield name, np.ascontiguousarray(tensor.write(layer))
 
 
 def _stack(
     tensor: Tensor, names: list[str], shape: tuple[int, ...], sharding: jax.sharding.Sharding, fetch: Fetch
 ) -> jax.Array:
-    """Cuts each layer's tensor into the parts that this host's devices hold."""
+    """The parameter stacked from each layer's tensor; only the parts that this host's devices hold are kept.
+
+    A part is named by the text of its index, `cut`: slices are not hashable in Python 3.11.
+    """
     cuts = {str(cut): cut for cut in sharding.addressable_devices_indices_map(shape).values() if cut is not None}
-    parts = {at: np.empty(np.broadcast_to(False, shape)[cut].shape, np.float32) for at, cut in cuts.items()}
+    parts = {key: np.empty(np.broadcast_to(False, shape)[cut].shape, np.float32) for key, cut in cuts.items()}
     for layer, name in enumerate(names):
         whole = tensor.read(fetch(name), shape[1:] if tensor.per_layer else shape)
-        for at, cut in cuts.items():
+        for key, cut in cuts.items():
             if tensor.per_layer:
-                parts[at][layer] = whole[cut[1:]]
+                parts[key][layer] = whole[cut[1:]]
             else:
-                parts[at][...] = whole[cut]
+                parts[key][...] = whole[cut]
     return jax.make_array_from_callback(shape, sharding, lambda cut: parts[str(cut)])
 
 

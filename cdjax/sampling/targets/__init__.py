@@ -1,7 +1,7 @@
-"""What is recorded of the teacher's distribution before each token, a file a kind; `target.py` says what a kind has.
+"""Kinds of targets: the record of the teacher's distribution before each token. `target.py` has their interface.
 
-The decode step (generate.py) or a later reading (reread.py) records it as a dictionary of arrays. It is stored, cut by
-f, packed and sharded as it is: only the file of its kind knows the arrays' names.
+The decode step (generate.py) or a later reading (reread.py) makes the record, a dictionary of arrays. It is stored, cut
+by f, packed and sharded without a look inside: only the kind's own file knows the arrays' names.
 """
 
 from typing import Annotated, Any

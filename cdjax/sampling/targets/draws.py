@@ -11,7 +11,7 @@ from cdjax.sampling.targets.target import Recorded, Target
 
 @dataclass(frozen=True)
 class Draws(Target):
-    """n ids drawn independently (the paper, arXiv 2209.15189, draws 100): their mean is unbiased for forward KL."""
+    """`n` ids drawn independently (the paper, arXiv 2209.15189, draws 100): their mean is unbiased for forward KL."""
 
     kind: ClassVar[str] = "draws"
     gives: ClassVar[frozenset[str]] = frozenset({"draws"})
@@ -26,7 +26,7 @@ class Draws(Target):
         """The drawn `ids`."""
         return {"ids": ((self.n,), "int32")}
 
-    def observe(self, logits: Float[Any, "B V"], ids: Int[Any, "B"], uniforms: Float[Any, "B n"]) -> Recorded:
+    def observe(self, logits: Float[Any, "B V"], ids: Int[Any, "B"], uniforms: Float[Any, "B u"]) -> Recorded:
         from cdjax.sampling import choose
 
         return {"ids": choose.draw(choose.softmax_weights(logits, self.temperature), uniforms)}

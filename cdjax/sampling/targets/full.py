@@ -1,4 +1,4 @@
-"""The whole vocabulary, from the teacher itself."""
+"""The teacher's full distribution, computed in every update."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,12 +12,12 @@ from cdjax.sampling.targets.target import Recorded, Target
 
 @dataclass(frozen=True)
 class Full(Target):
-    """Nothing recorded: every update reads the teacher again, and has its logits and its hidden states."""
+    """Records nothing: every update runs the teacher again, for its logits and its hidden states."""
 
     kind: ClassVar[str] = "full"
     gives: ClassVar[frozenset[str]] = frozenset({"probabilities", "states"})
     temperature: float = above(0, 1.0)
 
     def certain(self, ids: Int[Any, "C"], vocab: int) -> Recorded:
-        """Raises UserError: what the teacher says is not for anybody else to write down."""
+        """Raises UserError: the teacher's full distribution cannot be recorded in advance."""
         raise UserError("targets.kind='full' reads the teacher again, which has no part in answers written by others")

@@ -1,4 +1,4 @@
-"""The written tokens alone."""
+"""The ids of the answer."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,6 +8,6 @@ from cdjax.sampling.targets.target import Target
 
 @dataclass(frozen=True)
 class Labels(Target):
-    """Nothing but the written tokens: for cross-entropy."""
+    """Records nothing beside the ids of the answer: for cross-entropy."""
 
     kind: ClassVar[str] = "labels"

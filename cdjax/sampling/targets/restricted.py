@@ -1,4 +1,4 @@
-"""The probabilities of a few given tokens, as of the words that name a classifier's classes."""
+"""The probabilities of a few chosen tokens, such as the label words of a classifier."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from cdjax.sampling.targets.target import Recorded, Target
 
 @dataclass(frozen=True)
 class Restricted(Target):
-    """The distribution over given ids: all else is one more outcome, or with `tail=False` is left out.
+    """The distribution over `ids` and the tail, one more outcome for all other ids.
 
-    Without the tail both sides are renormalised over the ids, as the label words of a verbaliser are (GPT3Mix, arXiv
+    With `tail=False` both sides are renormalised over the ids, as the label words of a verbaliser are (GPT3Mix, arXiv
     2104.08826).
     """
 
@@ -26,7 +26,7 @@ class Restricted(Target):
     temperature: float = above(0, 1.0)
 
     def problems(self) -> Iterator[str]:
-        """Refuses ids that are no distribution's outcomes."""
+        """Refuses duplicate, negative and too few ids."""
         least = 1 if self.tail else 2
         if len(set(self.ids)) < len(self.ids) or len(self.ids) < least or min(self.ids) < 0:
             yield f"ids must be different token ids, {least} or more with tail={self.tail}; got {list(self.ids)}"
@@ -35,7 +35,7 @@ class Restricted(Target):
         """The ids' `logprobs` under the full softmax."""
         return {"logprobs": ((len(self.ids),), "float32")}
 
-    def observe(self, logits: Float[Any, "B V"], ids: Int[Any, "B"], uniforms: Float[Any, "B n"]) -> Recorded:
+    def observe(self, logits: Float[Any, "B V"], ids: Int[Any, "B"], uniforms: Float[Any, "B u"]) -> Recorded:
         from cdjax.sampling import choose
 
         return {"logprobs": choose.logprobs(logits, self._rows(len(logits)), self.temperature)}
@@ -43,11 +43,11 @@ class Restricted(Target):
     def certain(self, ids: Int[Any, "C"], vocab: int) -> Recorded:
         import numpy as np
 
-        same = ids[:, None] == np.array(self.ids, np.int32)
-        if not self.tail and not same.any(1).all():
-            other = int(ids[~same.any(1)][0])
+        matches = ids[:, None] == np.array(self.ids, np.int32)
+        if not self.tail and not matches.any(1).all():
+            other = int(ids[~matches.any(1)][0])
             raise UserError(f"targets.ids={list(self.ids)} without a tail have no place for written token {other}")
-        return {"logprobs": np.where(same, np.float32(0), np.float32(-np.inf))}
+        return {"logprobs": np.where(matches, np.float32(0), np.float32(-np.inf))}
 
     def misfits(self, vocab: int) -> Iterator[str]:
         if self.ids and max(self.ids) >= vocab:
@@ -61,11 +61,11 @@ class Restricted(Target):
 
         from cdjax.sampling import choose
 
-        over = choose.with_tail if self.tail else jax.nn.log_softmax
-        return over(recorded["logprobs"]), over(student)
+        normalise = choose.with_tail if self.tail else jax.nn.log_softmax
+        return normalise(recorded["logprobs"]), normalise(student)
 
     def metrics(self, recorded: Recorded, student: Float[Any, "n k"]) -> dict[str, Float[Any, "n"]]:
-        """How much of each distribution the ids have."""
+        """The probability mass of the ids under the teacher and under the student."""
         import jax.numpy as jnp
 
         masses = {"teacher_listed_mass": recorded["logprobs"], "student_listed_mass": student}

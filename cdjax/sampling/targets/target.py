@@ -1,7 +1,4 @@
-"""What every kind of targets has; a kind overrides what it does differently.
-
-n is a number of positions, k the ids listed at each, o the outcomes that two distributions are compared over.
-"""
+"""The interface of targets; a kind overrides what it does differently. Dimension letters are those of model/spec.py."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -12,7 +9,7 @@ Recorded = dict[str, Any]  # arrays with a leading axis of rows or positions
 
 
 class Target:
-    """Nothing recorded."""
+    """Targets that record nothing: the base of all kinds."""
 
     kind: ClassVar[str]
     # What a loss may need: "probabilities" of outcomes, "draws" from them, "states" of the teacher that is read again
@@ -22,43 +19,43 @@ class Target:
 
     @property
     def uniforms(self) -> int:
-        """How many random numbers `observe` uses a row."""
+        """The number of random numbers that `observe` uses for a row: u."""
         return 0
 
     def buffers(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and dtype of what is recorded of one position, by name."""
+        """Shape and dtype of each recorded array at one position, by name."""
         return {}
 
-    def observe(self, logits: Float[Any, "B V"], ids: Int[Any, "B"], uniforms: Float[Any, "B n"]) -> Recorded:
-        """What is recorded of rows of logits, given the ids that follow and numbers in [0, 1): arrays [B, ...]."""
+    def observe(self, logits: Float[Any, "B V"], ids: Int[Any, "B"], uniforms: Float[Any, "B u"]) -> Recorded:
+        """The arrays, [B, ...], recorded of rows of logits, of the ids that follow, and of random numbers in [0, 1)."""
         return {}
 
     def certain(self, ids: Int[Any, "C"], vocab: int) -> Recorded:
-        """On the host, what `observe` would record of a teacher that is certain of these ids.
+        """The arrays, on the host, that `observe` would record of a teacher with probability 1 for each of the ids.
 
-        Raises UserError if that cannot be recorded.
+        Raises UserError if they cannot be recorded.
         """
         return {}
 
     def misfits(self, vocab: int) -> Iterator[str]:
-        """A sentence, beginning with a field's name, for all that a vocabulary of this size does not have."""
+        """Yields a sentence, beginning with a field's name, for every setting that the vocabulary is too small for."""
         yield from ()
 
     def listed(self, recorded: Recorded) -> Int[Any, "n k"]:
-        """The ids whose probabilities under the student are asked for: of kinds that record draws or probabilities."""
+        """The ids at which the student's log-probabilities are needed, for kinds that record draws or probabilities."""
         raise NotImplementedError
 
     def outcomes(self, recorded: Recorded, student: Float[Any, "n k"]) -> tuple[Float[Any, "n o"], Float[Any, "n o"]]:
-        """Log-probabilities of the same outcomes under the teacher and under the student, given its of the listed ids.
+        """Log-probabilities of the same outcomes under teacher and student, for kinds that record probabilities.
 
-        Of kinds that record probabilities; differentiable with respect to `student`.
+        `student` has the student's log-probabilities of the listed ids; the outcomes are differentiable in it.
         """
         raise NotImplementedError
 
     def metrics(self, recorded: Recorded, student: Float[Any, "n k"]) -> dict[str, Float[Any, "n"]]:
-        """What is told of every position beside the losses, given the student's log-probabilities of the listed ids."""
+        """Metrics of every position, beside the losses, from the student's log-probabilities of the listed ids."""
         return {}
 
     def advantage(self, recorded: Recorded) -> Float[Any, "n"]:
-        """How much better each token is than the student's own choice: of kinds that give an "advantage"."""
+        """The advantage of each token over the student's own choice, for kinds that give an "advantage"."""
         raise NotImplementedError

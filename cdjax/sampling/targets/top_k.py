@@ -12,7 +12,7 @@ from cdjax.sampling.targets.target import Recorded, Target
 
 @dataclass(frozen=True)
 class TopK(Target):
-    """The k most likely ids; everything else is one more outcome, which has the mass that they leave."""
+    """The `k` most likely ids and the tail, one more outcome for all other ids."""
 
     kind: ClassVar[str] = "top_k"
     gives: ClassVar[frozenset[str]] = frozenset({"probabilities"})
@@ -23,7 +23,7 @@ class TopK(Target):
         """`ids`, most likely first, and their `logprobs` under the full softmax."""
         return {"ids": ((self.k,), "int32"), "logprobs": ((self.k,), "float32")}
 
-    def observe(self, logits: Float[Any, "B V"], ids: Int[Any, "B"], uniforms: Float[Any, "B n"]) -> Recorded:
+    def observe(self, logits: Float[Any, "B V"], ids: Int[Any, "B"], uniforms: Float[Any, "B u"]) -> Recorded:
         from cdjax.sampling import choose
 
         _, top = choose.largest(logits, self.k)
@@ -32,9 +32,9 @@ class TopK(Target):
     def certain(self, ids: Int[Any, "C"], vocab: int) -> Recorded:
         import numpy as np
 
-        others = np.arange(self.k, dtype=np.int32)[None]
-        logprobs = np.where(others == 0, np.float32(0), np.float32(-np.inf)) + np.zeros((len(ids), 1), np.float32)
-        return {"ids": (ids[:, None] + others) % vocab, "logprobs": logprobs}  # whatever the others are, they differ
+        offsets = np.arange(self.k, dtype=np.int32)[None]
+        logprobs = np.where(offsets == 0, np.float32(0), np.float32(-np.inf)) + np.zeros((len(ids), 1), np.float32)
+        return {"ids": (ids[:, None] + offsets) % vocab, "logprobs": logprobs}  # any k - 1 other ids, all different
 
     def misfits(self, vocab: int) -> Iterator[str]:
         if self.k > vocab:
@@ -49,7 +49,7 @@ class TopK(Target):
         return choose.with_tail(recorded["logprobs"]), choose.with_tail(student)
 
     def metrics(self, recorded: Recorded, student: Float[Any, "n k"]) -> dict[str, Float[Any, "n"]]:
-        """How much of each distribution the k ids have."""
+        """The probability mass of the k ids under the teacher and under the student."""
         import jax.numpy as jnp
 
         masses = {"teacher_top_mass": recorded["logprobs"], "student_top_mass": student}

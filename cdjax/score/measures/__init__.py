@@ -1,8 +1,8 @@
-"""What is measured of a student beside its grades, a file each.
+"""Measures of a student beside its grades, a file for each.
 
-A measure is called with a `Subject` and returns a dictionary that goes into the journal as it is. In it, "mean" is the
-number that results and report show (None where there was nothing to measure it on), "unit" says of what, and "grades",
-if there are any, lists it example by example, for an interval.
+A measure is called with a `Subject` and returns a dictionary that goes into the journal unchanged. Its "mean" is the
+number that results and report show (None if there was nothing to measure), "unit" is the number's unit, and "grades",
+if present, has the number of each example, for an interval.
 """
 
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""KL(student before || after) on text that has nothing to do with any task."""
+"""KL(student before || student after) on text that is unrelated to any task."""
 
 import dataclasses
 import importlib.resources
@@ -15,7 +15,7 @@ TOKENS = 24  # of each continuation
 
 @dataclasses.dataclass(frozen=True)
 class Forgetting:
-    """Nats a token over the whole vocabulary, on the model before's greedy continuations of plain sentences."""
+    """KL in nats a token, over the whole vocabulary, on greedy continuations of plain sentences by `Subject.before`."""
 
     kind: ClassVar[str] = "forgetting"
     title: ClassVar[str] = "Forgetting: KL(before || after) on unrelated text"
@@ -30,7 +30,7 @@ class Forgetting:
         return {"mean": mean, "unit": "nats a token"}
 
     def texts(self, subject: "Subject") -> "Texts":
-        """The continuations; both sides see the same."""
+        """The continuations, which both sides read without a context."""
         import numpy as np
 
         from cdjax.lessons import pairs
@@ -41,14 +41,14 @@ class Forgetting:
         from cdjax.views.view import Format, View
 
         path = importlib.resources.files("cdjax.tasks") / "data" / "unrelated.txt"
-        lines, nothing = path.read_text("utf-8").splitlines()[: self.prompts], np.zeros(0, np.int32)
+        lines, no_ids = path.read_text("utf-8").splitlines()[: self.prompts], np.zeros(0, np.int32)
         tokenizer = subject.exam.assignments[0].views.student.format.tokenizer
-        format = Format(tokenizer, Template(question="{input}"), nothing)
+        format = Format(tokenizer, Template(question="{input}"), no_ids)
         task = Task(name="text", metric="none", grade=lambda example, answer: 0.0)
         whole = View(format, Context(), task, budget=2**31).prompts(lines)[0].whole
         exam = dataclasses.replace(subject.exam, steps=TOKENS)
-        prompts = Prompts(tuple(lines), nothing, whole)
+        prompts = Prompts(tuple(lines), no_ids, whole)
         store = Store(subject.answers / "unrelated")
-        rollouts = exam.greedy(subject.before, prompts, nothing, title="unrelated text", store=store)
-        read = zip(whole, rollouts, strict=True)
-        return nothing, [pairs.hard(prompt, prompt, rollout.ids) for prompt, rollout in read]
+        rollouts = exam.greedy(subject.before, prompts, no_ids, title="unrelated text", store=store)
+        continued = zip(whole, rollouts, strict=True)
+        return no_ids, [pairs.hard(prompt, prompt, rollout.ids) for prompt, rollout in continued]

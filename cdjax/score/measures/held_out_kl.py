@@ -1,4 +1,4 @@
-"""KL(teacher under its view || student under its own) on the teacher's answers to inputs never distilled on."""
+"""KL(teacher || student), each under its view, on the teacher's answers to inputs that are never distilled on."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutKL:
-    """Nats a token over the whole vocabulary; the answers are the first teacher's greedy ones, cut by f."""
+    """KL in nats a token, over the whole vocabulary, on greedy answers of the first round's teacher, cut by f."""
 
     kind: ClassVar[str] = "held_out_kl"
     title: ClassVar[str] = "Held-out KL to the teacher"
@@ -28,7 +28,7 @@ class HeldOutKL:
         return {"mean": mean, "unit": "nats a token"}
 
     def texts(self, subject: "Subject") -> "Iterator[Texts]":
-        """For each operation the teacher's context, and its answers as both sides read them."""
+        """Yields for each operation the teacher's context, and pairs of its answers to held-out inputs."""
         from cdjax.lessons import keep, pairs
         from cdjax.lessons.filters import Evidence
         from cdjax.sampling.store import Store
@@ -38,12 +38,13 @@ class HeldOutKL:
             inputs = assignment.task.held_out[: self.inputs]
             if not inputs:
                 continue
-            shown, format = assignment.views.prompts(inputs), assignment.views.teacher.format
+            prompts, format = assignment.views.prompts(inputs), assignment.views.teacher.format
             store = Store(subject.answers / "held_out" / f"operation_{number}")
             rollouts = subject.exam.greedy(
-                subject.teacher, shown.teacher, format.stops, title="held-out answers", store=store
+                subject.teacher, prompts.teacher, format.stops, title="held-out answers", store=store
             )
             f = dataclasses.replace(assignment.keep, filters=())
             kept, _ = keep.keep(rollouts, format, f, Evidence(assignment.task))
             budget = subject.exam.steps
-            yield shown.teacher.context, pairs.pair(kept, shown.teacher, shown.student, completion_budget=budget)
+            examples = pairs.pair(kept, prompts.teacher, prompts.student, completion_budget=budget)
+            yield prompts.teacher.context, examples

@@ -1,4 +1,4 @@
-"""pass@k: the chance that one of k sampled answers is right (Chen et al., arXiv 2107.03374, equation 1)."""
+"""pass@k: the probability that at least one of k sampled answers is right (arXiv 2107.03374, equation 1)."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class PassAtK:
-    """The unbiased estimate from `samples` answers an input, drawn at a temperature; right is a grade of 1."""
+    """The unbiased estimate of pass@k from `samples` answers to each input; an answer is right if its grade is 1."""
 
     kind: ClassVar[str] = "pass_at_k"
     title: ClassVar[str] = "pass@k: one of k sampled answers is right"
@@ -26,7 +26,7 @@ class PassAtK:
     examples: int = at_least(1, 32)  # test examples of each operation
 
     def problems(self) -> Iterator[str]:
-        """More answers asked of an input than are sampled."""
+        """Refuses k above the number of samples."""
         if self.samples < self.k:
             yield f"samples={self.samples} must be at least k={self.k}"
 
@@ -35,17 +35,17 @@ class PassAtK:
         return {"mean": float(np.mean(grades)) if grades else None, "unit": f"pass@{self.k}", "grades": grades}
 
     def of(self, subject: "Subject", operation: int) -> list[float]:
-        """pass@k on each of the operation's test examples whose prompt fits."""
+        """pass@k of each of the operation's test examples whose prompt fits."""
         from cdjax.sampling import Sampling, answers
         from cdjax.sampling.targets.labels import Labels
 
         exam, assignment = subject.exam, subject.exam.assignments[operation]
         examples = {example.input: example for example in subject.expected[operation][: self.examples]}
-        view, shown = assignment.views.student, assignment.views.prompts(list(examples))
+        view, prompts = assignment.views.student, assignment.views.prompts(list(examples))
         rollouts = answers.sample(
             subject.student,
             exam.mesh,
-            shown.student,
+            prompts.student,
             stops=view.format.stops,
             sampling=Sampling(temperature=self.temperature, per_input=self.samples, batch=exam.batch),
             targets=Labels(),
@@ -56,10 +56,10 @@ class PassAtK:
         for rollout in rollouts:
             grade = assignment.task.grade(examples[rollout.input], view.format.text(rollout.ids))
             right[rollout.input].append(grade == 1)
-        return [estimate(graded, self.k) for graded in right.values()]
+        return [estimate(of_input, self.k) for of_input in right.values()]
 
 
 def estimate(right: Sequence[bool], k: int) -> float:
-    """1 - C(n - c, k) / C(n, k) for n answers of which c are right: exact, with whole numbers."""
+    """1 - C(n - c, k) / C(n, k) for n answers of which c are right, by exact integers."""
     wrong = len(right) - sum(right)
     return 1 - math.comb(wrong, k) / math.comb(len(right), k)

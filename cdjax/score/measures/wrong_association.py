@@ -1,4 +1,4 @@
-"""Whether a student tells tasks by their inputs and not by what it is shown beside them (paper, Table 1)."""
+"""The share of inputs answered rightly under another operation's view (wrong association: paper, Table 1)."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class WrongAssociation:
-    """How often an input gets its own task's answer under another operation's student view: low is good.
+    """The share of test inputs that get their task's answer under another operation's student view: low is good.
 
-    Every input is asked once, an operation's inputs under all the others in turn.
+    A student with a high share tells tasks by their inputs and ignores the view. Every input is asked once, an
+    operation's inputs under the views of all other operations in turn.
     """
 
     kind: ClassVar[str] = "wrong_association"

@@ -22,9 +22,10 @@ BUILDERS: dict[str, type[Builder]] = {kind.name: kind for kind in (NaturalInstru
 
 
 def prepare(name: str, source: str | Path, data_dir: str | Path) -> list[Path]:
-    """Writes the task's files in `source` as datasets under `data_dir`, over those there; their directories.
+    """Writes the task's files in `source` as datasets under `data_dir`, replacing older ones. Returns their folders.
 
-    A part after a colon, as "natural_instructions:task1155", prepares that part alone. Raises UserError.
+    A part after a colon, as "natural_instructions:task1155", prepares that part alone. Raises UserError if the files
+    cannot be read or the datasets cannot be written.
     """
     kind, _, part = name.partition(":")
     builder_of = _builder(kind)
@@ -37,25 +38,25 @@ def prepare(name: str, source: str | Path, data_dir: str | Path) -> list[Path]:
         raise UserError(f"cannot prepare {name!r} in {str(data_dir)!r}: {error.strerror}; give a folder") from None
     download = tfds.download.DownloadConfig(manual_dir=source, download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS)
     tfds.disable_progress_bar()
-    made = []
-    for one in builder_of.parts(source, part):
-        chosen = {"config": tfds.core.BuilderConfig(name=one, version=str(builder_of.VERSION))} if one else {}
-        builder = builder_of(data_dir=str(data_dir), file_format="array_record", **chosen)
+    directories = []
+    for name in builder_of.parts(source, part):
+        config = {"config": tfds.core.BuilderConfig(name=name, version=str(builder_of.VERSION))} if name else {}
+        builder = builder_of(data_dir=str(data_dir), file_format="array_record", **config)
         builder.download_and_prepare(download_config=download)
-        made.append(Path(builder.data_path))
-    return made
+        directories.append(Path(builder.data_path))
+    return directories
 
 
 def read(kind: str, part: str, data_dir: str | Path) -> Rows:
-    """The rows of a prepared dataset by split, in the order they were prepared in, every value plain.
+    """The rows of a prepared dataset by split, in the order they were prepared in, all values plain.
 
-    Raises UserError if it is not there or cannot be read.
+    Raises UserError if the dataset does not exist or cannot be read.
     """
     directory = _directory(kind, part, Path(data_dir))
     try:
         builder = tfds.builder_from_directory(directory)
         return {split: [_plain(row) for row in builder.as_data_source(split=split)] for split in builder.info.splits}
-    except Exception as error:  # of many kinds, by which of the files is damaged
+    except Exception as error:  # its type depends on the file that is damaged
         raise UserError(f"cannot read the prepared {kind!r} in {str(directory)!r}: {error}; prepare it again") from None
 
 
@@ -77,11 +78,11 @@ def _directory(kind: str, part: str, data_dir: Path) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """Text comes back as bytes and a number as numpy's."""
+    """A value of a dataset as Python's: text, which tfds reads as bytes, and numbers, which it reads as numpy's."""
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(entry) for entry in value]
     return value.item() if isinstance(value, np.generic) else value

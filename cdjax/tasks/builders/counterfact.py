@@ -1,4 +1,4 @@
-"""CounterFact files in either form -> one dataset of facts."""
+"""CounterFact files in either form -> a dataset of facts."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ TEXT, TEXTS = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
 
 
 class Counterfact(Builder):
-    """One split, facts, by case."""
+    """A single split, "facts", in the order of the cases."""
 
     COLUMNS = {
         "case": np.int64,

@@ -1,4 +1,4 @@
-"""Natural-Instructions task files -> one dataset a task, with its definition in every row."""
+"""Natural-Instructions task files -> a dataset for each task, with its definition in every row."""
 
 from pathlib import Path
 

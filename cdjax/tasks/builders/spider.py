@@ -1,4 +1,4 @@
-"""Spider's files -> one dataset a database, with its tables in every row; the SQLite file stays where it is."""
+"""Spider's files -> a dataset for each database, with its tables in every row; the SQLite file is not copied."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from cdjax.tasks.task import Rows, named
 
 
 class Spider(Builder):
-    """Splits: dev or train, by the file that asks about the database."""
+    """Splits: dev or train, by the file with the questions about the database."""
 
     COLUMNS = {name: tfds.features.Text() for name in ("question", "query", "tables", "database")}
 
