@@ -87,7 +87,7 @@ def positions_of_a_tile(embed: int) -> int:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _loss(
     options: Options,
-    hidden: Float[Array, "devices M D"],
+    hidden: Float[Array, "devices n D"],
     head: Readout,
     teacher_head: Readout | None,
     fields: Fields,
@@ -121,7 +121,7 @@ _loss.defvjp(_forward, _backward, symbolic_zeros=True)
 
 def _run(
     options: Options,
-    hidden: Float[Array, "devices M D"],
+    hidden: Float[Array, "devices n D"],
     head: Readout,
     teacher_head: Readout | None,
     fields: Fields,

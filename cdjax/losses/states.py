@@ -20,9 +20,9 @@ def layers(losses: Sequence[Term]) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def loss(
-    student: dict[int, Float[Array, "G C D"]],
-    teacher: dict[int, Float[Array, "G C D"]],
-    weight: Float[Array, "G C"],
+    student: dict[int, Float[Array, "X C D"]],
+    teacher: dict[int, Float[Array, "X C D"]],
+    weight: Float[Array, "X C"],
     *,
     losses: Sequence[Term],
     over: Float[Array, ""] | Int[Array, ""] | int = 1,
@@ -35,7 +35,7 @@ def loss(
     """
     real = weight != 0
 
-    def kept(stream: Float[Array, "G C D"]) -> Float[Array, "G C D"]:
+    def kept(stream: Float[Array, "X C D"]) -> Float[Array, "X C D"]:
         return jnp.where(real[..., None], stream.astype(jnp.float32), 0.0)
 
     total, sums = jnp.zeros(()), {}

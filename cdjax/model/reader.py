@@ -20,13 +20,13 @@ from cdjax.model.decoder import Decoder, row_positions, unstack
 class Rows:
     """Texts one after the other in rows; each sees itself and its context alone.
 
-    G parts of a batch, in each of them X contexts, for each of them R rows of T tokens.
+    X parts of a batch, in each of them G contexts, for each of them M rows of T tokens.
     """
 
-    tokens: Int[Array, "G X R T"]
-    positions: Int[Array, "G X R T"]  # from 0 in every text
-    texts: Int[Array, "G X R T"]  # which text a token belongs to, from 1; 0 is padding
-    predictors: Int[Array, "G C"]  # index in its part's X x R x T of the token before each kept one
+    tokens: Int[Array, "X G M T"]
+    positions: Int[Array, "X G M T"]  # from 0 in every text
+    texts: Int[Array, "X G M T"]  # which text a token belongs to, from 1; 0 is padding
+    predictors: Int[Array, "X C"]  # index in its part's G x M x T of the token before each kept one
 
 
 @jax.tree_util.register_dataclass
@@ -73,7 +73,7 @@ class Reader:
         """The reader with its decoder in the form for sampling, see `decoder.unstack`."""
         return dataclasses.replace(self, decoder=unstack(self.decoder))
 
-    def hidden(self, rows: Rows) -> Float[Array, "G C D"]:
+    def hidden(self, rows: Rows) -> Float[Array, "X C D"]:
         """The hidden state that predicts each kept token.
 
         What stands before the texts is one context, the same for all, or as many as the rows are grouped by.
@@ -82,7 +82,7 @@ class Reader:
 
     def states(
         self, rows: Rows, layers: tuple[int, ...]
-    ) -> tuple[Float[Array, "G C D"], dict[int, Float[Array, "G C D"]]]:
+    ) -> tuple[Float[Array, "X C D"], dict[int, Float[Array, "X C D"]]]:
         """The hidden state that predicts each kept token, and the residual streams of chosen layers there.
 
         Layers are numbered as in `Decoder.states`, which says what it raises.

@@ -76,23 +76,23 @@ def generate(
     return collect(decode(reader, state, stops, len(rows), choice=choice, targets=targets), rows)
 
 
-@functools.partial(jax.jit, static_argnames=("batch", "slots", "targets", "steps"))
-def start(reader: Reader, batch: int, slots: int, *, targets: Target, steps: int) -> State:
-    """The state of `batch` free rows. `slots` counts the columns of the cache: longest prompt + steps - 1."""
+@functools.partial(jax.jit, static_argnames=("batch", "columns", "targets", "steps"))
+def start(reader: Reader, batch: int, columns: int, *, targets: Target, steps: int) -> State:
+    """The state of `batch` free rows, with `columns` of a cache: longest prompt + steps - 1."""
 
     def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
         return constrain(jnp.zeros((batch, *shape), dtype), "batch", *("length",) * len(shape))
 
     recorded = {name: zeros((steps, *shape), dtype) for name, (shape, dtype) in targets.buffers().items()}
-    columns = {"ids": jnp.int32, "logprobs": jnp.float32, "verdicts": jnp.int32}
+    dtypes = {"ids": jnp.int32, "logprobs": jnp.float32, "verdicts": jnp.int32}
     return State(
         tokens=zeros((), jnp.int32),
         keys=jax.random.split(jax.random.key(0), batch),
         alive=zeros((), jnp.bool_),
         stopped=zeros((), jnp.bool_),
         ages=zeros((), jnp.int32),
-        past=cache.new_cache(reader.decoder.spec, batch, slots, reader.decoder.dtype, reader.contexts),
-        written={name: zeros((steps,), dtype) for name, dtype in columns.items()} | {"targets": recorded},
+        past=cache.new_cache(reader.decoder.spec, batch, columns, reader.decoder.dtype, reader.contexts),
+        written={name: zeros((steps,), dtype) for name, dtype in dtypes.items()} | {"targets": recorded},
     )
 
 

@@ -147,9 +147,9 @@ class Job:
 
     def state(self) -> generate.State:
         """A decode loop's state, with room for the prompts and the completions."""
-        slots, steps = self.shapes.prompt - 1 + self.shapes.completion, self.shapes.completion
+        columns, steps = self.shapes.prompt - 1 + self.shapes.completion, self.shapes.completion
         start = functools.partial(
-            generate.start, batch=self.shapes.rows, slots=slots, targets=config.TopK(32), steps=steps
+            generate.start, batch=self.shapes.rows, columns=columns, targets=config.TopK(32), steps=steps
         )
         shapes = jax.eval_shape(start, reader.Reader(self.sampler()))
 
