@@ -57,7 +57,7 @@ class Graded(Target):
     def buffers(self):
         return {"grade": ((), "float32")}
 
-    def advantage(self, recorded):
+    def advantage(self, recorded, student):
         return recorded["grade"] - 1
 
 

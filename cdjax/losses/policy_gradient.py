@@ -14,7 +14,8 @@ from cdjax.sampling.targets.target import Recorded, Target
 class PolicyGradient(TokenLoss):
     """-advantage log q of the written token, whose gradient by the logits is advantage (q - onehot).
 
-    REINFORCE (Williams 1992) for tokens that the student wrote itself; the advantage is a constant.
+    REINFORCE (Williams 1992) for tokens that the student wrote itself: without a correction for what it has learned
+    since, so that answers should be written anew often (`update.every`). The advantage is a constant.
     """
 
     kind: ClassVar[str] = "policy_gradient"
@@ -22,4 +23,6 @@ class PolicyGradient(TokenLoss):
     weight: float = at_least(0, 1.0)
 
     def of_tokens(self, student: Float[Any, "n"], targets: Target, recorded: Recorded) -> Float[Any, "n"]:
-        return -targets.advantage(recorded) * student
+        import jax
+
+        return -jax.lax.stop_gradient(targets.advantage(recorded, student)) * student

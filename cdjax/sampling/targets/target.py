@@ -56,6 +56,9 @@ class Target:
         """Metrics of every position, beside the losses, from the student's log-probabilities of the listed ids."""
         return {}
 
-    def advantage(self, recorded: Recorded) -> Float[Any, "n"]:
-        """The advantage of each token over the student's own choice, for kinds that give an "advantage"."""
+    def advantage(self, recorded: Recorded, student: Float[Any, "n"]) -> Float[Any, "n"]:
+        """How much better each token is than others, for kinds that give an "advantage".
+
+        `student` has the tokens' log-probabilities under the student.
+        """
         raise NotImplementedError
