@@ -15,5 +15,6 @@ TARGETS = Kinds(
     draws="cdjax.sampling.targets.draws:Draws",
     full="cdjax.sampling.targets.full:Full",
     restricted="cdjax.sampling.targets.restricted:Restricted",
+    token_logprob="cdjax.sampling.targets.token_logprob:TokenLogprob",
 )
 Targets = Annotated[Any, TARGETS]
