@@ -209,7 +209,7 @@ WRONG = [
     ),
     (
         {"training.losses": "policy_gradient"},
-        "needs advantage, and targets.kind='top_k' gives probabilities; no targets do",
+        "needs advantage, and targets.kind='top_k' gives probabilities; use targets.kind=token_logprob",
     ),
     ({"training.sampling.per_input": 4, "training.sampling.temperature": 0}, "greedy samples are all the same"),
     ({"template.question": "Q:"}, "template.question must contain {input}"),
