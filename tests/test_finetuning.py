@@ -208,3 +208,16 @@ def test_examples_that_choose_a_learning_rate_must_fit_before_anything_is_compil
     opening.open(cfg, tmp_path / "chooses nothing")
     with pytest.raises(config.UserError, match="a prompt is over its budget, input 'word 22word"):
         opening.open(config.override(cfg, {"training.tune": config.Tune((1e-3,))}), tmp_path / "run")
+
+
+def test_a_baseline_may_ask_the_teacher_as_the_student_does_and_is_counted_apart(tmp_path):
+    """The same answers as hard labels: the student's counts are those of a run without it."""
+    hard = config.Training(targets=config.Labels(), losses=(config.CrossEntropy(),), update=Update(epochs=2, batch=4))
+    cfg = experiment(score=config.Score(examples=4, measures=()))
+    alone = rounds.run(cfg, tmp_path / "alone")
+    beside = rounds.run(dataclasses.replace(cfg, baselines=(config.Baseline("hard", hard),)), tmp_path / "beside")
+    assert beside["rollouts"] == alone["rollouts"] and beside["inputs"] == alone["inputs"]
+    assert beside["scores"]["after"] == alone["scores"]["after"] and beside["scores"]["hard"]["n"] == 4
+    folders = "rollouts/seed_0/round_0/operation_0", "rollouts/seed_0/baseline_hard/operation_0"
+    student, baseline = ((tmp_path / "beside" / folder / "samples.jsonl").read_text() for folder in folders)
+    assert student == baseline

@@ -82,6 +82,9 @@ def test_a_run_is_exported_loaded_and_gone_on_from(tmp_path):
     again = dataclasses.replace(student, start="file", file=str(tmp_path / "student"))
     trainable, _ = again.init(loaded.reader.decoder, seed=0, context=None)
     np.testing.assert_array_equal(trainable["k"][...][:, :, :, :8], loaded.reader.prefix.k)
+    for sides in ({"model": str(tmp_path / "student")}, {"teachers": (config.Teacher(str(tmp_path / "student")),)}):
+        with pytest.raises(config.UserError, match="student holds a prefix, which the model of a run does not read"):
+            rounds.run(experiment(**sides), tmp_path / "more")
 
 
 @pytest.mark.parametrize(
@@ -114,14 +117,14 @@ def test_it_is_chosen_on_the_command_line(tmp_path):
         "operations.0.inputs.limit=32",
         "operations.0.inputs.written=0",
     ]
-    changes += ["score.examples=2", "score.measures=held_out_kl", "score.measures.0.inputs=2", "score.baseline.lrs=()"]
+    changes += ["score.examples=2", "score.measures=held_out_kl", "score.measures.0.inputs=2", "baselines=()"]
     sets = [word for change in changes for word in ("--set", change)]
     assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path)]) == 0
     told = json.loads((tmp_path / "results.json").read_text())
     assert told["scores"]["after"]["n"] == 2 and json.loads((tmp_path / "config.json").read_text())["student"] == {
         "kind": "kv_prefix",
         "tokens": 8,
-        "training.start": "context",
+        "start": "context",
         "file": "",
         "freeze_first": False,
     }

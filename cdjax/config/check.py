@@ -139,7 +139,8 @@ def _measures(cfg: Experiment) -> Iterator[str]:
 
 def _viewed_alike(cfg: Experiment) -> Iterator[str]:
     """Rounds whose operations cannot be told apart by what the student is shown."""
-    groups = [tuple(one for one in cfg.operations if one.title in group) for group in cfg.plan.rounds]
+    named = {operation.title: operation for operation in cfg.operations}
+    groups = [tuple(named[name] for name in group if name in named) for group in cfg.plan.rounds]
     for group in groups or [cfg.operations]:
         views = len({operation.student_context for operation in group})
         if len(group) < 2 or views < len(group):

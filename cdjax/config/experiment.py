@@ -170,10 +170,10 @@ class Experiment:
     def rounds(self) -> tuple[tuple[int, ...], ...]:
         """The operations, by number, that each round distils together (paper, section 2.3)."""
         names = [operation.title for operation in self.operations]
-        every = tuple(range(len(names)))
+        numbers = tuple(range(len(names)))
+        apart = (numbers,) if self.plan.order == "simultaneous" else tuple((number,) for number in numbers)
         groups = tuple(tuple(map(names.index, group)) for group in self.plan.rounds)
-        once = groups or ((every,) if self.plan.order == "simultaneous" else tuple((number,) for number in every))
-        return once * self.plan.repeat
+        return (groups or apart) * self.plan.repeat
 
     def scored(self, number: int) -> tuple[int, ...]:
         """The operations that the student of round `number` is scored on: all, where the plan does not group them."""

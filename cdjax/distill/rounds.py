@@ -61,17 +61,17 @@ def with_teachers(run: Run) -> Run:
 
 def distil(run: Run, seed: int) -> None:
     """All rounds of the plan for one seed, from the first that has not been scored."""
-    every = round.rounds(run, seed)
-    left = [one for one in every if not run.journal.done(one.stage("score"))]
-    if not left:
+    planned = round.rounds(run, seed)
+    remaining = [planned_round for planned_round in planned if not run.journal.done(planned_round.stage("score"))]
+    if not remaining:
         return
-    done, teacher = every[: -len(left)], None
+    done, teacher = planned[: -len(remaining)], None
     student = updates.restore(done[-1]) if done else run.begin(seed, run.cfg.training.start)
     if done:
         teacher = succession.successor(done[-1], teacher, student)
-    for current in left:
+    for current in remaining:
         student = stages.distil(current, teacher, student)
-        if current is not every[-1]:
+        if current is not planned[-1]:
             teacher = succession.successor(current, teacher, student)
         score = functools.partial(score_student, run, student, run.cfg.scored(current.number))
         run.journal.once(current.stage("score"), score)

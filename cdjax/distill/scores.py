@@ -48,6 +48,7 @@ def _measured(run: Run, student: Reader, operations: Sequence[int], *, after_tra
         answers=run.workdir / "rollouts",
         batch=run.cfg.training.update.batch,
     )
-    every = run.cfg.score.measures
-    measures = [kind for kind in every if after_training or not getattr(kind, "after_training", False)]
+    measures = [
+        measure for measure in run.cfg.score.measures if after_training or not getattr(measure, "after_training", False)
+    ]
     return {measure.kind: measure(subject) for measure in measures}

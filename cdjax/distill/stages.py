@@ -41,13 +41,13 @@ def distil(round: Round, teacher: Trainable | None, student: Trainable) -> Train
     shown = {operation: show(round, operation) for operation in asked}
     planned = plan_segments(round, shown)
     segments = round.segments()
-    over = [segment for segment in segments if journal.done(segment.stage("update"))]
-    state = updates.ended(over[-1], student, planned) if over else None
+    ended = [segment for segment in segments if journal.done(segment.stage("update"))]
+    state = updates.ended(ended[-1], student, planned) if ended else None
     if state is not None:
         student = state.params
-        for segment in over[-2:]:  # the teacher of the last one is on disk, its successor may not be yet
+        for segment in ended[-2:]:  # the teacher of the last one is on disk, its successor may not be yet
             teacher = succession.follow(segment, teacher, student)
-    for segment in segments[len(over) :]:
+    for segment in segments[len(ended) :]:
         rows = {operation: dealt(segment, operation, shown[operation], len(segments)) for operation in shown}
         lessons = [teach(segment, operation, rows[operation], teacher, student) for operation in asked]
         state = updates.learn(segment, student, teacher, lessons, state, planned)
@@ -194,9 +194,9 @@ def _int8_kl(round: Round, teacher: Reader, shown: Shown, rollouts: Sequence[Rol
     with jax.set_mesh(round.run.mesh):
         rounded = answers.rounded(teacher)
     prompts = shown.teacher
-    own, whole = (dict(zip(prompts.inputs, side, strict=True)) for side in (prompts.own, prompts.whole))
-    some = rollouts[:: -(-len(rollouts) // COMPARED)]
-    read = [pairs.hard(own[rollout.input], whole[rollout.input], rollout.ids) for rollout in some]
+    after_context, whole = (dict(zip(prompts.inputs, rows, strict=True)) for rows in (prompts.own, prompts.whole))
+    compared = rollouts[:: -(-len(rollouts) // COMPARED)]
+    read = [pairs.hard(after_context[rollout.input], whole[rollout.input], rollout.ids) for rollout in compared]
     return distance.divergence(teacher, rounded, [(prompts.context, read)], round.run.mesh, round.training.update.batch)
 
 

@@ -122,15 +122,15 @@ def _search(round: Round, begin: Trainable, step: Step, steps: update.Steps) -> 
         )
         score(training.update.epochs, state.params)
 
-    score = validation(round)
+    score = validator(round)
     return search.search(training.tune.lrs, train, score, title=_title(round))
 
 
-def validation(round: Round) -> Callable[[Trainable, str], float]:
-    """Accuracy of weights on the first `score.validation` validation examples, under the student's view."""
+def validator(round: Round) -> Callable[[Trainable, str], float]:
+    """What scores weights: accuracy on the first `score.validation` validation examples, under the student's view."""
     run, count = round.run, round.run.cfg.score.validation
-    every = [list(assignment.task.validation[:count]) for assignment in run.assignments]
-    examples = exam.only(every, run.cfg.scored(round.number))
+    validation = [list(assignment.task.validation[:count]) for assignment in run.assignments]
+    examples = exam.only(validation, run.cfg.scored(round.number))
 
     def accuracy(params: Trainable, title: str) -> float:
         reader = round.learner.side.reader(params)

@@ -31,6 +31,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         places = [f"seed {seed}/baseline {name}/score" for seed in cfg.seeds]
         if trained := [stages[place] for place in places if place in stages]:
             graded[name] = trained
+    of_student = {name: stage for name, stage in stages.items() if "/baseline " not in name}
     results = {
         "experiment": cfg.name,
         "commit": ", ".join(journal.commits()),
@@ -42,8 +43,8 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
             "teacher": stages["teacher"]["tokens"],
             "student": mean(last or graded["before"], "tokens"),
         },
-        "inputs": inputs(stages),
-        "rollouts": rollouts(stages),
+        "inputs": inputs(of_student),
+        "rollouts": rollouts(of_student),
         "measures": measures(cfg, stages["before"], scored),
         "rounds": [summarize(metric, by_seed) for by_seed in scored],
         "seconds": seconds(journal),
@@ -52,7 +53,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
     if chosen := {name.removesuffix("/update"): stage["chosen"] for name, stage in searches.items()}:
         results["chosen"] = chosen
     if cfg.training.sampling.draft:
-        results["acceptance"] = acceptance(stages)
+        results["acceptance"] = acceptance(of_student)
     columns = {"input": graded["teacher"][0]["inputs"], "expected": graded["teacher"][0]["expected"]}
     columns |= {name: graded[name][0]["answers"] for name in ("teacher", "before", "after") if name in graded}
     examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

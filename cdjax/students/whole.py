@@ -8,28 +8,33 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Whole:
-    """Full fine-tuning: what trains is the decoder itself."""
+    """Full fine-tuning: what trains are all weights of the decoder."""
 
     kind: ClassVar[str] = "whole"
 
     def init(self, decoder: Any, *, seed: int, context: Any) -> tuple[Any, Any]:
-        """The decoder, of which nothing is frozen."""
-        return decoder, ()
+        """The decoder's weights, and how they make a decoder: a step passes weights in and out faster than modules."""
+        from flax import nnx
+
+        graph, weights = nnx.split(decoder)
+        return weights, graph
 
     def reader(self, trainable: Any, frozen: Any) -> Any:
-        """A `Reader` that is the decoder."""
+        """A `Reader` that is the decoder with these weights."""
         from cdjax.model.reader import Reader
 
-        return Reader(trainable)
+        return Reader(self.base(trainable, frozen))
 
     def base(self, trainable: Any, frozen: Any) -> Any:
-        """The decoder."""
-        return trainable
+        """The decoder with these weights."""
+        from flax import nnx
+
+        return nnx.merge(frozen, trainable)
 
     def export(
         self, trainable: Any, frozen: Any, directory: Path, *, tokenizer: Any, stop_ids: Sequence[int], source: str
     ) -> None:
-        """A directory that transformers loads."""
+        """Writes a directory that transformers loads."""
         from cdjax.model.files import huggingface
 
-        huggingface.write(trainable, tokenizer, directory, stop_ids=stop_ids)
+        huggingface.write(self.base(trainable, frozen), tokenizer, directory, stop_ids=stop_ids)
