@@ -68,7 +68,7 @@ def test_a_run_of_the_command_line_selects_by_it(tmp_path):
     assert cli.main(["run", TINY, *sets, "--workdir", str(tmp_path)]) == 0
     told = json.loads((tmp_path / "results.json").read_text())["rollouts"]
     assert told["sampled"] == 8 == told["kept"] + sum(told["dropped"].values())
-    assert json.loads((tmp_path / "config.json").read_text())["context"]["select"] == {
+    assert json.loads((tmp_path / "config.json").read_text())["operations"][0]["context"]["select"] == {
         "kind": "bm25",
         "nearest": "last",
     }

@@ -125,9 +125,7 @@ def test_help_tells_of_what_only_this_command_takes(main, option, capsys):
 def test_association(tmp_path):
     """Every round is asked under its own numbers, and every test input once under another task's."""
     cells = association.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
-    shown = [
-        int(one.student_context.instruction.removeprefix("Task ")) for one in association.tiny("mixed").operations()
-    ]
+    shown = [int(one.student_context.instruction.removeprefix("Task ")) for one in association.tiny("mixed").operations]
     for kind in association.KINDS:
         found = Journal(tmp_path / kind / "journal.json").results()
         for number, numbers in enumerate(((1, 2), (2, 1), (1, 2))):
@@ -150,8 +148,9 @@ def test_demonstrations(tmp_path, monkeypatch):
     monkeypatch.setattr(demonstrations.config, "TINY_TASKS", ("past tense",))
     grades = demonstrations.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
     cfg = json.loads((tmp_path / "past_tense_2" / "seed_0" / "config.json").read_text())
-    shown = cfg["context"]["demonstrations"]
-    assert shown == cfg["score"]["supervised"][0]["examples"][0]["demonstrations"] and len(shown) == 2
+    shown = cfg["operations"][0]["context"]["demonstrations"]
+    (solved,) = cfg["baselines"][1]["training"]["sources"][0]["examples"]
+    assert shown == solved["demonstrations"] and len(shown) == 2
     task = tasks.load("past_tense")
     assert not {one["input"] for one in shown} & {one.input for one in (*task.test, *task.validation[:32])}
     others = [demonstrations.config.demonstrations(task, 8, seed) for seed in range(3)]
@@ -422,7 +421,7 @@ def test_transfer(tmp_path):
     told = {}
     for kind in ("with", "without"):
         told[kind] = Journal(tmp_path / f"{kind}_replay" / "journal.json").results()["seed 0/round 0/update"]
-    assert (told["with"]["replayed"], told["without"]["replayed"]) == (4, 0)
+    assert (told["with"]["solved"], told["without"]["solved"]) == (4, 0)
     asked = Journal(tmp_path / "with_replay" / "journal.json").results()["before"]
     before = load_model("tiny:0").generate(
         [f"Add the two numbers.\n\nInput: {one}\nOutput:\n" for one in asked["inputs"]], max_new_tokens=96

@@ -67,6 +67,6 @@ def test_a_run_keeps_what_it_chose(tmp_path, monkeypatch, capfd):
     assert "computing in bfloat16: the products of 256 tokens take 250 ms in float32" in capfd.readouterr().err
     choose("float32")
     for again in (opening.open(cfg, tmp_path), opening.reopen(tmp_path)):
-        assert again.reader(None).decoder.dtype == jnp.bfloat16
+        assert again.student.model.decoder.dtype == jnp.bfloat16
     assert capfd.readouterr().err == ""
     assert directory.dtype(cfg, again.journal) == "bfloat16"

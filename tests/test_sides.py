@@ -37,11 +37,11 @@ def samples(workdir):
     return [json.loads(line)["text"] for line in lines]
 
 
-@pytest.mark.parametrize("targets", [config.TopK(8), config.Full()], ids=str)
-def test_a_teacher_of_another_width_teaches_and_one_device_equals_eight(targets, wide, tmp_path):
+def test_a_teacher_of_another_width_teaches_and_one_device_equals_eight(wide, tmp_path):
+    """It writes, and is read again in every update."""
     found = []
     for name, mesh in (("one", config.Mesh()), ("eight", config.Mesh(data=2, fsdp=2, tensor=2))):
-        told = rounds.run(experiment(teachers=(Teacher(wide),), mesh=mesh, targets=targets), tmp_path / name)
+        told = rounds.run(experiment(teachers=(Teacher(wide),), mesh=mesh, targets=config.Full()), tmp_path / name)
         losses = [line["loss"] for line in metrics.read(tmp_path / name / "metrics.jsonl")]
         found.append((samples(tmp_path / name), losses, told))
     assert found[0][0] == found[1][0]
@@ -97,7 +97,7 @@ def test_of_two_teachers_the_first_writes_and_both_are_learned(wide, tmp_path):
 def test_low_rank_weights_teach_beside_their_base(tmp_path):
     """The teacher trains an adapter, the student all its weights: both begin with the same arrays."""
     solved = config.Written((config.Labelled("past_tense", 6),))
-    training = config.supervised(solved, optim=config.Optim(lr=3e-2), update=config.Update(epochs=4, batch=3))
+    training = config.supervised(solved, optim=config.Optim(lr=3e-2), update=config.Update(epochs=2, batch=6))
     cfg = experiment(teachers=(Teacher(trains=config.LowRank(2), training=training),))
     told = rounds.run(cfg, tmp_path)
     run = rounds.with_teachers(opening.open(cfg, tmp_path))
