@@ -21,7 +21,11 @@ def check(cfg: Experiment, workdir: Path) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    before, now = json.loads(config.to_json(config.load_config(path))), json.loads(config.to_json(cfg))
+    try:
+        saved = config.load_config(path)
+    except UserError as error:
+        raise UserError(f"{error}; give another --workdir, or delete that directory") from None
+    before, now = json.loads(config.to_json(saved)), json.loads(config.to_json(cfg))
     if set(before["seeds"]) <= set(now["seeds"]):  # more seeds only add to what is there
         before["seeds"] = now["seeds"]
     old, new = dict(_leaves(before)), dict(_leaves(now))
