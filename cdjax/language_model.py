@@ -133,7 +133,7 @@ class LanguageModel:
         shown = [*texts, ""] if context else texts  # the context alone is one of the prompts that share
         view, _ = encode.prompts(self.tokenizer, PLAIN, around, NO_TASK, shown, budget=NO_LIMIT, overflow="error")
         if context:
-            return dataclasses.replace(view, inputs=tuple(texts), own=view.own[:-1])
+            return dataclasses.replace(view, inputs=tuple(texts), suffixes=view.suffixes[:-1])
         return Prompts(tuple(texts), np.zeros(0, np.int32), view.whole)
 
     def _continuation(self, prompt: np.ndarray, answer: np.ndarray) -> str:

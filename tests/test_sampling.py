@@ -25,7 +25,7 @@ BARE = dict(context=CONTEXT[:0], choice=Choice(temperature=0.0), stops=())
 PROMPTS = Prompts(
     inputs=tuple(f"input {i}" for i in range(7)),
     context=CONTEXT,
-    own=tuple(RNG.integers(1, 64, n).astype(np.int32) for n in (5, 1, 7, 3, 8, 5, 2)),
+    suffixes=tuple(RNG.integers(1, 64, n).astype(np.int32) for n in (5, 1, 7, 3, 8, 5, 2)),
 )
 
 
@@ -114,7 +114,7 @@ def test_greedy_is_the_most_likely_token_of_the_whole_forward(tiny, mesh):
 
 
 def test_shared_prefix_equals_the_context_in_every_prompt(tiny, mesh):
-    rows, tokens = range(len(PROMPTS.own)), np.zeros((7, 15), np.int32)
+    rows, tokens = range(len(PROMPTS.suffixes)), np.zeros((7, 15), np.int32)
     for row, ids in enumerate(PROMPTS.whole):
         tokens[row, 15 - len(ids) :] = ids
     keys = jnp.stack([jax.random.fold_in(jax.random.fold_in(jax.random.key(1), row), 0) for row in rows])
@@ -245,7 +245,8 @@ def test_finished_rows_make_room(tiny, mesh, monkeypatch):
     monkeypatch.setattr(slots.generate, "decode", counted)
     rollouts = ask(tiny, mesh, sampling=config.Sampling(per_input=2, batch=3))
     lengths = [
-        len(rollout.ids) for rollout in sorted(rollouts, key=lambda rollout: -len(PROMPTS.own[int(rollout.input[-1])]))
+        len(rollout.ids)
+        for rollout in sorted(rollouts, key=lambda rollout: -len(PROMPTS.suffixes[int(rollout.input[-1])]))
     ]
     assert sum(lengths) / 3 <= sum(steps) < sum(max(lengths[start : start + 3]) for start in range(0, 14, 3))
 

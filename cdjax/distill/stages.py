@@ -194,9 +194,9 @@ def _int8_kl(round: Round, teacher: Reader, shown: Shown, rollouts: Sequence[Rol
     with jax.set_mesh(round.run.mesh):
         rounded = answers.rounded(teacher)
     prompts = shown.teacher
-    own, whole = (dict(zip(prompts.inputs, side, strict=True)) for side in (prompts.own, prompts.whole))
+    suffixes, whole = (dict(zip(prompts.inputs, side, strict=True)) for side in (prompts.suffixes, prompts.whole))
     some = rollouts[:: -(-len(rollouts) // COMPARED)]
-    read = [pairs.hard(own[rollout.input], whole[rollout.input], rollout.ids) for rollout in some]
+    read = [pairs.hard(suffixes[rollout.input], whole[rollout.input], rollout.ids) for rollout in some]
     return distance.divergence(teacher, rounded, [(prompts.context, read)], round.run.mesh, round.training.update.batch)
 
 

@@ -63,7 +63,7 @@ def pair(kept: Sequence[Kept], teacher: Prompts, student: Prompts, *, completion
     Raises ValueError for an input without a prompt, and for more kept tokens than the budget: both would change what is
     learned without notice.
     """
-    teacher_prompts = dict(zip(teacher.inputs, teacher.own, strict=True))
+    teacher_prompts = dict(zip(teacher.inputs, teacher.suffixes, strict=True))
     student_prompts = dict(zip(student.inputs, student.whole, strict=True))
     return [_pair(answer, teacher_prompts, student_prompts, completion_budget) for answer in kept]
 

@@ -111,10 +111,10 @@ def identity(reader: Reader) -> str:
 
 
 def _identities(reader: Reader, prompts: Prompts, student: Student | None) -> dict[str, str]:
-    digests = {"model": identity(reader), "prompts": _digest(prompts.inputs, *prompts.contexts, *prompts.own)}
+    digests = {"model": identity(reader), "prompts": _digest(prompts.inputs, *prompts.contexts, *prompts.suffixes)}
     if student is None:
         return digests
-    student_prompts = _digest(student.prompts.context, *student.prompts.own)
+    student_prompts = _digest(student.prompts.context, *student.prompts.suffixes)
     return digests | {"student": identity(student.reader), "student_prompts": student_prompts}
 
 
@@ -124,7 +124,7 @@ def check(reader: Reader, prompts: Prompts, steps: int) -> None:
     if steps < 1:
         raise UserError(f"an answer needs at least 1 token, got a limit of {steps}")
     longest = max(prompts.contexts, key=len)
-    for text, prompt in zip(prompts.inputs, prompts.own, strict=True):
+    for text, prompt in zip(prompts.inputs, prompts.suffixes, strict=True):
         length, ids = before + len(longest) + len(prompt), np.concatenate([*prompts.contexts, prompt])
         if length + steps > spec.max_positions:
             raise UserError(
@@ -155,13 +155,13 @@ def _shards(prompts: Prompts, sampling: Sampling) -> list[list[Request]]:
         raise UserError(
             f"sampling needs a batch and samples per input of 1 or more, got {sampling.batch} and {sampling.per_input}"
         )
-    requests = [(index, number) for index in range(len(prompts.own)) for number in range(sampling.per_input)]
-    requests.sort(key=lambda request: -len(prompts.own[request[0]]))
+    requests = [(index, number) for index in range(len(prompts.suffixes)) for number in range(sampling.per_input)]
+    requests.sort(key=lambda request: -len(prompts.suffixes[request[0]]))
     return [requests[start : start + sampling.batch] for start in range(0, len(requests), sampling.batch)]
 
 
 def _side(reader: Reader, prompts: Prompts) -> Side:
-    return Side(reader.after(*prompts.contexts).unstacked(), prompts.own)
+    return Side(reader.after(*prompts.contexts).unstacked(), prompts.suffixes)
 
 
 def _rows_on(mesh: jax.sharding.Mesh, rows: int) -> int:

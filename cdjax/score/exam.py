@@ -81,7 +81,7 @@ class Exam:
                 model, view, prompts, [example for _, example in asked], self.mesh, self.batch
             )
             for rollout, prompt, preferred, (operation, example) in zip(
-                rollouts, prompts.own, preferences, asked, strict=True
+                rollouts, prompts.suffixes, preferences, asked, strict=True
             ):
                 answer = view.format.text(rollout.ids)
                 if side == "teacher":
