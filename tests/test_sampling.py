@@ -305,14 +305,14 @@ def test_a_prompt_that_does_not_fit_is_named(tiny, mesh):
     with pytest.raises(config.UserError, match=r"'input 4' has 15 tokens, with 2034 more"):
         ask(tiny, mesh, steps=2034)
     with pytest.raises(config.UserError, match="token 64, the model's vocabulary ends at 63"):
-        answers.check(Reader(tiny), Prompts(("x",), CONTEXT, (np.array([64], np.int32),)), 1)
+        answers.check_fits(Reader(tiny), Prompts(("x",), CONTEXT, (np.array([64], np.int32),)), 1)
 
 
 def test_what_stands_before_a_prompt_takes_its_room(tiny, mesh):
     with jax.set_mesh(mesh):
         reader = Reader(tiny).after(CONTEXT)
     with pytest.raises(config.UserError, match=f"'input 4' has {15 + len(CONTEXT)} tokens, with 2027 more"):
-        answers.check(reader, PROMPTS, 2027)
+        answers.check_fits(reader, PROMPTS, 2027)
 
 
 def test_widths_are_few():

@@ -59,10 +59,10 @@ def sample(
     Raises UserError if the store holds answers to something else, or if a prompt does not fit the model.
     """
     shards = _shards(prompts, sampling)
-    check(reader, prompts, steps)
+    check_fits(reader, prompts, steps)
     student = _drafter(sampling, prompts, student)
     if student is not None:
-        check(student.reader, student.prompts, steps)
+        check_fits(student.reader, student.prompts, steps)
     if store is not None:
         asked: dict[str, Any] = {"sampling": dataclasses.asdict(sampling), "targets": plain(targets)}
         asked |= {"steps": steps, "seed": seed, "stops": _digest(stops)} | _identities(reader, prompts, student)
@@ -118,7 +118,7 @@ def _identities(reader: Reader, prompts: Prompts, student: Student | None) -> di
     return digests | {"student": identity(student.reader), "student_prompts": student_prompts}
 
 
-def check(reader: Reader, prompts: Prompts, steps: int) -> None:
+def check_fits(reader: Reader, prompts: Prompts, steps: int) -> None:
     """Raises UserError naming the first prompt that the model cannot read or cannot answer within its positions."""
     spec, before = reader.decoder.spec, reader.length
     if steps < 1:
