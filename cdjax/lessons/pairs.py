@@ -69,7 +69,7 @@ def pair(kept: Sequence[Kept], teacher: Prompts, student: Prompts, *, completion
 
 
 def _pair(answer: Kept, teacher: dict[str, np.ndarray], student: dict[str, np.ndarray], budget: int) -> Pair:
-    rollout, kept = answer.rollout, answer.kept
+    rollout, kept = answer.rollout, answer.indices
     for view, prompts in (("teacher", teacher), ("student", student)):
         if rollout.input not in prompts:
             raise ValueError(f"input {rollout.input!r} has an answer but no {view} prompt")
