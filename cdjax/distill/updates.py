@@ -130,7 +130,7 @@ def validation(round: Round) -> Callable[[Trainable, str], float]:
     """Accuracy of weights on the first `score.validation` validation examples, under the student's view."""
     run, count = round.run, round.run.cfg.score.validation
     every = [list(assignment.task.validation[:count]) for assignment in run.assignments]
-    examples = exam.only(every, run.cfg.scored(round.number))
+    examples = exam.of_operations(every, run.cfg.scored(round.number))
 
     def accuracy(params: Trainable, title: str) -> float:
         reader = round.learner.side.reader(params)

@@ -134,6 +134,6 @@ class Subject:
     batch: int  # pairs that are read together
 
 
-def only(examples: list[list[Example]], operations: Sequence[int]) -> list[list[Example]]:
+def of_operations(examples: list[list[Example]], operations: Sequence[int]) -> list[list[Example]]:
     """The examples of these operations; the other operations have none."""
     return [shown if number in operations else [] for number, shown in enumerate(examples)]
