@@ -1,4 +1,4 @@
-"""All weights train."""
+"""A student whose weights all train."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Whole:
-    """Full fine-tuning: what trains is the decoder itself."""
+    """Full fine-tuning: the trainable weights are the decoder's."""
 
     kind: ClassVar[str] = "whole"
 
     def init(self, decoder: Any, *, seed: int, context: Any) -> tuple[Any, Any]:
-        """The decoder, of which nothing is frozen."""
+        """The decoder, and nothing frozen."""
         return decoder, ()
 
     def reader(self, trainable: Any, frozen: Any) -> Any:
-        """A `Reader` that is the decoder."""
+        """A `Reader` of the decoder."""
         from cdjax.model.reader import Reader
 
         return Reader(trainable)
@@ -29,7 +29,7 @@ class Whole:
     def export(
         self, trainable: Any, frozen: Any, directory: Path, *, tokenizer: Any, stop_ids: Sequence[int], source: str
     ) -> None:
-        """A directory that transformers loads."""
+        """Writes a directory that transformers loads."""
         from cdjax.model.files import huggingface
 
         huggingface.write(trainable, tokenizer, directory, stop_ids=stop_ids)
