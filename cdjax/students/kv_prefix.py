@@ -36,7 +36,7 @@ class KVPrefix:
             yield "freeze_first=True leaves nothing of tokens=1 to train"
 
     def init(self, decoder: Any, *, seed: int, context: Any) -> tuple[Any, Any]:
-        """The trainable keys "k" and values "v", [L, 1, K, tokens, H] in float32, and the frozen decoder.
+        """The trainable keys "k" and values "v", float32 [L, 1, K, P, H] with P >= `tokens`, and the frozen decoder.
 
         Raises UserError for a context of fewer than `tokens`, or a prefix file of another length.
         """
