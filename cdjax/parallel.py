@@ -18,7 +18,7 @@ AXES = ("data", "fsdp", "tensor")
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "row": "data",  # rows of a batch in an array whose other axis is split over fsdp
-    "each": ("data", "fsdp", "tensor"),  # rows of a batch in an array with no other split axis
+    "every_device": ("data", "fsdp", "tensor"),  # rows of a batch in an array with no other split axis
     "length": None,
     "layers": None,
     "vocab": "tensor",
@@ -99,7 +99,7 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def whole_rows(x: jax.Array) -> jax.Array:
     """[B, V] split over the vocabulary -> split over rows; unchanged if B is no multiple of the devices."""
-    return constrain(x, "each", "length") if len(x) % parts("each") == 0 else x
+    return constrain(x, "every_device", "length") if len(x) % parts("every_device") == 0 else x
 
 
 def parts(axis: str) -> int:

@@ -45,8 +45,8 @@ def whole_forwards(model, mesh, prompts, rollouts):
         return jax.nn.log_softmax(model.logits(model(tokens, decoder.row_positions(real, None), real)[0]))
 
     with jax.set_mesh(mesh):
-        for own, rollout in zip(prompts.own, rollouts, strict=True):
-            texts = [np.concatenate([context, own, rollout.ids]) for context in prompts.contexts]
+        for suffix, rollout in zip(prompts.suffixes, rollouts, strict=True):
+            texts = [np.concatenate([context, suffix, rollout.ids]) for context in prompts.contexts]
             padded = [np.pad(text, (0, 32 - len(text))) for text in texts]
             each = np.asarray(logs(jnp.stack(padded)))
             ends = [len(text) - 1 - len(rollout.ids) for text in texts]
@@ -120,7 +120,7 @@ def test_each_prompt_shows_some_of_the_demonstrations():
     prompts, _ = test_views.encoded(test_views.ARROW, context, ["cat", "cow"])
     shown = []
     for ids in prompts.contexts:
-        text = encode.decode(tokenizer, np.concatenate([ids, prompts.own[1]]))
+        text = encode.decode(tokenizer, np.concatenate([ids, prompts.suffixes[1]]))
         lines = text.splitlines()
         assert lines[-1] == "cow ->" and len(set(lines)) == 4
         shown.append(tuple(lines[:-1]))

@@ -35,12 +35,12 @@ def keep(rollouts, format, cfg, task=TWELVE):
 
 
 def said(kept):
-    return encode.decode(TOKENIZER, kept.rollout.ids[kept.kept])
+    return encode.decode(TOKENIZER, kept.rollout.ids[kept.indices])
 
 
 def test_all_keeps_every_token_and_the_stop():
     (kept,), dropped = keep([rollout(" walked")], FORMAT, config.Keep())
-    assert kept.kept.tolist() == list(range(len(kept.rollout.ids)))
+    assert kept.indices.tolist() == list(range(len(kept.rollout.ids)))
     assert (said(kept), kept.text, dropped) == (" walked\n", "walked", {})
 
 
@@ -76,7 +76,7 @@ def test_a_span_is_the_fewest_tokens_that_say_it():
         ]
         if ranges:
             (kept,), _ = keep([one], FORMAT, cfg)
-            assert kept.kept.tolist() == list(range(*min(ranges)[1:]))
+            assert kept.indices.tolist() == list(range(*min(ranges)[1:]))
             checked += 1
         else:
             with pytest.raises(config.UserError, match="split_token 1"):
@@ -105,7 +105,7 @@ def test_what_a_stop_token_says_before_the_stop_counts():
     assert tokenizer.decode(ids[-1:].tolist()) == ")\n"
     assert format.text(ids) == "f(x)"
     (kept,), _ = keep([rollout("f(x)", tokenizer=tokenizer)], format, config.Keep("regex", r"\(.\)"))
-    assert kept.text == "(x)" and kept.kept.tolist() == list(range(1, len(ids)))
+    assert kept.text == "(x)" and kept.indices.tolist() == list(range(1, len(ids)))
     for text, stop in ((" 12", "\n"), (" 12", "<|im_end|>"), ("12 ", "")):
         assert FORMAT.text(rollout(text, stop=stop).ids) == "12"
 

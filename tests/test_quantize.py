@@ -103,12 +103,12 @@ def test_an_output_without_weights_stays_zero(tiny, mesh):
 
 def test_scoring_reproduces_what_the_int8_sampler_recorded(tiny, mesh):
     """With the context read by the int8 model too."""
-    int8, own = rounded(tiny, mesh), dict(zip(PROMPTS.inputs, PROMPTS.own, strict=True))
+    int8, suffixes = rounded(tiny, mesh), dict(zip(PROMPTS.inputs, PROMPTS.suffixes, strict=True))
     rollouts = ask(tiny, mesh, sampling=config.Sampling(batch=3, weights="int8"))
     with jax.set_mesh(mesh):
         reader = Reader(int8).after(PROMPTS.context)
         for rollout in rollouts:
-            prompt, completion = (jnp.asarray(x)[None] for x in (own[rollout.input], rollout.ids))
+            prompt, completion = (jnp.asarray(x)[None] for x in (suffixes[rollout.input], rollout.ids))
             real = [jnp.ones(x.shape, bool) for x in (prompt, completion)]
             scored = read.logprobs(reader, prompt, real[0], completion, real[1])
             np.testing.assert_allclose(scored[0], rollout.logprobs, atol=2e-5)

@@ -69,7 +69,7 @@ def test_a_students_own_answers_read_under_its_own_view_leave_nothing_to_learn(t
     targets = config.TopK(16)
     plain, teachers = sampled(tiny, mesh, prompts, Labels()), [Teacher(Reader(tiny), prompts)]
     rollouts = reread(plain, teachers, targets, mesh, batch=4, **HOW)
-    read = dict(zip(prompts.inputs, prompts.own, strict=True))
+    read = dict(zip(prompts.inputs, prompts.suffixes, strict=True))
     learned = [pairs.hard(read[one.input], read[one.input], one.ids, one.targets) for one in rollouts]
     (batch,) = batches.Batches(learned, config.Update(batch=len(learned)), 0, mesh)
     with jax.set_mesh(mesh):

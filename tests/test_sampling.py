@@ -25,7 +25,7 @@ BARE = dict(context=CONTEXT[:0], choice=Choice(temperature=0.0), stops=())
 PROMPTS = Prompts(
     inputs=tuple(f"input {i}" for i in range(7)),
     context=CONTEXT,
-    own=tuple(RNG.integers(1, 64, n).astype(np.int32) for n in (5, 1, 7, 3, 8, 5, 2)),
+    suffixes=tuple(RNG.integers(1, 64, n).astype(np.int32) for n in (5, 1, 7, 3, 8, 5, 2)),
 )
 
 
@@ -114,7 +114,7 @@ def test_greedy_is_the_most_likely_token_of_the_whole_forward(tiny, mesh):
 
 
 def test_shared_prefix_equals_the_context_in_every_prompt(tiny, mesh):
-    rows, tokens = range(len(PROMPTS.own)), np.zeros((7, 15), np.int32)
+    rows, tokens = range(len(PROMPTS.suffixes)), np.zeros((7, 15), np.int32)
     for row, ids in enumerate(PROMPTS.whole):
         tokens[row, 15 - len(ids) :] = ids
     keys = jnp.stack([jax.random.fold_in(jax.random.fold_in(jax.random.key(1), row), 0) for row in rows])
@@ -245,7 +245,8 @@ def test_finished_rows_make_room(tiny, mesh, monkeypatch):
     monkeypatch.setattr(slots.generate, "decode", counted)
     rollouts = ask(tiny, mesh, sampling=config.Sampling(per_input=2, batch=3))
     lengths = [
-        len(rollout.ids) for rollout in sorted(rollouts, key=lambda rollout: -len(PROMPTS.own[int(rollout.input[-1])]))
+        len(rollout.ids)
+        for rollout in sorted(rollouts, key=lambda rollout: -len(PROMPTS.suffixes[int(rollout.input[-1])]))
     ]
     assert sum(lengths) / 3 <= sum(steps) < sum(max(lengths[start : start + 3]) for start in range(0, 14, 3))
 
@@ -304,14 +305,14 @@ def test_a_prompt_that_does_not_fit_is_named(tiny, mesh):
     with pytest.raises(config.UserError, match=r"'input 4' has 15 tokens, with 2034 more"):
         ask(tiny, mesh, steps=2034)
     with pytest.raises(config.UserError, match="token 64, the model's vocabulary ends at 63"):
-        answers.check(Reader(tiny), Prompts(("x",), CONTEXT, (np.array([64], np.int32),)), 1)
+        answers.check_fits(Reader(tiny), Prompts(("x",), CONTEXT, (np.array([64], np.int32),)), 1)
 
 
 def test_what_stands_before_a_prompt_takes_its_room(tiny, mesh):
     with jax.set_mesh(mesh):
         reader = Reader(tiny).after(CONTEXT)
     with pytest.raises(config.UserError, match=f"'input 4' has {15 + len(CONTEXT)} tokens, with 2027 more"):
-        answers.check(reader, PROMPTS, 2027)
+        answers.check_fits(reader, PROMPTS, 2027)
 
 
 def test_widths_are_few():

@@ -52,7 +52,7 @@ def test_every_row_has_its_own_context_and_shares_what_all_begin_with(template):
     assert [ids.tolist() for ids in prompts.whole] == [TOKENIZER(text)["input_ids"] for text in texts]
     assert len({row.demonstrations for row in rows}) == 3
     assert "Shout." in encode.decode(TOKENIZER, prompts.context)
-    assert len({int(own[0]) for own in prompts.own}) > 1, "no longer context would do"
+    assert len({int(suffix[0]) for suffix in prompts.suffixes}) > 1, "no longer context would do"
 
 
 def test_rows_are_selected_from_what_is_written_out_and_the_tasks_own():

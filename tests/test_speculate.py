@@ -26,12 +26,12 @@ NAMES = tuple(f"input {i}" for i in range(7))
 TEACHERS = Prompts(
     inputs=NAMES,
     context=np.arange(1, 8, dtype=np.int32),
-    own=tuple(RNG.integers(1, 64, n).astype(np.int32) for n in (5, 1, 7, 3, 8, 5, 2)),
+    suffixes=tuple(RNG.integers(1, 64, n).astype(np.int32) for n in (5, 1, 7, 3, 8, 5, 2)),
 )
 STUDENTS = Prompts(
     inputs=NAMES,
     context=np.array([5, 6], np.int32),
-    own=tuple(RNG.integers(1, 64, n).astype(np.int32) for n in (1, 3, 9, 1, 4, 2, 6)),
+    suffixes=tuple(RNG.integers(1, 64, n).astype(np.int32) for n in (1, 3, 9, 1, 4, 2, 6)),
 )
 
 
@@ -139,7 +139,7 @@ def test_answers_are_distributed_as_the_teachers_own(mesh, draft, choice):
         student=answers.Student(Reader(second), views[1]),
     )
     seen = Counter(tuple(one.ids.tolist()) for one in rollouts)
-    assert abs(excess(seen, all_answers(first, mesh, views[0].own[0], choice))) < 4
+    assert abs(excess(seen, all_answers(first, mesh, views[0].suffixes[0], choice))) < 4
     assert 0.2 < np.mean(verdicts(rollouts) > 0) < 0.8
 
 

@@ -105,7 +105,7 @@ def test_context_and_own_part_are_the_whole_text(template, context, inputs):
     assert [list(ids) for ids in prompts.whole] == [tokenizer(text)["input_ids"] for text in texts]
     assert prompts.inputs == tuple(inputs) and dropped == []
     if inputs:
-        assert min(map(len, prompts.own)) == 1 or len({int(own[0]) for own in prompts.own}) > 1
+        assert min(map(len, prompts.suffixes)) == 1 or len({int(own[0]) for own in prompts.suffixes}) > 1
 
 
 @pytest.mark.parametrize("adds_bos", [False, True])

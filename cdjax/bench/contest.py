@@ -23,7 +23,7 @@ PEERS = Path(__file__).parent / "peers"
 PROBE = "import importlib.util as u, sys; print(*(name for name in sys.argv[1:] if u.find_spec(name)))"
 
 
-class Fell(UserError):
+class ContestantFailed(UserError):
     """A contestant's process ended before it had answered."""
 
     def __init__(self, who: str, said: str) -> None:
@@ -58,7 +58,7 @@ class Process:
         self._stderr.close()
 
     def once(self) -> Answer:
-        """Has the contestant do the work once. Raises Fell if its process ends."""
+        """Has the contestant do the work once. Raises ContestantFailed if its process ends."""
         assert self._child.stdin is not None and self._child.stdout is not None
         try:
             self._child.stdin.write("\n")
@@ -69,7 +69,7 @@ class Process:
         if not line:
             self._stderr.seek(0)
             lines = self._stderr.read().strip().splitlines()
-            raise Fell(self.name, lines[-1] if lines else f"exit code {self._child.wait()}")
+            raise ContestantFailed(self.name, lines[-1] if lines else f"exit code {self._child.wait()}")
         return Answer(**json.loads(line))
 
 
@@ -115,7 +115,7 @@ def _case(
             try:
                 peer_first = peer.once()
                 answers, peer_answers = _turns(ours, peer, rules)
-            except Fell as error:
+            except ContestantFailed as error:
                 if error.who == ours.name:
                     raise
                 tell(f"{case.full_name}: {error}")

@@ -1,6 +1,6 @@
-"""An experiment as data, and how it is read, changed, checked and written.
+"""An experiment as data, and the functions that read, change, check and write it.
 
-All parts that an experiment may be composed of have their names here, as `config.HeldOutKL`.
+All parts that an experiment may be composed of are attributes of this module, such as `config.HeldOutKL`.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""Plain values (JSON, command-line text) -> typed frozen dataclasses, strictly: nothing unknown, no wrong type.
+"""Plain values (JSON, command-line text) -> typed frozen dataclasses, without unknown fields or wrong types.
 
 In: a dataclass type and dicts, lists, numbers and text. Out: its instances, or a UserError with the dotted path.
-Text stands for the value it spells: "3e-5", "true", "0,1,2", "none", a part's kind, or JSON for anything nested.
+Text is read as the value it spells: "3e-5", "true", "0,1,2", "none", a part's kind, or JSON for nested values.
 """
 
 import dataclasses
@@ -16,13 +16,14 @@ from typing import Any
 from cdjax.errors import UserError
 from cdjax.parts import Kinds
 
-WANTED = {str: "text", int: "an integer", float: "a number", bool: "true or false", types.NoneType: "none"}
+NAMES = {str: "text", int: "an integer", float: "a number", bool: "true or false", types.NoneType: "none"}
 
 
 def convert(kind: Any, value: Any, where: str) -> Any:
-    """`value` as a `kind`: str, int, float, bool, Literal, tuple[X, ...], X | None, or a dataclass of these.
+    """`value` as a `kind`: str, int, float, bool, Literal, tuple[X, ...], X | None, or a dataclass of such fields.
 
-    Of `Annotated[Any, Kinds(...)]` it is one of those parts, which its "kind" tells.
+    For `Annotated[Any, Kinds(...)]` it is the part whose "kind" the value has. Raises UserError for another value,
+    with `where`, its dotted path.
     """
     origin = typing.get_origin(kind)
     if (kinds := kinds_of(kind)) is not None:
@@ -41,7 +42,7 @@ def convert(kind: Any, value: Any, where: str) -> Any:
 
 
 def assign(kind: Any, old: Any, path: Sequence[str], value: Any, where: str = "") -> Any:
-    """A copy of `old` in which the value at `path` (field names and tuple indices) is `value`."""
+    """A copy of `old` in which the value at `path` (field names and tuple indices) is `value`. Raises UserError."""
     if not path:
         return convert(kind, value, where)
     head, rest, below = path[0], path[1:], f"{where}.{path[0]}" if where else path[0]
@@ -66,7 +67,7 @@ def assign(kind: Any, old: Any, path: Sequence[str], value: Any, where: str = ""
 
 
 def describe(kind: Any) -> str:
-    """What a value of this type is called in an error: "an integer", "one of 'none', 'dots', 'full'"."""
+    """The name of a type in an error, such as "an integer" or "one of 'none', 'dots', 'full'"."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(part) for part in parts)
@@ -78,18 +79,18 @@ def describe(kind: Any) -> str:
         return f"a list, each entry {describe(parts[0])}"
     if origin is not None:
         return " or ".join(describe(part) for part in parts)
-    return WANTED.get(kind, f"a {kind.__name__}")
+    return NAMES.get(kind, f"a {kind.__name__}")
 
 
 def kinds_of(kind: Any) -> Kinds | None:
-    """The parts that a field of this type may hold, if it is one for parts."""
+    """The parts that a field of this type may hold; None for a field of plain values."""
     if typing.get_origin(kind) is not typing.Annotated:
         return None
     return next((note for note in typing.get_args(kind)[1:] if isinstance(note, Kinds)), None)
 
 
 def _part(kinds: Kinds, value: Any, where: str) -> Any:
-    """One of the parts, from an instance, its kind, or a dictionary with its "kind" and fields."""
+    """The part of an instance, a kind, or a dictionary with a "kind" and fields."""
     if isinstance(value, str):
         value = _json(value, kinds, where) if value.lstrip().startswith("{") else {"kind": value.strip()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -100,11 +101,11 @@ def _part(kinds: Kinds, value: Any, where: str) -> Any:
 
 
 def _another(kinds: Kinds, old: Any, kind: Any, where: str) -> Any:
-    """A part of another kind that keeps what the two have in common."""
-    wanted = _class(kinds, kind, where)
-    common = {field.name for field in dataclasses.fields(wanted)}
-    kept = {} if old is None else _shallow(old)
-    return _record(wanted, {name: part for name, part in kept.items() if name in common}, where)
+    """A part of another kind, with the values of the fields that both kinds have."""
+    part = _class(kinds, kind, where)
+    common = {field.name for field in dataclasses.fields(part)}
+    values = {} if old is None else _shallow(old)
+    return _record(part, {name: value for name, value in values.items() if name in common}, where)
 
 
 def _class(kinds: Kinds, kind: Any, where: str) -> type:
@@ -134,9 +135,9 @@ def _record(kind: Any, value: Any, where: str) -> Any:
 
 
 def _fields(kind: Any, names: Any, where: str) -> dict[str, Any]:
-    """The field types of a dataclass, once it is clear that it has all of `names`."""
-    every = typing.get_type_hints(kind, include_extras=True)
-    hints = {field.name: every[field.name] for field in dataclasses.fields(kind)}
+    """The types of a dataclass's fields by name. Raises UserError if it lacks any of `names`."""
+    types_of = typing.get_type_hints(kind, include_extras=True)
+    hints = {field.name: types_of[field.name] for field in dataclasses.fields(kind)}
     for name in names:
         if name not in hints:
             near = difflib.get_close_matches(str(name), hints, 1)
@@ -182,7 +183,7 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
 
 
 def _spelled(kind: Any, text: str) -> Any:
-    """What the text spells, or the text itself."""
+    """The value that the text spells, or the text if it spells none."""
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:

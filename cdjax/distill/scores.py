@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cdjax.distill.opening import Run
 from cdjax.model.reader import Reader
-from cdjax.score.exam import Graded, Subject, only
+from cdjax.score.exam import Graded, Subject, of_operations
 from cdjax.students import Trainable
 from cdjax.tasks import Example
 
@@ -25,7 +25,7 @@ def score_original(run: Run) -> None:
 
 def score_student(run: Run, params: Trainable, operations: Sequence[int]) -> Graded:
     """The student's graded answers to these operations without the context, and its `measures`."""
-    examples = only(expected(run), operations)
+    examples = of_operations(expected(run), operations)
     student = run.student.reader(params)
     graded = run.exam.grade(student, "student", examples, title="after")
     return graded | {"measures": _measured(run, student, operations, after_training=True)}

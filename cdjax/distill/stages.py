@@ -194,9 +194,9 @@ def _int8_kl(round: Round, teacher: Reader, shown: Shown, rollouts: Sequence[Rol
     with jax.set_mesh(round.run.mesh):
         rounded = answers.rounded(teacher)
     prompts = shown.teacher
-    after_context, whole = (dict(zip(prompts.inputs, rows, strict=True)) for rows in (prompts.own, prompts.whole))
+    suffixes, whole = (dict(zip(prompts.inputs, rows, strict=True)) for rows in (prompts.suffixes, prompts.whole))
     compared = rollouts[:: -(-len(rollouts) // COMPARED)]
-    read = [pairs.hard(after_context[rollout.input], whole[rollout.input], rollout.ids) for rollout in compared]
+    read = [pairs.hard(suffixes[rollout.input], whole[rollout.input], rollout.ids) for rollout in compared]
     return distance.divergence(teacher, rounded, [(prompts.context, read)], round.run.mesh, round.training.update.batch)
 
 
@@ -205,14 +205,14 @@ def keep_answers(
 ) -> list[Kept]:
     """f and the filters. Their reasons are written down: a filter that measures time may judge differently later."""
     assignment = round.run.assignments[place[0]]
-    cut = keep.cut(rollouts, assignment.views.student.format, assignment.keep)
+    cut = keep.apply_f(rollouts, assignment.views.student.format, assignment.keep)
     evidence = Evidence(assignment.task, functools.partial(bare_answers, round, place, teacher, shown))
 
     def judge() -> dict[str, Any]:
         reasons = keep.judge(cut, assignment.keep.filters, evidence)
         return {"kept": reasons.count(None), "dropped": keep.counts(reasons), "reasons": reasons}
 
-    return keep.left(cut, round.run.journal.once(round.stage("keep", *place), judge)["reasons"])
+    return keep.surviving(cut, round.run.journal.once(round.stage("keep", *place), judge)["reasons"])
 
 
 def bare_answers(round: Round, place: tuple[int, ...], teacher: Trainable | None, shown: Shown) -> dict[str, Rollout]:

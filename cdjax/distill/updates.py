@@ -130,7 +130,7 @@ def validator(round: Round) -> Callable[[Trainable, str], float]:
     """What scores weights: accuracy on the first `score.validation` validation examples, under the student's view."""
     run, count = round.run, round.run.cfg.score.validation
     validation = [list(assignment.task.validation[:count]) for assignment in run.assignments]
-    examples = exam.only(validation, run.cfg.scored(round.number))
+    examples = exam.of_operations(validation, run.cfg.scored(round.number))
 
     def accuracy(params: Trainable, title: str) -> float:
         reader = round.learner.side.reader(params)

@@ -1,6 +1,6 @@
-"""A run's state and its progress on disk, through Orbax.
+"""A run's checkpoints: a pytree of arrays and a JSON dictionary (its progress) on disk, through Orbax.
 
-In: a pytree of arrays and a JSON dictionary. Out: the same, placed as the tree that is given for comparison.
+In: tree and progress. Out: the same, with the arrays placed as those of a tree of like structure.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ Save: TypeAlias = Callable[[int, Any, dict[str, Any]], None]
 
 
 class Checkpoints:
-    """Numbered checkpoints in one folder, each complete or absent; those with the highest `keep` numbers stay.
+    """Numbered checkpoints in a folder, each complete or absent; those with the highest `keep` numbers stay.
 
-    On disk the tree is one dictionary from leaf names to arrays, so that reading it needs none of our classes.
+    On disk the tree is a dictionary from leaf names to arrays, which can be read without this package's classes.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 2) -> None:
@@ -32,7 +32,7 @@ class Checkpoints:
         """Yields `save(step, tree, progress)`, which replaces a checkpoint of that number; `progress` is JSON.
 
         `save` returns when it has a copy of the tree on the host, so that the arrays may be donated; the next `save`
-        waits for what is still being written, and so does the end of the `with` block, however it is left.
+        waits until that copy is written, and so does the end of the `with` block, however it is left.
         """
         with self._open() as checkpointer:
 
@@ -44,12 +44,13 @@ class Checkpoints:
             checkpointer.wait()
 
     def latest(self) -> int | None:
-        """The highest number; None if there is no checkpoint. What a killed save left behind does not count."""
-        found = self._directory.iterdir() if self._directory.is_dir() else ()
-        return max((int(path.name) for path in found if path.name.isdigit()), default=None)
+        """The highest number of a complete checkpoint; None if there is none."""
+        paths = self._directory.iterdir() if self._directory.is_dir() else ()
+        # Orbax renames a folder to its number once the checkpoint is complete.
+        return max((int(path.name) for path in paths if path.name.isdigit()), default=None)
 
     def progress(self, step: int) -> dict[str, Any]:
-        """What was saved beside the tree. Raises UserError if it cannot be read."""
+        """The progress saved with the tree. Raises UserError if it cannot be read."""
         return self._read(step, lambda checkpointer: checkpointer.metadata(step).custom_metadata)
 
     def load(self, step: int, like: Any) -> Any:
@@ -57,18 +58,18 @@ class Checkpoints:
 
         Raises UserError if the checkpoint cannot be read or holds another tree than `like`.
         """
-        wanted = {name: _abstract(leaf) for name, leaf in _named(like).items()}
+        abstract = {name: _abstract(leaf) for name, leaf in _named(like).items()}
         stored = self._read(step, lambda checkpointer: checkpointer.metadata(step).metadata)
         different = sorted(
-            name for name in wanted.keys() | stored.keys() if not _fits(wanted.get(name), stored.get(name))
+            name for name in abstract.keys() | stored.keys() if not _fits(abstract.get(name), stored.get(name))
         )
         if different:
             raise UserError(
                 f"checkpoint {self._directory / str(step)} is of another model or optimizer: {len(different)} arrays "
-                f"differ, first {different[0]}: wanted {wanted.get(different[0])}, found {stored.get(different[0])}"
+                f"differ, first {different[0]}: wanted {abstract.get(different[0])}, found {stored.get(different[0])}"
             )
-        leaves = self._read(step, lambda checkpointer: checkpointer.load(step, wanted))
-        return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
+        leaves = self._read(step, lambda checkpointer: checkpointer.load(step, abstract))
+        return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in abstract])
 
     def _open(self) -> ocp.training.Checkpointer:
         newest = ocp.training.preservation_policies.LatestN(self._keep)
@@ -77,11 +78,11 @@ class Checkpoints:
     def _read(self, step: int, read: Callable[[ocp.training.Checkpointer], Read]) -> Read:
         try:
             with self._open() as checkpointer:
-                found = read(checkpointer)
-                if found is None:
+                content = read(checkpointer)
+                if content is None:
                     raise ValueError("no metadata")
-                return found
-        except Exception as error:  # for bytes that it cannot read, Orbax raises Exception itself
+                return content
+        except Exception as error:  # Orbax raises a plain Exception for bytes that it cannot read
             raise UserError(
                 f"checkpoint {self._directory / str(step)} cannot be read ({type(error).__name__}); "
                 "delete that folder to go on from the one before it"
@@ -89,7 +90,7 @@ class Checkpoints:
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """Leaf name -> leaf, in the order of the tree's leaves."""
+    """The leaves by name, in the order of the tree."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)
     }
@@ -99,9 +100,9 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
-def _fits(wanted: jax.ShapeDtypeStruct | None, stored: Any) -> bool:
-    if wanted is None or stored is None:
+def _fits(leaf: jax.ShapeDtypeStruct | None, stored: Any) -> bool:
+    if leaf is None or stored is None:
         return False
-    # A typed key is stored as its words, one axis more.
-    is_key = jax.dtypes.issubdtype(wanted.dtype, jax.dtypes.prng_key)
-    return wanted.shape == (stored.shape[:-1] if is_key else stored.shape)
+    # A typed key is stored as its words, along an additional axis.
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return leaf.shape == (stored.shape[:-1] if is_key else stored.shape)

@@ -16,15 +16,16 @@ from flax import nnx
 from cdjax.errors import UserError
 from cdjax.learn import Optim
 
-# Axes that do not make a weight a matrix: a bias over heads x head_dim is still a vector, and so are the keys of each
-# position of a prefix.
+# Axes that do not count when vectors are told from matrices: a bias over heads x head_dim is a vector, and so are the
+# keys of a prefix at each position.
 NOT_A_SIDE = {"layers", "head_dim", "length"}
 
 
 def make(cfg: Optim, steps: int) -> optax.GradientTransformation:
     """AdamW (0.9, 0.999, 1e-8) under `schedule(cfg, steps)`, after clipping by global norm if `cfg.clip` > 0.
 
-    The learning rate is part of the state: updates that differ in nothing else are compiled once.
+    The learning rate is part of the state: updates that differ in nothing else are compiled once. Raises UserError, see
+    `check`.
     """
     shape = schedule(dataclasses.replace(cfg, lr=1.0), steps)
 
@@ -41,16 +42,16 @@ def make(cfg: Optim, steps: int) -> optax.GradientTransformation:
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
     """Learning rate of step 0 .. steps - 1: linear warm-up that never is 0, then constant or down to 0 at `steps`."""
     check(cfg)
-    left = max(steps - cfg.warmup, 1)
-    after = {
+    decay_steps = max(steps - cfg.warmup, 1)
+    decay = {
         "constant": optax.constant_schedule(cfg.lr),
-        "linear": optax.linear_schedule(cfg.lr, 0.0, left),
-        "cosine": optax.cosine_decay_schedule(cfg.lr, left),
+        "linear": optax.linear_schedule(cfg.lr, 0.0, decay_steps),
+        "cosine": optax.cosine_decay_schedule(cfg.lr, decay_steps),
     }[cfg.schedule]
     if not cfg.warmup:
-        return after
+        return decay
     warmup = optax.linear_schedule(cfg.lr / cfg.warmup, cfg.lr, max(cfg.warmup - 1, 1))
-    return optax.join_schedules([warmup, after], [cfg.warmup])
+    return optax.join_schedules([warmup, decay], [cfg.warmup])
 
 
 def check(cfg: Optim) -> None:
@@ -62,15 +63,15 @@ def check(cfg: Optim) -> None:
 
 
 def rates(cfg: Optim, steps: int) -> list[float]:
-    """The learning rate of every step at once: asking for one while a step runs would wait for that step."""
+    """The learning rate of every step, computed before training: a computation during a step would wait for it."""
     return np.broadcast_to(schedule(cfg, steps)(jnp.arange(steps)), steps).tolist()
 
 
 def decay_mask(params: Any) -> Any:
-    """True for matrices, False for norms, biases and the embedding, told by each parameter's logical axes."""
+    """True for matrices, False for norms, biases and the embedding, by each parameter's logical axes."""
 
-    def one(variable: nnx.Variable) -> nnx.Variable:
+    def decayed(variable: nnx.Variable) -> nnx.Variable:
         sides = [axis for axis in variable.axes if axis not in NOT_A_SIDE]
         return variable.replace(len(sides) > 1 and sides[0] != "vocab")
 
-    return jax.tree.map(one, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return jax.tree.map(decayed, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

@@ -1,6 +1,6 @@
-"""A grid of learning rates and epochs, searched on labelled validation examples: one way for students and baselines.
+"""Grid search over learning rates and epochs on labelled validation examples, for students and baselines.
 
-In: a way to train at a learning rate, and one to score weights. Out: the weights that answer best, and the whole grid.
+In: functions that train at a learning rate and score weights. Out: the best weights, and every point's accuracy.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ Point: TypeAlias = Callable[[int, Any], None]  # scores the weights after this m
 def search(
     lrs: Sequence[float], train: Callable[[float, Point], None], score: Callable[[Any, str], float], *, title: str
 ) -> tuple[Any, dict[str, Any]]:
-    """The weights of the best point, and `grid`, `chosen` and `diverged`; of equal points the first counts.
+    """The weights of the best point, the first of equals, and a dictionary with `grid`, `chosen` and `diverged`.
 
-    `score` gives the accuracy of weights; it is also told which point of the grid they are. A learning rate at which
-    training diverges keeps the points before that. Raises UserError if there are none at all.
+    `score(weights, title)` returns an accuracy; the title names the point of the grid. If training diverges, the points
+    before count. Raises UserError if there are none at any learning rate.
     """
     grid: list[dict[str, float]] = []
     diverged: list[float] = []

@@ -1,4 +1,4 @@
-"""How a student, a baseline or a teacher is trained, as data."""
+"""The training of a student, a baseline or a teacher, as data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,24 +20,24 @@ from cdjax.sampling.targets.top_k import TopK
 
 @dataclass(frozen=True)
 class Tune:
-    """A learning rate and a number of epochs, chosen on labelled validation examples."""
+    """The search for a learning rate and a number of epochs on labelled validation examples."""
 
-    lrs: tuple[float, ...] = above(0, ())  # empty: optim.lr, and the last checkpoint counts
-    every: int = at_least(1, 1)  # epochs between two scores
+    lrs: tuple[float, ...] = above(0, ())  # empty: no search; optim.lr and all epochs
+    every: int = at_least(1, 1)  # epochs between scores
 
 
 @dataclass(frozen=True)
 class Training:
-    """Who writes what is learned, what is recorded of the teacher beside it, and how updates learn from both."""
+    """The sources of answers, the teacher's targets for them, and how updates learn from both."""
 
-    sources: tuple[Source, ...] = (FromTeacher(),)  # what they write is learned together
+    sources: tuple[Source, ...] = (FromTeacher(),)  # the answers of all of them are learned together
     sampling: Sampling = Sampling()
     targets: Targets = TopK()
-    losses: tuple[Loss, ...] = (ForwardKL(),)  # each times its weight
+    losses: tuple[Loss, ...] = (ForwardKL(),)  # their weighted sum is minimised
     optim: Optim = Optim()
     update: Update = Update()
     tune: Tune = Tune()
-    start: Literal["model", "teacher"] = "model"  # what it begins as; they differ where the first teacher was trained
+    start: Literal["model", "teacher"] = "model"  # the weights it starts from; they differ for a trained first teacher
 
     @property
     def asks(self) -> tuple[Any, ...]:
@@ -46,7 +46,7 @@ class Training:
 
     @property
     def shows(self) -> tuple[Any, ...]:
-        """The sources with solved examples of their own."""
+        """The sources that bring solved examples."""
         return tuple(source for source in self.sources if source.own_inputs)
 
     @property
@@ -55,7 +55,7 @@ class Training:
         return reads_teacher(self.losses, self.targets)
 
     def problems(self) -> Iterator[str]:
-        """Losses that need what the targets or the sources do not give; a grid that cannot be searched."""
+        """Losses that the targets or the sources do not serve; fields that contradict each other."""
         if not self.sources:
             yield "sources is empty: nobody writes what is learned"
         if not self.losses:
@@ -79,7 +79,7 @@ class Training:
             yield "update.every writes answers anew, and no source writes any: leave it 0"
 
     def _certain(self) -> Iterator[str]:
-        """What solved examples cannot be learned with: nobody's distribution stands behind them."""
+        """Yields the losses and targets that solved examples do not serve: their writer's distribution is unknown."""
         for source in self.shows:
             said = f"source {source.kind} has written answers, as if drawn from a distribution that nobody knows"
             if self.rereads:
@@ -90,5 +90,5 @@ class Training:
 
 
 def supervised(*sources: Any, **settings: Any) -> Training:
-    """Cross-entropy on what the sources have written; `settings` are further fields of `Training`."""
+    """Supervised fine-tuning: cross-entropy on the sources' answers. `settings` are further fields of `Training`."""
     return Training(sources=sources, targets=Labels(), losses=(CrossEntropy(),), **settings)

@@ -1,4 +1,4 @@
-"""Batches of pairs -> a trained student: one compiled step, and the loop around it.
+"""Batches of pairs -> a trained student: a compiled step, and the loop around it.
 
 In: `TrainState`, `PairBatch`. Out: the next `TrainState` and metrics as (sum, count).
 """
@@ -29,14 +29,14 @@ Metrics: TypeAlias = dict[str, tuple[Array, Array]]
 
 @runtime_checkable
 class Steps(Protocol):
-    """Batches by step number, as `batches.Batches`."""
+    """Batches by step number, such as `batches.Batches`."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, step: int) -> PairBatch: ...
 
 
 class Later:
-    """Batches that follow `before` updates: their first step has the number after those."""
+    """Batches whose steps are numbered from `before` on, the number of updates before them."""
 
     def __init__(self, batches: Steps, before: int) -> None:
         self._batches, self._before = batches, before
@@ -57,7 +57,7 @@ class Diverged(RuntimeError):
 class TrainState:
     """Parameters, optimizer state and step: all that an update changes.
 
-    `update` donates it: the arrays of the state that went in are gone afterwards.
+    `update` donates it: the arrays of its argument cannot be read afterwards.
     """
 
     params: Trainable
@@ -66,13 +66,13 @@ class TrainState:
 
 
 def start(params: Trainable, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
-    """A fresh state on the mesh, with a copy of `params`: the model that they came from outlives the training."""
+    """A fresh state on the mesh, with a copy of `params`, since `update` donates them."""
     with jax.set_mesh(mesh):
         return jax.jit(functools.partial(_fresh, tx), out_shardings=_shardings(params, tx, mesh))(params)
 
 
 def abstract(params: Trainable, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
-    """The shapes and shardings of what `start` returns: where a checkpoint is to be put."""
+    """The shapes and shardings of the state that `start` returns, for loading a checkpoint."""
     shapes = jax.eval_shape(functools.partial(_fresh, tx), params)
 
     def placed(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
@@ -92,8 +92,8 @@ def make_update(
 
     `student` makes a reader of `state.params` and `frozen`, see students/. `teacher`, which has read the contexts that
     the batch is grouped by, is for full targets only, otherwise None. The gradient is that of the sum over the global
-    batch divided by its number of tokens with a weight, however many parts that has: each device takes one after the
-    other (micro-batches), one at a time in memory.
+    batch divided by its number of tokens with a weight. A batch of more parts than devices is read in micro-batches,
+    with the same gradient and the memory of a single part per device.
     Raises UserError for losses that need what the targets do not give.
     """
     check(losses, targets)
@@ -126,10 +126,10 @@ def batch_loss(
     losses: tuple[Term, ...],
     over: Int[Array, ""] | int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss of one batch and its sums: those of `fused.loss` and `states.loss` together.
+    """The loss of a batch and the sums of its metrics, of `fused.loss` and `states.loss` together.
 
-    The student reads its own rows, and for full targets the teacher reads its own. Raises UserError for losses that the
-    targets or the models' shapes do not serve.
+    The student reads `batch.student`, and for full targets the teacher reads `batch.teacher`. Raises UserError for
+    losses that the targets or the models' shapes do not serve.
     """
     layers, teacher_layers = states.layers(losses)
     if teacher is not None and (wrong := list(misfits(losses, student.decoder.spec, teacher.decoder.spec))):
@@ -157,11 +157,11 @@ def train(
     save: Callable[[TrainState, int], None] | None = None,
     every: int = 0,
 ) -> TrainState:
-    """Runs the steps from `state.step` to the end of `batches`, counting from 1 in `on_step` and `save`.
+    """Runs the steps from `state.step` to the end of `batches`, and returns the state after them.
 
-    One step is in flight: a step's metrics are read after the next one is dispatched. `save` is called every so many
-    steps (0: never, and not after the last), only for a state whose metrics have been seen to be finite: a copy of it,
-    while the next step runs. Raises Diverged otherwise.
+    A step's metrics are read, and given to `on_step` with its number from 1, after the next step is dispatched, so that
+    the device never waits. `save` gets a copy of the state after every `every` steps (0: never, and not after the
+    last), while the next step runs, if the state's metrics are finite. Raises Diverged if any are not.
     """
     waiting: list[tuple[int, Metrics]] = []
     copied: tuple[TrainState, int] | None = None
@@ -211,7 +211,7 @@ def _accumulate(gradient: Callable, params: Trainable, batch: PairBatch, count: 
 
 
 def _pieces(x: Array, count: int) -> Array:
-    """[B, ...] -> [count, B / count, ...], every count-th row together, so that no row changes its device."""
+    """[B, ...] -> [count, B / count, ...], every count-th row in a micro-batch, so that no row changes its device."""
     apart = jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
     return parallel.constrain(apart, "length", "batch", *("length",) * (x.ndim - 1))
 
@@ -225,5 +225,5 @@ def _shardings(params: Trainable, tx: optax.GradientTransformation, mesh: jax.sh
 
 
 def _place(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Pins every leaf to where its axes ask for it, so that states of all steps lie alike."""
+    """Constrains every leaf to the sharding of its logical axes, so that the states of all steps have the same."""
     return jax.lax.with_sharding_constraint(tree, parallel.shardings(tree, mesh))

@@ -1,4 +1,4 @@
-"""Answers that cross from a teacher's tokenizer to the student's: as text, since their tokens are not the same."""
+"""Answers that cross from a teacher's tokenizer to the student's, as text."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from cdjax.views.view import View
 
 
 def crossed(rollouts: Sequence[Rollout], writer: View, reader: View, *, steps: int) -> list[Rollout]:
-    """The writer's answers in the tokens of the reader, without targets; nobody's log-probabilities are known: 0.
+    """The writer's answers in the tokens of the reader, without targets; log-probabilities are unknown, and 0.
 
-    An answer that has ended ends as the reader's template says; one that has not, or that is cut at `steps` tokens, has
-    no stop. Raises UserError for an answer that does not begin at a token under the reader's view.
+    A finished answer gets the stop of the reader's template; an unfinished answer, or one that is cut at `steps`
+    tokens, has none. Raises UserError for an answer that does not begin at a token under the reader's view.
     """
     texts = [Demonstration(rollout.input, writer.format.body(rollout.ids)) for rollout in rollouts]
     return [

@@ -46,14 +46,14 @@ def keep(
 
     The counts and the kept answers sum to the rollouts. Raises UserError when no answer survives.
     """
-    answers = cut(rollouts, format, cfg)
+    answers = apply_f(rollouts, format, cfg)
     reasons = judge(answers, cfg.filters, evidence)
-    return left(answers, reasons), counts(reasons)
+    return surviving(answers, reasons), counts(reasons)
 
 
-def cut(rollouts: Sequence[Rollout], format: Format, cfg: Keep) -> list[Kept | str]:
+def apply_f(rollouts: Sequence[Rollout], format: Format, cfg: Keep) -> list[Kept | str]:
     """Each answer's part that f keeps, or the reason why f drops the answer."""
-    return [_cut(rollout, format.body(rollout.ids), format.tokenizer, cfg) for rollout in rollouts]
+    return [_apply_f(rollout, format.body(rollout.ids), format.tokenizer, cfg) for rollout in rollouts]
 
 
 def judge(answers: Sequence[Kept | str], filters: Sequence[Filter], evidence: Evidence) -> list[str | None]:
@@ -64,7 +64,7 @@ def judge(answers: Sequence[Kept | str], filters: Sequence[Filter], evidence: Ev
     reasons = [answer if isinstance(answer, str) else None for answer in answers]
     for filter in filters:
         numbers = [number for number, reason in enumerate(reasons) if reason is None]
-        verdicts = filter.refuse(left(answers, reasons), evidence)
+        verdicts = filter.refuse(surviving(answers, reasons), evidence)
         for number, verdict in zip(numbers, verdicts, strict=True):
             reasons[number] = verdict
     if None not in reasons:
@@ -73,7 +73,7 @@ def judge(answers: Sequence[Kept | str], filters: Sequence[Filter], evidence: Ev
     return reasons
 
 
-def left(answers: Sequence[Kept | str], reasons: Sequence[str | None]) -> list[Kept]:
+def surviving(answers: Sequence[Kept | str], reasons: Sequence[str | None]) -> list[Kept]:
     """The answers without a reason to drop them."""
     judged = zip(answers, reasons, strict=True)
     return [answer for answer, reason in judged if reason is None and isinstance(answer, Kept)]
@@ -107,7 +107,7 @@ def _span(cfg: Keep, text: str) -> tuple[int, int] | None:
     return start, start + len(part.strip())
 
 
-def _cut(rollout: Rollout, body: str, tokenizer: Tokenizer, cfg: Keep) -> Kept | str:
+def _apply_f(rollout: Rollout, body: str, tokenizer: Tokenizer, cfg: Keep) -> Kept | str:
     """The answer's tokens that f keeps, or the reason why f drops the answer."""
     span = _span(cfg, body)
     if span is None:

@@ -1,4 +1,4 @@
-"""Solved examples: the inputs of demonstrations under a view, with the ids of their written answers."""
+"""Solved examples: the prompts of demonstrations under a view, with the ids of their outputs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from cdjax.tasks.task import Demonstration, Task
 from cdjax.views.context import Context
 from cdjax.views.view import Format, View
 
-Solved: TypeAlias = tuple[Int32[np.ndarray, "_"], Int32[np.ndarray, "_"]]  # a prompt and the answer written to it
+Solved: TypeAlias = tuple[Int32[np.ndarray, "_"], Int32[np.ndarray, "_"]]  # the ids of a prompt and of its answer
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Solved examples of a task to fine-tune on, and how they are shown."""
+    """Solved examples of a task to fine-tune on, and the context around their inputs."""
 
     task: str
-    count: int = at_least(0, 0)  # number of the task's own demonstrations, the first ones
+    count: int = at_least(0, 0)  # number of the task's demonstrations, its first ones
     view: Context = Context()  # around each input
-    demonstrations: tuple[Demonstration, ...] = ()  # written out here instead
+    demonstrations: tuple[Demonstration, ...] = ()  # written out in the experiment, instead of a count
 
     def problems(self) -> Iterator[str]:
-        """No task, no examples, or two kinds of them; a view that asks for what is not there."""
+        """No task, no examples, or both a count and demonstrations; a view that the task does not serve."""
         if not self.task or (self.count < 1) != bool(self.demonstrations):
             yield (
                 f"task must be named, with a count of at least 1 or demonstrations; got {self.task!r}, "
@@ -36,9 +36,9 @@ class Labelled:
 
 
 def labelled(cfg: Labelled, task: Task, format: Format, budget: int) -> list[Solved]:
-    """The task's solved examples under their view.
+    """The solved examples of a configuration, under its view.
 
-    Raises UserError if the task has fewer than are asked for, or if a prompt is longer than the budget.
+    Raises UserError if the task has fewer demonstrations than `count`, or a prompt is longer than the budget.
     """
     if cfg.count > (most := len(task.demonstrations)):
         raise UserError(f"{cfg.count} labelled examples asked of task {cfg.task!r}, which has {most}")
@@ -46,7 +46,7 @@ def labelled(cfg: Labelled, task: Task, format: Format, budget: int) -> list[Sol
 
 
 def solved(view: View, demonstrations: Sequence[Demonstration]) -> list[Solved]:
-    """The prompt and the written answer of every demonstration whose prompt the view does not drop."""
+    """The prompt and the output of every demonstration whose prompt the view does not drop, as ids."""
     prompts, _ = view.prompts([demonstration.input for demonstration in demonstrations])
     fitting = set(prompts.inputs)
     answers = view.answers([demonstration for demonstration in demonstrations if demonstration.input in fitting])

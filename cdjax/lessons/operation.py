@@ -1,4 +1,4 @@
-"""One operation of the paper as data; `assignment.py` has it with all that it names loaded."""
+"""An operation of the paper as data; `assignment.py` has the operation with its task and views loaded."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from cdjax.views.context import Context
 
 @dataclass(frozen=True)
 class Operation:
-    """The paper's 4-tuple (D, T_teacher, T_student, f) for one task (section 2.1)."""
+    """The paper's 4-tuple (D, T_teacher, T_student, f) for a task (section 2.1)."""
 
-    task: str = ""  # a name in `cdjax.tasks`; empty: the task is just its `inputs.file`
+    task: str = ""  # a name in `cdjax.tasks`; empty: the inputs of `inputs.file`, without grades
     inputs: Inputs = Inputs()
     context: Context = Context()  # the teacher's
     student_context: Context = Context()
     keep: Keep = Keep()
-    name: str = ""  # by which a plan and results tell operations apart; empty: the task's
+    name: str = ""  # for plans and results; empty: the task's
 
     @property
     def title(self) -> str:
-        """The name, or what stands for it."""
+        """The name, or the task's, or "operation"."""
         return self.name or self.task or "operation"
 
     def problems(self) -> Iterator[str]:
-        """What inputs, contexts and filters ask of a task that is not there."""
+        """Inputs, contexts and filters that need a task, if there is none."""
         yield from (f"inputs.{problem}" for problem in self.inputs.misfits(self.task))
         yield from (f"context.{problem}" for problem in self.context.misfits(self.task, teacher=True))
         yield from (f"student_context.{problem}" for problem in self.student_context.misfits(self.task))

@@ -63,13 +63,13 @@ def pair(kept: Sequence[Kept], teacher: Prompts, student: Prompts, *, completion
     Raises ValueError for an input without a prompt, and for more kept tokens than the budget: both would change what is
     learned without notice.
     """
-    teacher_prompts = dict(zip(teacher.inputs, teacher.own, strict=True))
+    teacher_prompts = dict(zip(teacher.inputs, teacher.suffixes, strict=True))
     student_prompts = dict(zip(student.inputs, student.whole, strict=True))
     return [_pair(answer, teacher_prompts, student_prompts, completion_budget) for answer in kept]
 
 
 def _pair(answer: Kept, teacher: dict[str, np.ndarray], student: dict[str, np.ndarray], budget: int) -> Pair:
-    rollout, kept = answer.rollout, answer.kept
+    rollout, kept = answer.rollout, answer.indices
     for view, prompts in (("teacher", teacher), ("student", student)):
         if rollout.input not in prompts:
             raise ValueError(f"input {rollout.input!r} has an answer but no {view} prompt")

@@ -1,7 +1,6 @@
-"""What a source is asked: answers to inputs, with targets of the teacher.
+"""A request to a source: the inputs to answer, and how their answers and the teacher's targets are made.
 
-In: the inputs as all sides see them, and their models. Out: `Rollout`s; those that a model writes are kept on disk as
-soon as they are there.
+In: every side's prompts and models. Out: `Rollout`s; those that a model writes are saved on disk as they are finished.
 """
 
 import dataclasses
@@ -26,13 +25,13 @@ from cdjax.views.view import Shown, Views
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Answers of `steps` tokens at most; who writes them, and to which of the inputs, is the source's to say."""
+    """Inputs to answer in at most `steps` tokens; the source chooses the writer of each answer."""
 
     operation: int  # its number in the experiment
     task: Task
     views: Views
     shown: Shown
-    teachers: tuple[Reader, ...]  # the first one writes; targets are the mean of all
+    teachers: tuple[Reader, ...]  # the first teacher writes; targets are the mean of all
     student: Reader
     mesh: jax.sharding.Mesh
     sampling: Sampling
@@ -43,10 +42,10 @@ class Request:
     progress: Callable[[int], object] = lambda done: None
 
     def sample(self, side: Literal["teacher", "student"], rows: Sequence[int] | None = None) -> list[Rollout]:
-        """That side's answers under its own view, to all inputs or to those of some rows, in the student's tokens.
+        """A side's answers under its view, to all inputs or to those of `rows`, in the student's tokens.
 
-        A single teacher's have what its decode step recorded, and the student may draft them. All others are read by
-        the teachers. Where tokenizers differ, a teacher's cross as text.
+        Answers of a single teacher have the targets that its decode steps record, and the student may draft them; all
+        others are read by the teachers. If tokenizers differ, a teacher's answers cross as text, see crossing.py.
         """
         shown = self.shown if rows is None else self.shown.rows(rows)
         if not shown.teacher.inputs:
@@ -72,10 +71,10 @@ class Request:
         return rollouts if recorded else self.reread(rollouts)
 
     def written(self, solved: Sequence[Demonstration]) -> list[Rollout]:
-        """Written answers to inputs, several to one if need be, as if a model had given them, with targets.
+        """Known answers to inputs as rollouts, with the teachers' targets; an input may have several.
 
-        Nobody's log-probabilities are known: they are 0. Answers to inputs that are not asked do not count; an answer
-        of more than `steps` tokens is cut there, as a model's would be, and has not stopped.
+        Their log-probabilities are unknown, and recorded as 0. Answers to other inputs do not count; an answer of more
+        than `steps` tokens is cut there, as a model's would be, and has not stopped.
         """
         asked, counts = set(self.shown.student.inputs), Counter[str]()
         solved = [example for example in solved if example.input in asked]
@@ -90,8 +89,8 @@ class Request:
         return self.reread(rollouts)
 
     def reread(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        """The rollouts with the teachers' targets, each under its own view."""
+        """The rollouts with the teachers' targets, each teacher under its view."""
         prompts = (self.shown.teacher, *self.shown.others)
-        teachers = [Teacher(reader, own) for reader, own in zip(self.teachers, prompts, strict=True)]
+        teachers = [Teacher(reader, shown) for reader, shown in zip(self.teachers, prompts, strict=True)]
         batch, seed = self.sampling.batch, self.seed
         return reread(rollouts, teachers, self.targets, self.mesh, steps=self.steps, batch=batch, seed=seed)

@@ -1,4 +1,4 @@
-"""Losses, a file a kind; a student learns by the sum of some, each times its weight. `loss.py` says what a kind has.
+"""Losses, a file each, whose weighted sum a student learns by; loss.py has their base classes.
 
 In: the states of both sides at every kept token, and targets. Out: the loss and its gradient. Losses over logits are
 computed together, in tiles (fused.py), and losses over residual streams beside them (states.py).
@@ -30,7 +30,7 @@ Loss = Annotated[Any, LOSSES]
 
 
 def unmet(losses: Sequence[Term], targets: Target) -> Iterator[str]:
-    """A sentence for every loss that needs what the targets do not give."""
+    """Yields a sentence for each loss that needs what the targets do not give."""
     kinds: dict[str, Any] = dict(TARGETS)
     for number, loss in enumerate(losses):
         if loss.needs and not loss.needs & targets.gives:
@@ -42,7 +42,7 @@ def unmet(losses: Sequence[Term], targets: Target) -> Iterator[str]:
 
 
 def misfits(losses: Sequence[Term], student: DecoderSpec, teacher: DecoderSpec) -> Iterator[str]:
-    """A sentence for all that losses ask of models of these shapes, and they do not have."""
+    """Yields a sentence for each requirement of the losses that models of these shapes do not meet."""
     for number, loss in enumerate(losses):
         yield from (f"losses.{number}.{problem}" for problem in loss.misfits(student, teacher))
 
@@ -59,7 +59,7 @@ def reads_teacher(losses: Sequence[Term], targets: Target) -> bool:
 
 
 def named(losses: Sequence[Term], family: type = Term) -> dict[str, Any]:
-    """The losses of a family by their kinds, the second of a kind as "jsd 2"."""
+    """The losses of a family by kind; the second of a kind has the name "jsd 2"."""
     kinds = [loss.kind for loss in losses]
     counts = [kinds[: number + 1].count(kind) for number, kind in enumerate(kinds)]
     names = [kind if count == 1 else f"{kind} {count}" for kind, count in zip(kinds, counts, strict=True)]

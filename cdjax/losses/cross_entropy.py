@@ -1,4 +1,4 @@
-"""The likelihood of the written tokens."""
+"""Cross-entropy: the negative log-likelihood of the written tokens."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -1,6 +1,6 @@
-"""A divergence's value, slope and dense reference, from its one function h(log p, log q) of an outcome.
+"""A divergence's value, derivative and dense reference, from its function h(log p, log q) of an outcome.
 
-In: log-probabilities of teacher and student. Out: nats a position; `logits.py` and `fused.py` compute them in tiles.
+In: log-probabilities of teacher and student. Out: nats per position; `logits.py` and `fused.py` compute them in tiles.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Shaped
 
 from cdjax.losses.loss import Divergence
 
-Pointwise: TypeAlias = Callable[[Array, Array], Array]  # h: p and q of like shape -> what each outcome adds
+Pointwise: TypeAlias = Callable[[Array, Array], Array]  # h: p and q of the same shape -> each outcome's summand
 
 
 def divergence(
@@ -24,9 +24,9 @@ def divergence(
     *,
     temperature: float = 1.0,
 ) -> Float[Array, ""]:
-    """temperature^2 times the mean over unmasked positions, in nats; 0 where nothing is unmasked.
+    """The mean divergence of unmasked positions in nats, times temperature^2; 0 if all are masked.
 
-    What stands at masked positions, infinities included, changes neither value nor gradient.
+    Logits at masked positions, infinities included, change neither value nor gradient.
     """
     mask = jnp.asarray(mask, bool)
     teacher, student = (
@@ -38,7 +38,7 @@ def divergence(
 
 
 def total(h: Pointwise, p: Float[Array, "*b o"], q: Float[Array, "*b o"]) -> Float[Array, "*b"]:
-    """The sum over the last axis; an outcome that both sides exclude adds nothing, and has no gradient."""
+    """The sum of h over the last axis; an outcome that both sides exclude adds nothing, and has no gradient."""
     either = (p > -jnp.inf) | (q > -jnp.inf)
     return jnp.sum(h(jnp.where(either, p, 0.0), jnp.where(either, q, 0.0)), -1, where=either)
 
@@ -52,7 +52,7 @@ def derivative(h: Pointwise, p: Float[Array, "*b o"], q: Float[Array, "*b o"]) -
 
 
 def expected(p: Float[Array, "*b"], x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """exp(p) * x, and 0 where that excludes the outcome, whatever x is there."""
+    """exp(p) * x, and 0 for an outcome that p excludes, whatever its x is."""
     possible = p > -jnp.inf
     return jnp.where(possible, jnp.exp(jnp.where(possible, p, 0.0)) * x, 0.0)
 

@@ -1,4 +1,4 @@
-"""KL(teacher || student): the student covers all that the teacher says."""
+"""KL(teacher || student), which is large where the teacher gives probability to outcomes unlikely for the student."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from cdjax.parts import at_least
 
 @dataclass(frozen=True)
 class ForwardKL(Divergence):
-    """Sum of p (log p - log q); from draws of the teacher, the mean of -log q, whose gradient is the same."""
+    """The sum of p (log p - log q); from draws of the teacher, the mean of -log q, with the same expected gradient."""
 
     kind: ClassVar[str] = "forward_kl"
     needs: ClassVar[frozenset[str]] = frozenset({"probabilities", "draws"})

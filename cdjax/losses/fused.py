@@ -1,8 +1,8 @@
-"""Positions -> the losses over logits, their sums by name, and the gradient, made in the same pass.
+"""Positions -> the losses over logits, their sums by name, and their gradient, computed in the same pass.
 
-Logits exist for one tile of positions at a time, and masked positions have none: on every device the real ones come
-first, and the loop ends with them. The forward pass leaves behind the gradient with respect to the hidden states and
-the vocabulary's weights, which the backward pass only scales: no product is made twice.
+Logits exist for a tile of positions at a time, and masked positions have none: on every device the real positions come
+first, and the loop ends with them. The forward pass saves the gradient with respect to the hidden states and the
+vocabulary's weights, which the backward pass only scales: no product is computed twice.
 """
 
 import dataclasses
@@ -25,15 +25,14 @@ from cdjax.sampling.targets.target import Target
 
 FEWEST, MOST = 128, 1024  # positions of a tile: every tile costs a pass over the gradient of the weights
 
-
 Sums: TypeAlias = dict[str, Float[Array, "..."]]  # by metric: of a device, of all [devices], or added up
-Fields: TypeAlias = dict[str, Any]  # those of `Positions`, each [devices, M, ...], but for the hidden states
-# The derivatives by the hidden states [devices, M, D] and by the head's weights, where those train.
+Fields: TypeAlias = dict[str, Any]  # the fields of `Positions` but the hidden states, each [devices, n, ...]
+# The derivatives by the hidden states [devices, n, D], and by the head's weights if they train.
 Gradient: TypeAlias = tuple[Float[Array, "..."], Float[Array, "..."] | None]
 
 
 class Options(NamedTuple):
-    """What is static when the loss is compiled."""
+    """The arguments of the loss that are static when it is compiled."""
 
     targets: Target
     losses: tuple[Term, ...]
@@ -52,12 +51,13 @@ def loss(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss, and float32 sums over [B, C] positions: `loss`, each metric by its name, and `count`.
 
-    `loss` is the sum of the losses over logits, see logits.py, times a position's weight; everything else is summed
-    without it, and positions of weight 0 do not count. `cross_entropy` is on `ids` at temperature 1;
-    `kl` is KL(teacher || student) at the targets' temperature, for targets that give probabilities. Losses over states
-    are left to states.py: of those alone, `loss` is 0 and has no gradient.
-    What is differentiated is the sum of `loss` divided by `over`, with respect to the student's hidden states and the
-    weights of its logits. Every device makes the logits of `tile` positions at a time; see `positions_of_a_tile`.
+    The sum `loss` is of the losses over logits, see logits.py, times a position's weight; the other sums are without
+    weights. Positions of weight 0 do not count. `cross_entropy` is of `ids` at temperature 1; `kl` is
+    KL(teacher || student) at the targets' temperature, for targets that give probabilities. Losses over states are left
+    to states.py: of those alone, `loss` is 0 and has no gradient.
+    The returned loss is the sum `loss` divided by `over`, differentiable with respect to the student's hidden states
+    and the weights of its logits. Every device computes the logits of `tile` positions at a time, see
+    `positions_of_a_tile`. Raises UserError for targets that do not serve the losses or were not recorded.
     """
     check(losses, targets)
     read_again = reads_teacher(losses, targets)
@@ -77,13 +77,13 @@ def loss(
 
 
 def positions_of_a_tile(embed: int) -> int:
-    """The number that has most of the speed of larger ones, with logits no larger than the gradient of the weights."""
+    """The number of positions in a tile: larger tiles are little faster, and need more memory for their logits."""
     return min(max(embed * 3 // 4, FEWEST), MOST)
 
 
-# The loss with its own rule of differentiation. Without it, jax would keep the logits of every tile for the backward
-# pass, or make them twice. `_forward` makes the gradient while a tile's logits are there, for a cotangent of 1, and
-# `_backward` multiplies it with the cotangent: right for a scalar loss only, so the sums beside it have no gradient.
+# The loss with a custom rule of differentiation. Without it, jax would keep the logits of every tile for the backward
+# pass, or compute them twice. `_forward` computes the gradient while it has a tile's logits, for a cotangent of 1, and
+# `_backward` multiplies it by the cotangent: right for a scalar loss only, so the sums beside it have no gradient.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _loss(
     options: Options,
@@ -99,8 +99,8 @@ def _loss(
 def _forward(
     options: Options, hidden: Any, head: Any, teacher_head: Any, fields: Any, scale: Any
 ) -> tuple[tuple[Float[Array, ""], Sums], tuple[Gradient, Readout]]:
-    """The loss, and what the backward pass needs. Every leaf has a `value` and says whether it is differentiated."""
-    of_weights = head.weights.perturbed  # not those of a student whose adapter is all that trains
+    """The loss, and the residuals of the backward pass, from leaves with `value` and `perturbed` (differentiated)."""
+    of_weights = head.weights.perturbed  # false for a student whose adapter alone trains
     values = jax.tree.map(lambda leaf: leaf.value, (hidden, head, teacher_head, fields, scale))
     result, gradient = _run(options, *values, gradient=True, of_weights=of_weights)
     assert gradient is not None
@@ -130,7 +130,7 @@ def _run(
     gradient: bool,
     of_weights: bool,
 ) -> tuple[tuple[Float[Array, ""], Sums], Gradient | None]:
-    """The loss and its sums, and the gradient of the loss where that is asked for."""
+    """The loss and its sums, and if `gradient` its gradient, which includes the head's weights if `of_weights`."""
     targets, losses, tile = options
     axes = _axes(head.layout, "embed")
     whole, teacher = head.gathered(), None if teacher_head is None else teacher_head.gathered()
@@ -138,7 +138,7 @@ def _run(
     order = jnp.argsort(~real, 1, stable=True)  # of each device's positions: those that count come first
 
     def of_tile(indices: Array, hidden: Array, fields: Fields, total: Gradient | None) -> tuple[Sums, Gradient | None]:
-        """One device's sums over the positions of a tile, and `total` with the tile's gradient added."""
+        """A device's sums over the positions of a tile, and `total` with the tile's gradient added."""
         positions = _blank(jax.tree.map(lambda x: x[indices], Positions(hidden=hidden, **fields)))
         sums, slope = terms(whole, teacher, positions, targets, losses)
         sums["loss"] = positions.weight * sums["loss"]
@@ -154,17 +154,17 @@ def _run(
     def add(number: Array, carry: tuple[Sums, Gradient | None]) -> tuple[Sums, Gradient | None]:
         sums, total = carry
         indices = jax.lax.dynamic_slice_in_dim(order, number * tile, tile, 1)
-        of_this, total = parallel.on_each(of_tile, indices, hidden, fields, total)
-        return jax.tree.map(jnp.add, sums, of_this), total
+        tile_sums, total = parallel.on_each(of_tile, indices, hidden, fields, total)
+        return jax.tree.map(jnp.add, sums, tile_sums), total
 
     # Every device adds up a gradient of the whole weights; they are summed, and split as the weights are, at the end.
     apart = ("batch", *_axes(head.layout, "act_embed"))
     by_weights = parallel.constrain(jnp.zeros((len(real), *head.weights.shape)), *apart) if of_weights else None
     total = (jnp.zeros_like(hidden), by_weights) if gradient else None
     shapes, _ = jax.eval_shape(functools.partial(parallel.on_each, of_tile), order[:, :tile], hidden, fields, total)
-    none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    # As many tiles as the device with most real positions fills, known when it runs: padding costs no logits.
-    sums, total = jax.lax.fori_loop(0, -(-real.sum(1).max() // tile), add, (none, total))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    # The number of tiles that the device with most real positions fills, known at run time: padding costs no logits.
+    sums, total = jax.lax.fori_loop(0, -(-real.sum(1).max() // tile), add, (zeros, total))
     if total is not None and total[1] is not None:
         total = total[0], parallel.constrain(total[1].sum(0), *axes)
     sums = jax.tree.map(jnp.sum, sums)
@@ -199,9 +199,9 @@ def _axes(layout: str, embed: str) -> tuple[str, ...]:
 
 
 def _blank(positions: Positions) -> Positions:
-    """The positions with zeros where they are masked: nothing that stands there may reach a value or a gradient.
+    """The positions with zeros for all masked values, which must not reach a loss or a gradient.
 
-    A temperature of 0 would: it is 1 there.
+    A masked temperature is 1: logits are divided by it.
     """
     real = positions.real
 

@@ -1,4 +1,4 @@
-"""The angle between residual streams, whatever their lengths."""
+"""The cosine distance of residual streams, which does not depend on their lengths."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,8 +13,8 @@ class HiddenCosine(StateLoss):
     """1 - cos(student, teacher), as in DistilBERT (arXiv 1910.01108).
 
     Computed as (|d|^2 - (|student| - |teacher|)^2) / (2 |student| |teacher|) with d = student - teacher, and the
-    difference of lengths from d, too: equal streams have a distance and a gradient of exactly 0, and small angles keep
-    their digits. A stream of zeros has no angle: it is taken to be of length 1.
+    difference of lengths from d, too: equal streams have a distance and a gradient of exactly 0, and the distance at
+    small angles is accurate. A stream of zeros is taken to have length 1.
     """
 
     kind: ClassVar[str] = "hidden_cosine"

@@ -24,7 +24,7 @@ class HiddenL1(StateLoss):
         import jax.numpy as jnp
 
         difference = student - teacher
-        # |difference|, whose derivative where streams are equal is 0; that of jnp.abs is 1 there.
+        # |difference| with derivative 0 for equal streams; jnp.abs has derivative 1 at 0.
         distance = (difference * jnp.sign(difference)).mean(-1)
         if not self.relative:
             return distance

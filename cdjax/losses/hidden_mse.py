@@ -10,8 +10,10 @@ from cdjax.losses.loss import StateLoss
 
 @dataclass(frozen=True)
 class HiddenMSE(StateLoss):
-    """The mean of (student - teacher)^2 over the stream's numbers, as in TinyBERT (arXiv 1909.10351),
-    which projects the student's first."""
+    """The mean of (student - teacher)^2 over the stream's numbers, as in TinyBERT (arXiv 1909.10351).
+
+    TinyBERT learns a projection of the student's stream beside it; this loss compares streams of equal width.
+    """
 
     kind: ClassVar[str] = "hidden_mse"
 

@@ -16,7 +16,7 @@ from cdjax.parts import at_least, between
 class JSD(Divergence):
     """beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q (GKD, arXiv 2306.13649, equation 1).
 
-    At its ends, where that is 0, it is what it tends to when it is scaled: forward KL at 0, reverse KL at 1.
+    That is 0 at beta 0 and 1, which give its scaled limits instead: forward KL and reverse KL.
     """
 
     kind: ClassVar[str] = "jsd"

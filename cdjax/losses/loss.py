@@ -1,4 +1,4 @@
-"""What every kind of loss has: it is a divergence of distributions, a function of tokens, or one of hidden states.
+"""The base classes of losses: divergences of distributions, losses over tokens, and losses over hidden states.
 
 Log-probabilities are in nats; p is the teacher's and q the student's, as in GKD (arXiv 2306.13649).
 """
@@ -15,33 +15,33 @@ from cdjax.sampling.targets.target import Recorded, Target
 
 
 class Term:
-    """A frozen dataclass with `kind`, a `weight` in the sum, and what it needs of the targets: one of `needs`."""
+    """A loss: a frozen dataclass with `kind`, its `weight` in the sum, and what it needs of the targets."""
 
     kind: ClassVar[str]
-    needs: ClassVar[frozenset[str]] = frozenset()  # one of these must be in the targets' `gives`; empty: none
+    needs: ClassVar[frozenset[str]] = frozenset()  # any of these must be in the targets' `gives`; empty: no targets
     weight: float
 
     def misfits(self, student: DecoderSpec, teacher: DecoderSpec) -> Iterator[str]:
-        """A sentence, beginning with a field's name, for all that models of these shapes do not have."""
+        """Yields a sentence that begins with a field's name for each requirement that the models do not meet."""
         yield from ()
 
 
 class Divergence(Term):
-    """A sum over outcomes; in the loss it is multiplied with the square of the targets' temperature, too."""
+    """A sum over outcomes, which the loss multiplies by the square of the targets' temperature."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"probabilities"})
-    # What the derivatives by log q sum to over all outcomes, where that is known: it need not be added up.
+    # The sum of the derivatives by log q over all outcomes, if it is a constant; None: it must be added up.
     derivative_sum: ClassVar[float | None] = None
 
     def pointwise(self, p: Float[Any, "*b"], q: Float[Any, "*b"]) -> Float[Any, "*b"]:
-        """What outcomes with these log-probabilities add, differentiable with respect to q.
+        """The summands of outcomes with these log-probabilities, differentiable with respect to q.
 
         Either may be minus infinity, see `divergence.expected`; outcomes for which both are do not count.
         """
         raise NotImplementedError
 
     def of_draws(self, q: Float[Any, "*b"]) -> Float[Any, "*b"]:
-        """For those that do with draws: what one adds to the mean, but for what depends on the teacher alone."""
+        """The summands of the mean over draws, without terms of the teacher alone; if `needs` includes "draws"."""
         raise NotImplementedError
 
 
@@ -58,18 +58,18 @@ class StateLoss(Term):
     """A distance of the student's residual stream from the teacher's, at every kept token, in chosen layers.
 
     Layers are numbered as in `Decoder.states`: 0 is the embedding, -1 the last layer, before the final norm. Without
-    `teacher_layers` both sides are read at the same numbers. The loss is the mean over pairs of layers: `weight` means
-    the same for any number of them.
+    `teacher_layers` both sides are read at the same numbers. The loss is the mean over pairs of layers, so that
+    `weight` does not depend on their number.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"states"})
     layers: tuple[int, ...] = (-1,)  # the student's
-    teacher_layers: tuple[int, ...] = ()  # the teacher's, one for each of the student's
+    teacher_layers: tuple[int, ...] = ()  # the teacher's, in the order of the student's
     weight: float = at_least(0, 1.0)
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
-        """Which layer of the student is compared with which of the teacher."""
+        """The pairs of layers that are compared: the student's number and the teacher's."""
         return tuple(zip(self.layers, self.teacher_layers or self.layers, strict=True))
 
     def problems(self) -> Iterator[str]:
@@ -94,6 +94,6 @@ class StateLoss(Term):
     def between(self, student: Float[Any, "*b D"], teacher: Float[Any, "*b D"]) -> Float[Any, "*b"]:
         """The distance at every token, from streams in float32; differentiable with respect to `student`.
 
-        At masked tokens both are 0, and what comes of that is dropped.
+        At masked tokens both streams are 0, and the distance does not count; it and its gradient must be finite.
         """
         raise NotImplementedError

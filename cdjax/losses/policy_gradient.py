@@ -1,4 +1,4 @@
-"""The score-function gradient: written tokens become more likely by how much better they are than others."""
+"""The score-function (REINFORCE) gradient: written tokens become more likely in proportion to their advantage."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,8 +14,8 @@ from cdjax.sampling.targets.target import Recorded, Target
 class PolicyGradient(TokenLoss):
     """-advantage log q of the written token, whose gradient by the logits is advantage (q - onehot).
 
-    REINFORCE (Williams 1992) for tokens that the student wrote itself: without a correction for what it has learned
-    since, so that answers should be written anew often (`update.every`). The advantage is a constant.
+    REINFORCE (Williams 1992) for tokens that the student wrote, without an importance weight for the updates since:
+    answers should be written anew often (`update.every`). The advantage is a constant.
     """
 
     kind: ClassVar[str] = "policy_gradient"

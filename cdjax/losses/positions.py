@@ -1,4 +1,4 @@
-"""What the losses over logits read."""
+"""The inputs of the losses over logits."""
 
 import dataclasses
 
@@ -9,16 +9,16 @@ from jaxtyping import Array, Bool, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Positions:
-    """What is known at every completion position."""
+    """Hidden states, targets and weights at every completion position."""
 
     hidden: Float[Array, "*b D"]  # the student's
-    teacher: Float[Array, "*b E"] | None  # the teacher's, of width E, where it is read in the update
-    ids: Int[Array, "*b"]
-    weight: Float[Array, "*b"]  # in the loss; 0 where there is no token: the one loss mask
-    targets: dict[str, Array]  # what was recorded of the teacher, [*b, ...]
-    temperature: Float[Array, "*b"] | None = None  # None: the targets' own at every position
+    teacher: Float[Array, "*b E"] | None  # the teacher's, if an update reads it
+    ids: Int[Array, "*b"]  # the written tokens
+    weight: Float[Array, "*b"]  # in the loss; 0 masks a position
+    targets: dict[str, Array]  # recorded of the teacher, [*b, ...]
+    temperature: Float[Array, "*b"] | None = None  # None: the targets' temperature at every position
 
     @property
     def real(self) -> Bool[Array, "*b"]:
-        """Which positions count."""
+        """True for positions that count."""
         return self.weight != 0

@@ -1,4 +1,4 @@
-"""KL(student || teacher): the student says nothing that the teacher would not."""
+"""KL(student || teacher), which is large where the student gives probability to outcomes unlikely for the teacher."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from cdjax.parts import at_least
 
 @dataclass(frozen=True)
 class ReverseKL(Divergence):
-    """Sum of q (log q - log p)."""
+    """The sum of q (log q - log p)."""
 
     kind: ClassVar[str] = "reverse_kl"
     weight: float = at_least(0, 1.0)

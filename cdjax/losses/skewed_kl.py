@@ -1,4 +1,4 @@
-"""Skewed KL: the teacher against a mixture with itself, so that a student far from it has no large gradient."""
+"""Skewed KL: KL to a mixture of both sides, whose gradient stays small for a student far from the teacher."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from cdjax.parts import at_least, between
 class SkewedKL(Divergence):
     """KL(p || m) with m = skew p + (1 - skew) q (DistiLLM, arXiv 2402.03898); with `reverse`, q and p change places.
 
-    At skew 0 it is forward KL, or reverse KL. It is at most -log(skew).
+    At skew 0 it is forward or reverse KL. It is at most -log(skew).
     """
 
     kind: ClassVar[str] = "skewed_kl"
@@ -24,7 +24,7 @@ class SkewedKL(Divergence):
     weight: float = at_least(0, 1.0)
 
     def problems(self) -> Iterator[str]:
-        """A mixture that is the first side itself: there is nothing to learn."""
+        """A mixture that is the distribution it is compared with."""
         if self.skew == 1:
             yield "skew=1 compares a distribution with itself"
 
@@ -33,7 +33,7 @@ class SkewedKL(Divergence):
 
         from cdjax.losses.divergence import expected
 
-        one, other = (q, p) if self.reverse else (p, q)
+        a, b = (q, p) if self.reverse else (p, q)
         if self.skew == 0:
-            return expected(one, one - other)
-        return expected(one, one - jnp.logaddexp(one + math.log(self.skew), other + math.log1p(-self.skew)))
+            return expected(a, a - b)
+        return expected(a, a - jnp.logaddexp(a + math.log(self.skew), b + math.log1p(-self.skew)))

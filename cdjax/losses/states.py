@@ -1,6 +1,6 @@
-"""Residual streams of both sides in chosen layers -> the losses over them, left to automatic differentiation.
+"""Residual streams of both sides in chosen layers -> the losses over states, with jax's gradient.
 
-In: what `Reader.states` gives of each side at the kept tokens. Out: what `fused.loss` gives of the losses over logits.
+In: the streams of `Reader.states` at the kept tokens. Out: a loss and sums of the same form as those of `fused.loss`.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from cdjax.losses.loss import StateLoss, Term
 
 
 def layers(losses: Sequence[Term]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The layers whose streams the losses compare: the student's, and the teacher's."""
+    """The layers whose streams the losses compare: the student's numbers, and the teacher's."""
     pairs = [pair for loss in named(losses, StateLoss).values() for pair in loss.pairs]
     student, teacher = ({pair[side] for pair in pairs} for side in (0, 1))
     return tuple(sorted(student)), tuple(sorted(teacher))
@@ -29,9 +29,9 @@ def loss(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss, and float32 sums over the kept tokens: `loss`, and each loss by its name without its weight.
 
-    Each is multiplied by a token's weight in `loss` and nowhere else, and tokens of weight 0 do not count: nothing that
-    stands there, not even NaN, reaches a value or a gradient. What is differentiated is the sum of `loss` divided by
-    `over`, with respect to the student's streams.
+    Only the sum `loss` is weighted by the tokens' weights. Tokens of weight 0 do not count: their streams, even NaN, do
+    not reach a value or a gradient. The returned loss is the sum `loss` divided by `over`, differentiable with respect
+    to the student's streams.
     """
     real = weight != 0
 
@@ -40,7 +40,7 @@ def loss(
 
     total, sums = jnp.zeros(()), {}
     for name, term in named(losses, StateLoss).items():
-        distances = [term.between(kept(student[own]), kept(teacher[other])) for own, other in term.pairs]
+        distances = [term.between(kept(student[i]), kept(teacher[j])) for i, j in term.pairs]
         distance = sum(distances[1:], distances[0]) / len(distances)
         sums[name] = jnp.sum(distance, where=real)
         total += term.weight * jnp.sum(weight * distance, where=real)

@@ -23,7 +23,7 @@ from cdjax.parallel import constrain, shardings
 
 KeysValues: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]  # of one layer
 Contexts: TypeAlias = tuple[Float[Array, "G K P H"], Float[Array, "G K P H"]]  # a layer's keys and values of a prefix
-ContextMask: TypeAlias = Bool[Array, "G P"] | Bool[Array, "B T P"]  # what a prefix has, or what each query sees of it
+ContextMask: TypeAlias = Bool[Array, "G P"] | Bool[Array, "B T P"]  # a prefix's tokens, or those that each query sees
 Past: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"], Int[Array, "B"]]  # a layer's cache, lengths
 Streams: TypeAlias = dict[int, Float[Array, "B T D"]]  # the residual stream after a layer, by its number
 
@@ -41,11 +41,11 @@ REMAT: dict[str, Callable] = {
 class Readout:
     """The output head: the vocabulary's weights, the dtype that products are computed in, and the cap on logits."""
 
-    weights: Any  # float32, or a gradient, or what a transform puts in their place
-    layout: str = dataclasses.field(metadata=dict(static=True))  # their axes: "vd", or "dv"
+    weights: Any  # float32, a gradient, or a transform's placeholder
+    layout: str = dataclasses.field(metadata=dict(static=True))  # the weights' axes: "vd", or "dv"
     dtype: jnp.dtype = dataclasses.field(metadata=dict(static=True))
     soft_cap: float | None = dataclasses.field(metadata=dict(static=True))
-    scales: Float[Array, "V"] | None = None  # where the weights are int8
+    scales: Float[Array, "V"] | None = None  # of int8 weights
 
     def __call__(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Float32 logits."""
@@ -62,7 +62,7 @@ class Readout:
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention with rotary positions; biases and query/key norms where the family has them."""
+    """Grouped-query attention with rotary positions, and with biases or query and key norms if the family has them."""
 
     def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype) -> None:
         self.spec = spec
@@ -85,9 +85,9 @@ class Attention(nnx.Module):
         shared: Contexts | None,
         shared_mask: ContextMask | None,
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
-        """What attention adds to the stream, and the keys and values that it saw beside those of the prefix.
+        """The output of attention, and the keys and values that it read beside those of the prefix.
 
-        `past` is a cache that the rows' own keys and values are written into, each row's from its length on.
+        `past` is a cache that the rows' keys and values are written into, each row's from its length on.
         """
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.q_norm is not None and self.k_norm is not None:
@@ -101,7 +101,7 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One layer: attention and a gated MLP, each after a norm, each added to the stream."""
+    """A layer: attention and a gated MLP, each after a norm and added to the stream."""
 
     def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype) -> None:
         make = functools.partial(Projection, spec.layers, rngs=rngs, dtype=dtype)
@@ -145,7 +145,7 @@ class Decoder(nnx.Module):
         self.dtype = dtype
         self.remat = remat
         self.embedding = weight(rngs, (spec.vocab, spec.embed), ("vocab", "embed"))
-        self.embedding_scales: Scales | None = nnx.data(None)  # where it is int8
+        self.embedding_scales: Scales | None = nnx.data(None)  # of an int8 embedding
         self.blocks: Block | nnx.List = Block(spec, rngs=rngs, dtype=dtype)
         self.final_norm = RMSNorm((), spec.embed, "embed", spec.norm_eps, rngs=rngs)
         self.head = None if spec.tied else weight(rngs, (spec.embed, spec.vocab), ("embed", "vocab"))
@@ -153,7 +153,7 @@ class Decoder(nnx.Module):
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
-        """The mesh that the weights were born on; not known inside jit."""
+        """The mesh of the weights; not known inside jit."""
         sharding = self.embedding[...].sharding
         assert isinstance(sharding, jax.sharding.NamedSharding) and isinstance(sharding.mesh, jax.sharding.Mesh)
         return sharding.mesh
@@ -171,8 +171,8 @@ class Decoder(nnx.Module):
         """Hidden states after the final norm, and `past` with these tokens written into it.
 
         `positions` count from 0, or from the end of the row's context in `prefix`. Padding has `real` False; with a
-        `past` it stands on the right. `past` is for a model whose layers are apart, see `unstack`.
-        Where several texts stand in a row, `texts` tells them apart, and each has positions of its own.
+        `past` it is on the right. `past` is for a model whose layers are apart, see `unstack`.
+        If rows hold several texts, `texts` numbers them, and `positions` start anew with each text.
         """
         if past is None:
             return self.states(tokens, positions, real, (), prefix=prefix, texts=texts)[0], None
@@ -193,8 +193,8 @@ class Decoder(nnx.Module):
         """Hidden states after the final norm, and the residual stream at each of `layers`, by its number as given.
 
         Numbers are those of transformers' `hidden_states`: 0 is the embedding, i the stream after layer i of L, and
-        negative ones count from the end. One differs: L, or -1, is the stream before the final norm, which there is
-        normed. Raises UserError for a number that the decoder does not have.
+        negative numbers count from the end. L, or -1, differs: it is the stream before the final norm, transformers'
+        is after it. Raises UserError for a number that the decoder does not have.
         """
         mask = attention.visible(positions, positions, real, self.spec.window)
         if texts is not None:
@@ -210,7 +210,7 @@ class Decoder(nnx.Module):
         *,
         prefix: cache.Prefix | None = None,
     ) -> tuple[Float[Array, "L B K T H"], Float[Array, "L B K T H"]]:
-        """The tokens' keys and values in every layer: what a prefix or a cache is filled with."""
+        """The tokens' keys and values in every layer, to fill a prefix or a cache with."""
         mask = attention.visible(positions, positions, real, self.spec.window)
         _, (k, v), _ = self._layers(tokens, positions, mask, prefix, None, keep=True)
         return (jnp.stack(k), jnp.stack(v)) if isinstance(self.blocks, nnx.List) else (k, v)
@@ -244,8 +244,8 @@ class Decoder(nnx.Module):
             assert past is None, "a cache is for a model whose layers are apart"
             shared = None if prefix is None else (prefix.k, prefix.v)
 
-            # The streams lie in a buffer that the scan carries, never in one of all layers: a layer writes its own into
-            # its slot, and one that is not chosen into a slot more, which nobody reads.
+            # The scan carries a buffer of the chosen layers' streams, instead of stacking those of all layers: a chosen
+            # layer writes its stream into its slot, and any other layer into a last slot, which nobody reads.
             slots = np.array([chosen.index(i) if i in chosen else len(chosen) for i in range(self.spec.layers + 1)])
             kept = _put(jnp.zeros((len(chosen) + 1, *x.shape), x.dtype), x, slots[0]) if chosen else None
 
@@ -254,23 +254,23 @@ class Decoder(nnx.Module):
                 x, kv = layer(x, tuple(part))
                 return (x, None if kept is None else _put(kept, x, slot)), kv if keep else None
 
-            each = (slots[1:] if chosen else None, self.blocks, None, shared)
-            (x, kept), kv = jax.lax.scan(step, (x, kept), each)
+            by_layer = (slots[1:] if chosen else None, self.blocks, None, shared)
+            (x, kept), kv = jax.lax.scan(step, (x, kept), by_layer)
             return x, kv, {} if kept is None else {number: kept[chosen.index(i)] for number, i in index.items()}
-        after, every_kv = [x], []
+        after, layers_kv = [x], []
         for number, block in enumerate(self.blocks):
             before = None if past is None else (past.k[number], past.v[number], past.lengths)
             shared = None if prefix is None else (prefix.k[number], prefix.v[number])
             x, kv = layer(x, (block, before, shared))
             after.append(x)
-            every_kv.append(kv)
-        return x, tuple(zip(*every_kv, strict=True)), {number: after[i] for number, i in index.items()}
+            layers_kv.append(kv)
+        return x, tuple(zip(*layers_kv, strict=True)), {number: after[i] for number, i in index.items()}
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         embedded = self.embedding[...][tokens]
         if self.embedding_scales is not None:
             embedded = embedded * self.embedding_scales[...][tokens][..., None]
-        # Every device looks up its own columns for all rows, and they are exchanged: fewer than the table has.
+        # Every device looks up its columns of the table for all rows, and exchanges the result, which is smaller.
         embedded = constrain(embedded.astype(self.dtype), "row", "length", "embed")
         return constrain(embedded, "batch", "length", "act_embed")
 
@@ -279,7 +279,7 @@ class Decoder(nnx.Module):
         return self.readout()(hidden)
 
     def readout(self) -> Readout:
-        """The part of the weights that `logits` multiplies with."""
+        """The output head, whose weights `logits` multiplies by."""
         weights, scales, layout = self.embedding, self.embedding_scales, "vd"
         if self.head is not None:
             weights, scales, layout = self.head, self.head_scales, "dv"
@@ -289,14 +289,14 @@ class Decoder(nnx.Module):
 
 
 def _stream_index(number: int, spec: DecoderSpec) -> int:
-    """A stream's number counted from 0, the embedding. Raises UserError for one that the decoder does not have."""
+    """A stream's number counted from 0, the embedding. Raises UserError if the decoder does not have the stream."""
     if not -spec.layers - 1 <= number <= spec.layers:
         raise UserError(f"layer {number} of {spec.layers}: streams have numbers {-spec.layers - 1} to {spec.layers}")
     return number % (spec.layers + 1)
 
 
 def _put(streams: Float[Array, "l B T D"], x: Float[Array, "B T D"], slot: Any) -> Float[Array, "l B T D"]:
-    """The buffer with another stream in one slot."""
+    """The buffer with the stream `x` in a slot."""
     return constrain(jax.lax.dynamic_update_index_in_dim(streams, x, slot, 0), "layers", "batch", "length", "act_embed")
 
 
@@ -304,7 +304,7 @@ def _put(streams: Float[Array, "l B T D"], x: Float[Array, "B T D"], slot: Any) 
 def unstack(model: Decoder) -> Decoder:
     """The model in the form for sampling: layers apart, matrices in the compute dtype, the head laid out for x @ w.
 
-    A loop over stacked layers copies each layer's weights out of the stack, and converts them, for every token.
+    A scan over stacked layers would copy each layer's weights out of the stack, and convert them, for every token.
     """
     if isinstance(model.blocks, nnx.List):
         return model
@@ -333,9 +333,9 @@ def unstack(model: Decoder) -> Decoder:
 
 
 def with_layers(model: Decoder, layers: Sequence[int]) -> Decoder:
-    """The decoder with only these of its layers, in this order. The caller has entered `jax.set_mesh`.
+    """The decoder with the listed layers alone, in their order. The caller has entered `jax.set_mesh`.
 
-    Raises UserError for a layer that is not there, and for one that is named twice.
+    Raises UserError for a layer that the decoder does not have, or that is listed twice.
     """
     if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(range(model.spec.layers)):
         raise UserError(f"layers={list(layers)} must be different numbers from 0 to {model.spec.layers - 1}")
@@ -354,7 +354,7 @@ def with_layers(model: Decoder, layers: Sequence[int]) -> Decoder:
 
 
 def row_positions(real: Bool[Array, "B T"], prefix: cache.Prefix | None) -> Int[Array, "B T"]:
-    """Positions of left- or right-padded rows, counted after the prefix; padding gets the nearest real one."""
+    """Positions of left- or right-padded rows, counted after the prefix; padding has the nearest token's."""
     positions = jnp.maximum(jnp.cumsum(real, 1) - 1, 0)
     return positions if prefix is None else positions + prefix.starts(len(real))[:, None]
 
@@ -367,7 +367,7 @@ def create(
     dtype: jnp.dtype = jnp.dtype("float32"),
     remat: str = "dots",
 ) -> Decoder:
-    """A randomly initialised decoder, born sharded: never whole on one device."""
+    """A randomly initialised decoder, created sharded over the mesh: no device ever holds all of it."""
 
     def make(key: jax.Array) -> Decoder:
         return Decoder(spec, rngs=nnx.Rngs(params=key), dtype=dtype, remat=remat)

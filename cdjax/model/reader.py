@@ -1,7 +1,7 @@
-"""A decoder and what stands before all that it reads: contexts that have been read once, for every row.
+"""A decoder with the keys and values of contexts, which it has read once for all rows.
 
-In: the ids of contexts, rows of texts. Out: a `Reader` that has read them, hidden states. The caller has entered
-`jax.set_mesh`.
+In: the ids of contexts, rows of texts. Out: a `Reader` with the contexts as its prefix, hidden states of the texts. The
+caller has entered `jax.set_mesh`.
 """
 
 import dataclasses
@@ -18,21 +18,21 @@ from cdjax.model.decoder import Decoder, row_positions, unstack
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Texts one after the other in rows; each sees itself and its context alone.
+    """Packed texts, several in a row; a text sees itself and its context alone.
 
-    X parts of a batch, in each of them G contexts, for each of them M rows of T tokens.
+    A batch has X parts, a part G contexts, and a context M rows of T tokens.
     """
 
     tokens: Int[Array, "X G M T"]
     positions: Int[Array, "X G M T"]  # from 0 in every text
-    texts: Int[Array, "X G M T"]  # which text a token belongs to, from 1; 0 is padding
-    predictors: Int[Array, "X C"]  # index in its part's G x M x T of the token before each kept one
+    texts: Int[Array, "X G M T"]  # a token's text, numbered from 1 in its row; 0 is padding
+    predictors: Int[Array, "X C"]  # index among its part's G x M x T tokens of the token before each kept token
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A decoder, and the keys and values that stand before whatever it reads."""
+    """A decoder, and the keys and values of a prefix that it reads all rows after."""
 
     decoder: Decoder
     prefix: cache.Prefix | None = None
@@ -48,10 +48,10 @@ class Reader:
         return 0 if self.prefix is None else int(np.max(self.prefix.lengths))
 
     def after(self, *contexts: Int[np.ndarray, "_"]) -> "Reader":
-        """The reader of one context, or of several apart, each after what stands there; itself where none has a token.
+        """The reader with a context, or several apart, read after its prefix; itself if they have no token.
 
-        Their keys and values are computed once, and padded to one of few widths. What already stands there is one
-        context, or as many as there are new ones.
+        The contexts' keys and values are computed once, and padded to one of few widths, so that few are compiled. The
+        reader's prefix has a single context, or as many as `contexts`.
         """
         lengths = np.array([len(context) for context in contexts], np.int32)
         if not lengths.any():
@@ -62,10 +62,10 @@ class Reader:
         return dataclasses.replace(self, prefix=_read(self, padded, lengths))
 
     def joined(self, other: cache.Prefix) -> "Reader":
-        """The reader with a prefix after what stands there that was read, or trained, apart from it.
+        """The reader with `other` after its prefix, which was computed or trained apart from it.
 
-        Its keys are turned to the positions where they stand now, but neither of the two has seen the other: as if both
-        had been read under a mask that keeps them apart. `after` reads on, this does not.
+        The other prefix's keys are rotated to their positions after the first, but it did not attend to the first, as
+        if both had been read under a mask that keeps them apart; with `after` it would attend.
         """
         return dataclasses.replace(self, prefix=other if self.prefix is None else _join(self, other))
 
@@ -76,16 +76,16 @@ class Reader:
     def hidden(self, rows: Rows) -> Float[Array, "X C D"]:
         """The hidden state that predicts each kept token.
 
-        What stands before the texts is one context, the same for all, or as many as the rows are grouped by.
+        The prefix has a single context for all texts, or the contexts that the rows are grouped by.
         """
         return self.states(rows, ())[0]
 
     def states(
         self, rows: Rows, layers: tuple[int, ...]
     ) -> tuple[Float[Array, "X C D"], dict[int, Float[Array, "X C D"]]]:
-        """The hidden state that predicts each kept token, and the residual streams of chosen layers there.
+        """The hidden state that predicts each kept token, and the residual streams of chosen layers at its position.
 
-        Layers are numbered as in `Decoder.states`, which says what it raises.
+        Layers are numbered as in `Decoder.states`. Raises UserError for a layer that the decoder does not have.
         """
         parts, contexts, count, width = rows.tokens.shape
 

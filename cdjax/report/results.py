@@ -22,7 +22,7 @@ LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
 def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) -> dict[str, Any]:
     """Writes both files and returns what is in results.json."""
     stages = journal.results()
-    graded = {name: [only(stages[name], cfg.scored(-1))] for name in ("teacher", "before")}
+    graded = {name: [of_operations(stages[name], cfg.scored(-1))] for name in ("teacher", "before")}
     scored = by_round(cfg, stages)
     last = (scored or [[]])[-1]
     if last:
@@ -77,7 +77,7 @@ def by_round(cfg: config.Experiment, stages: dict[str, Any]) -> list[list[dict[s
     return [rounds[number] for number in sorted(rounds)]
 
 
-def only(graded: Graded, operations: Sequence[int]) -> Graded:
+def of_operations(graded: Graded, operations: Sequence[int]) -> Graded:
     """The rows of these operations."""
     rows = [row for row, number in enumerate(graded["operations"]) if number in operations]
     return graded | {name: [graded[name][row] for row in rows] for name in (*COLUMNS, "magnitudes") if name in graded}

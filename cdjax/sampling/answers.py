@@ -59,10 +59,10 @@ def sample(
     Raises UserError if the store holds answers to something else, or if a prompt does not fit the model.
     """
     shards = _shards(prompts, sampling)
-    check(reader, prompts, steps)
+    check_fits(reader, prompts, steps)
     student = _drafter(sampling, prompts, student)
     if student is not None:
-        check(student.reader, student.prompts, steps)
+        check_fits(student.reader, student.prompts, steps)
     if store is not None:
         asked: dict[str, Any] = {"sampling": dataclasses.asdict(sampling), "targets": plain(targets)}
         asked |= {"steps": steps, "seed": seed, "stops": _digest(stops)} | _identities(reader, prompts, student)
@@ -111,20 +111,20 @@ def identity(reader: Reader) -> str:
 
 
 def _identities(reader: Reader, prompts: Prompts, student: Student | None) -> dict[str, str]:
-    digests = {"model": identity(reader), "prompts": _digest(prompts.inputs, *prompts.contexts, *prompts.own)}
+    digests = {"model": identity(reader), "prompts": _digest(prompts.inputs, *prompts.contexts, *prompts.suffixes)}
     if student is None:
         return digests
-    student_prompts = _digest(student.prompts.context, *student.prompts.own)
+    student_prompts = _digest(student.prompts.context, *student.prompts.suffixes)
     return digests | {"student": identity(student.reader), "student_prompts": student_prompts}
 
 
-def check(reader: Reader, prompts: Prompts, steps: int) -> None:
+def check_fits(reader: Reader, prompts: Prompts, steps: int) -> None:
     """Raises UserError naming the first prompt that the model cannot read or cannot answer within its positions."""
     spec, before = reader.decoder.spec, reader.length
     if steps < 1:
         raise UserError(f"an answer needs at least 1 token, got a limit of {steps}")
     longest = max(prompts.contexts, key=len)
-    for text, prompt in zip(prompts.inputs, prompts.own, strict=True):
+    for text, prompt in zip(prompts.inputs, prompts.suffixes, strict=True):
         length, ids = before + len(longest) + len(prompt), np.concatenate([*prompts.contexts, prompt])
         if length + steps > spec.max_positions:
             raise UserError(
@@ -155,13 +155,13 @@ def _shards(prompts: Prompts, sampling: Sampling) -> list[list[Request]]:
         raise UserError(
             f"sampling needs a batch and samples per input of 1 or more, got {sampling.batch} and {sampling.per_input}"
         )
-    requests = [(index, number) for index in range(len(prompts.own)) for number in range(sampling.per_input)]
-    requests.sort(key=lambda request: -len(prompts.own[request[0]]))
+    requests = [(index, number) for index in range(len(prompts.suffixes)) for number in range(sampling.per_input)]
+    requests.sort(key=lambda request: -len(prompts.suffixes[request[0]]))
     return [requests[start : start + sampling.batch] for start in range(0, len(requests), sampling.batch)]
 
 
 def _side(reader: Reader, prompts: Prompts) -> Side:
-    return Side(reader.after(*prompts.contexts).unstacked(), prompts.own)
+    return Side(reader.after(*prompts.contexts).unstacked(), prompts.suffixes)
 
 
 def _rows_on(mesh: jax.sharding.Mesh, rows: int) -> int:

@@ -57,7 +57,7 @@ def reread(
     batch = -(-min(batch, len(rollouts)) // parts) * parts
     index = {text: row for row, text in enumerate(teachers[0].prompts.inputs)}
     answers = read.padded([rollout.ids for rollout in rollouts], steps, left=False)
-    by_input = [dict(zip(teacher.prompts.inputs, teacher.prompts.own, strict=True)) for teacher in teachers]
+    by_input = [dict(zip(teacher.prompts.inputs, teacher.prompts.suffixes, strict=True)) for teacher in teachers]
     unpadded = [[prompt[rollout.input] for rollout in rollouts] for prompt in by_input]  # of each teacher
     widths = [slots.width(max(map(len, prompts))) for prompts in unpadded]
     prompts = [read.padded(rows, width, left=True) for rows, width in zip(unpadded, widths, strict=True)]

@@ -81,7 +81,7 @@ class Exam:
                 model, view, prompts, [example for _, example in asked], self.mesh, self.batch
             )
             for rollout, prompt, preferred, (operation, example) in zip(
-                rollouts, prompts.own, preferences, asked, strict=True
+                rollouts, prompts.suffixes, preferences, asked, strict=True
             ):
                 answer = view.format.text(rollout.ids)
                 if side == "teacher":
@@ -134,6 +134,6 @@ class Subject:
     batch: int  # pairs that are read together
 
 
-def only(examples: list[list[Example]], operations: Sequence[int]) -> list[list[Example]]:
+def of_operations(examples: list[list[Example]], operations: Sequence[int]) -> list[list[Example]]:
     """The examples of these operations; the other operations have none."""
     return [shown if number in operations else [] for number, shown in enumerate(examples)]

@@ -67,7 +67,7 @@ def compare(
         _without_stop(answer, view.format.stops, demonstration)
         for answer, demonstration in zip(ids, demonstrations, strict=True)
     ]
-    repeated = [prompts.own[row] for row in rows for _ in range(2)]
+    repeated = [prompts.suffixes[row] for row in rows for _ in range(2)]
     scores = logprobs(model, prompts.contexts, repeated, answers, mesh, batch)
     for row, (output, rejected) in zip(rows, scores.reshape(-1, 2).tolist(), strict=True):
         compared[row] = Preference(output, rejected)

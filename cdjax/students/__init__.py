@@ -1,14 +1,15 @@
-"""What trains, and how it reads. A student is one part, in a file of its own, with
+"""Students: the weights that train, and the model that they make, a file each. A student has four methods:
 
-`init(decoder, *, seed, context) -> (trainable, frozen)`: what an update changes and what it needs besides, once a run,
-for the model that the student begins as. Both are pytrees of nnx Variables with logical axes (`parallel.RULES`), by
-which they are placed on a mesh, decayed or not (`optim.decay_mask`), and saved. `context`, the ids that the teacher
-reads before every input, and `seed` are for students that draw or read something; `frozen` depends on neither.
+`init(decoder, *, seed, context) -> (trainable, frozen)`: the weights that an update changes, and those that it leaves,
+for the model that the student begins as; called once a run. Both are pytrees of nnx Variables with logical axes
+(`parallel.RULES`), by which they are placed on a mesh, decayed or not (`optim.decay_mask`), and saved. `context` (the
+ids that the teacher reads before every input) and `seed` are for students whose `trainable` starts from them; `frozen`
+depends on neither.
 
-`reader(trainable, frozen) -> Reader`: the student as it reads. It is called inside a compiled step and outside, and
+`reader(trainable, frozen) -> Reader`: the student as a model. It is called inside a compiled step and outside, and
 differentiated with respect to `trainable`.
 
-`base(trainable, frozen) -> Decoder`: the model that `init` was given, from what `init` returned.
+`base(trainable, frozen) -> Decoder`: the decoder that `init` was called with, from its results.
 
 `export(trainable, frozen, directory, *, tokenizer, stop_ids, source)`: writes a directory for `cdjax.load_model`;
 `source` is where the model came from.
@@ -25,4 +26,4 @@ STUDENTS = Kinds(
     kv_prefix="cdjax.students.kv_prefix:KVPrefix",
 )
 Student = Annotated[Any, STUDENTS]
-Trainable: TypeAlias = Any  # a pytree of nnx Variables, of which an update changes all
+Trainable: TypeAlias = Any  # a pytree of nnx Variables, all of which an update changes

@@ -1,6 +1,6 @@
-"""A decoder with low-rank weights beside its matrices (LoRA, arXiv 2106.09685): put in, taken out, merged.
+"""Low-rank weights beside a decoder's matrices (LoRA, arXiv 2106.09685): put in, taken out, merged.
 
-In: a `model.Decoder` that exists. Out: another one around the same arrays; the one that was given stays as it is.
+In: a `model.Decoder`, which stays as it is. Out: another decoder with the same arrays.
 """
 
 import functools
@@ -21,7 +21,7 @@ def fresh(model: Decoder, rank: int, seed: int) -> nnx.State:
     """New low-rank weights for every projection, on the model's mesh: a [L, *in, R] is random, b [L, R, *out] zero."""
 
     def make(key: jax.Array) -> nnx.State:
-        # The attributes of a module that has just been made lie in the order in which they were assigned.
+        # `_draw` relies on the order of attributes: a fresh module has them as they were assigned.
         decoder = Decoder(model.spec, rngs=nnx.Rngs(0))
         _draw(decoder, rank, nnx.Rngs(params=key))
         return nnx.state(decoder, nnx.LoRAParam)
@@ -36,8 +36,8 @@ def put(model: Decoder, low: nnx.State, scale: float) -> Decoder:
     adapted = _copy(model)
     for path, module in nnx.iter_modules(adapted):
         if isinstance(module, Projection):
-            found: Any = functools.reduce(operator.getitem, path, low)
-            module.a, module.b, module.scale = found["a"], found["b"], scale
+            weights: Any = functools.reduce(operator.getitem, path, low)
+            module.a, module.b, module.scale = weights["a"], weights["b"], scale
     return adapted
 
 
@@ -51,7 +51,7 @@ def take_out(model: Decoder) -> Decoder:
 
 
 def merge(model: Decoder) -> Decoder:
-    """A decoder without low-rank weights that computes the same: w + scale * a @ b. Without any, the model itself."""
+    """The decoder with w + scale * a @ b for every matrix w; the model itself if it has no low-rank weights."""
     if not jax.tree.leaves(nnx.state(model, nnx.LoRAParam)):
         return model
 
@@ -63,14 +63,14 @@ def merge(model: Decoder) -> Decoder:
         return take_out(model)
 
     with jax.set_mesh(model.mesh):
-        where = parallel.shardings(jax.eval_shape(merged, model), model.mesh)
-        return jax.jit(merged, out_shardings=where)(model)
+        shardings = parallel.shardings(jax.eval_shape(merged, model), model.mesh)
+        return jax.jit(merged, out_shardings=shardings)(model)
 
 
 def _draw(module: nnx.Module, rank: int, rngs: nnx.Rngs) -> None:
-    """Gives every projection low-rank weights of the stream that makes a decoder with them, weight by weight.
+    """Gives every projection low-rank weights, drawn from `rngs` in the order of a decoder's weights.
 
-    The stream passes over the weights that are there: what a seed draws has always been counted so.
+    Each weight that the decoder already has takes a key, too, which nobody uses: seeded results depend on it.
     """
     for part in list(vars(module).values()):
         if isinstance(part, nnx.Module):
@@ -87,10 +87,10 @@ def _draw(module: nnx.Module, rank: int, rngs: nnx.Rngs) -> None:
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[L, .., R] @ [L, R, ..] in full float32: merging happens once, and must not round as a step may."""
+    """[L, .., R] @ [L, R, ..] in full float32 precision, which a merged model keeps; a step may round more."""
     return jnp.einsum("l...r,lrx->l...x", a, b.reshape(*b.shape[:2], -1), precision="highest")
 
 
 def _copy(model: Decoder) -> Decoder:
-    """Modules of its own around the same arrays."""
+    """A decoder of new modules with the same arrays."""
     return jax.tree.map(lambda leaf: leaf, model)

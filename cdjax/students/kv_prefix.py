@@ -1,4 +1,4 @@
-"""Keys and values before every row train, and the decoder stays as it is: a prefix in the place of the context."""
+"""A student that is a prefix of keys and values in the place of the context; the decoder is frozen."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ AXES = ("layers", "length", "kv_heads", "length", "head_dim")
 class KVPrefix:
     """Prefix tuning (arXiv 2101.00190) of `tokens` positions in every layer, as in Cartridges (arXiv 2506.06266).
 
-    The student reads each of its prompts after them. They begin as the keys and values of the first tokens of the
-    teacher's context, of random tokens, or of a prefix in a file. With `freeze_first` the first position, to which much
-    attention goes whatever stands there, has no gradient: it stays as it began.
+    The student reads each of its prompts after the prefix, which begins as the keys and values of the first tokens of
+    the teacher's context, of random tokens, or of a prefix in a file. With `freeze_first` its first position has no
+    gradient: much attention goes to a first position, whatever its keys are (an attention sink).
     """
 
     kind: ClassVar[str] = "kv_prefix"
     tokens: int = at_least(1, 64)
     start: Literal["context", "random", "file"] = "context"
-    file: str = ""  # of an exported prefix: the file, or its directory
+    file: str = ""  # an exported prefix: the file, or its directory
     freeze_first: bool = False
 
     def problems(self) -> Iterator[str]:
-        """A file without `start="file"`, or the reverse; nothing left that trains."""
+        """A file without `start="file"`, or the reverse; a prefix of which nothing trains."""
         if (self.start == "file") != bool(self.file):
             yield f"file={self.file!r} goes with start='file', and start is {self.start!r}"
         if self.freeze_first and self.tokens == 1:
             yield "freeze_first=True leaves nothing of tokens=1 to train"
 
     def init(self, decoder: Any, *, seed: int, context: Any) -> tuple[Any, Any]:
-        """The keys and values that train, by name, and the decoder, which is frozen.
+        """The trainable keys "k" and values "v", float32 [L, 1, K, P, H] with P >= `tokens`, and the frozen decoder.
 
-        Raises UserError for a context of fewer tokens, and for a file of more or fewer.
+        Raises UserError for a context of fewer than `tokens`, or a prefix file of another length.
         """
         import jax
         import jax.numpy as jnp
@@ -46,8 +46,8 @@ class KVPrefix:
 
         with jax.set_mesh(decoder.embedding[...].sharding.mesh):
             prefix = self._start(decoder, seed, context)
-        both = {"k": prefix.k, "v": prefix.v}
-        return {name: nnx.Param(x.astype(jnp.float32), axes=AXES) for name, x in both.items()}, decoder
+        start = {"k": prefix.k, "v": prefix.v}
+        return {name: nnx.Param(x.astype(jnp.float32), axes=AXES) for name, x in start.items()}, decoder
 
     def reader(self, trainable: Any, frozen: Any) -> Any:
         """A `Reader` of the frozen decoder after the prefix."""
@@ -57,13 +57,13 @@ class KVPrefix:
         from cdjax.model.cache import Prefix
         from cdjax.model.reader import Reader
 
-        def placed(name: str) -> Any:
+        def stored(name: str) -> Any:
             x = trainable[name][...]
             if self.freeze_first:
                 x = jnp.concatenate([jax.lax.stop_gradient(x[:, :, :, :1]), x[:, :, :, 1:]], 3)
             return x.astype(frozen.dtype)
 
-        return Reader(frozen, Prefix(placed("k"), placed("v"), jnp.array([self.tokens], jnp.int32)))
+        return Reader(frozen, Prefix(stored("k"), stored("v"), jnp.array([self.tokens], jnp.int32)))
 
     def base(self, trainable: Any, frozen: Any) -> Any:
         """The frozen decoder."""
@@ -72,11 +72,11 @@ class KVPrefix:
     def export(
         self, trainable: Any, frozen: Any, directory: Path, *, tokenizer: Any, stop_ids: Sequence[int], source: str
     ) -> None:
-        """A directory with the prefix alone, which `cdjax.load_model` puts before the model that it came from."""
+        """Writes a directory with the prefix alone, which `cdjax.load_model` puts before the model `source`."""
         from cdjax.model.files import prefix
 
-        found = self.reader(trainable, frozen).prefix
-        k, v = (x[:, :, :, : self.tokens] for x in (found.k, found.v))
+        trained = self.reader(trainable, frozen).prefix
+        k, v = (x[:, :, :, : self.tokens] for x in (trained.k, trained.v))
         prefix.write(directory, k, v, model=source, stop_ids=stop_ids)
 
     def _start(self, decoder: Any, seed: int, context: Any) -> Any:
@@ -87,10 +87,10 @@ class KVPrefix:
             path = prefix.find(self.file)
             if path is None:
                 raise UserError(f"student.file={self.file!r} is no {prefix.NAME} and no directory with one")
-            found = prefix.read(path).prefix(decoder)
-            if int(found.lengths[0]) != self.tokens:
-                raise UserError(f"student.tokens={self.tokens}, but {path} has {int(found.lengths[0])} positions")
-            return found
+            stored = prefix.read(path).prefix(decoder)
+            if int(stored.lengths[0]) != self.tokens:
+                raise UserError(f"student.tokens={self.tokens}, but {path} has {int(stored.lengths[0])} positions")
+            return stored
         ids = np.asarray(context, np.int32)[: self.tokens]
         if self.start == "random":
             ids = np.random.default_rng(seed).integers(decoder.spec.vocab, size=self.tokens).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Low-rank weights beside every matrix train; the matrices stay."""
+"""A student of low-rank weights beside every matrix; the matrices are frozen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ class LowRank:
     alpha: float = above(0, 16.0)
 
     def init(self, decoder: Any, *, seed: int, context: Any) -> tuple[Any, Any]:
-        """Fresh low-rank weights, and the decoder. Those that it already has are merged into its matrices first."""
+        """Fresh low-rank weights, and the decoder, with low-rank weights that it already has merged."""
         from cdjax.students import adapter
 
         base = adapter.merge(decoder)
         return adapter.fresh(base, self.rank, seed), base
 
     def reader(self, trainable: Any, frozen: Any) -> Any:
-        """A `Reader` that is the decoder with the low-rank weights."""
+        """A `Reader` of the decoder with the low-rank weights."""
         from cdjax.model.reader import Reader
         from cdjax.students import adapter
 
@@ -37,7 +37,7 @@ class LowRank:
     def export(
         self, trainable: Any, frozen: Any, directory: Path, *, tokenizer: Any, stop_ids: Sequence[int], source: str
     ) -> None:
-        """A directory that transformers loads, with the low-rank weights merged."""
+        """Writes a directory that transformers loads, with the low-rank weights merged."""
         from cdjax.model.files import huggingface
         from cdjax.students import adapter
 

@@ -1,4 +1,4 @@
-"""A model of a run and what trains of it: all its trainable states are of one student, with the same frozen rest."""
+"""A model of a run as a student: its frozen weights, and a reader for each of its trainable states."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from cdjax.students import Student, Trainable
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """`base` is a fresh student's trainable state and `frozen` the rest."""
+    """A student, the trainable state that it begins as (`base`), and the frozen weights of all its states."""
 
     student: Student
     base: Trainable
@@ -22,11 +22,11 @@ class Side:
 
     @property
     def model(self) -> Reader:
-        """The model as it is before anything trains."""
+        """The model before training."""
         return Reader(self.student.base(self.base, self.frozen))
 
     def reader(self, params: Trainable | None) -> Reader:
-        """What these trainable weights read as; None is the model."""
+        """The model with these trainable weights; None is the model before training."""
         return self.model if params is None else self.student.reader(params, self.frozen)
 
     def fresh(self, seed: int) -> Trainable:
@@ -35,6 +35,6 @@ class Side:
 
 
 def side(decoder: Decoder, student: Student, context: Int32[np.ndarray, "P"]) -> Side:
-    """The side that begins with `decoder`."""
+    """The side of a student that begins as `decoder`."""
     base, frozen = student.init(decoder, seed=0, context=context)
     return Side(student, base, frozen, context)

@@ -1,4 +1,4 @@
-"""All weights train."""
+"""A student whose weights all train."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Whole:
-    """Full fine-tuning: what trains are all weights of the decoder."""
+    """Full fine-tuning: the trainable weights are the decoder's."""
 
     kind: ClassVar[str] = "whole"
 

@@ -1,4 +1,4 @@
-"""What a view shows around a task input, and how it becomes text."""
+"""A view's context, shown around every task input, and the template that makes text of both, as data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,33 +9,33 @@ from cdjax.tasks.task import Demonstration
 from cdjax.views.select import Selector
 from cdjax.views.select.first import First
 
-DEFINITION = "{definition}"  # in an instruction, what the task is
+DEFINITION = "{definition}"  # stands in an instruction for the task's definition
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a view shows around the task input. All parts are optional; the empty context is the bare input.
+    """The text that a view shows around a task input. All fields are optional; the empty context is the bare input.
 
-    A teacher with an `ensemble` reads several prompts at once, each with other demonstrations. Every token of its
-    answer is chosen by the mean of their probabilities, and that mean is the token's target: sample and target are of
-    one distribution. (The paper samples an answer under one prompt, and averages the targets alone.)
+    A teacher with an `ensemble` reads several prompts at once, each with other demonstrations. The tokens of its answer
+    are sampled from the mean of the prompts' probabilities, and that mean is a token's target: sample and target are of
+    the same distribution. (The paper samples an answer under a single prompt, and averages the targets alone.)
     """
 
-    instruction: str = ""  # {definition} in it stands for the task's own
-    file: str = ""  # a text file that stands in the instruction's place, as it is
-    demonstrations: tuple[Demonstration, ...] = ()  # written out here; all are shown where nothing is selected
+    instruction: str = ""  # {definition} in it stands for the task's definition
+    file: str = ""  # a text file, whose unchanged text takes the instruction's place
+    demonstrations: tuple[Demonstration, ...] = ()  # written out in the experiment; without a selector all are shown
     shots: int = at_least(0, 0)  # number of demonstrations that `select` chooses for a row
-    select: Selector = First()  # First adds the task's first to those written out; others choose out of all
-    ensemble: int = at_least(0, 0)  # number of prompts of a teacher; 0: one, without drawing
-    drawn: int = at_least(0, 0)  # number of the demonstrations in each of them, drawn at random, alike in every run
+    select: Selector = First()  # First adds the task's first to `demonstrations`; others choose among both
+    ensemble: int = at_least(0, 0)  # number of prompts of a teacher; 0: a single prompt, without drawing
+    drawn: int = at_least(0, 0)  # number of demonstrations drawn at random for each prompt, the same in every run
     negatives: tuple[Demonstration, ...] = ()  # answers not to give, shown after the demonstrations
-    negative_shots: int = at_least(0, 0)  # number of the task's own answers not to give, after those
-    explanations: bool = False  # show each demonstration's explanation, negative ones' too
-    request: str = ""  # after the input, as "Let's think step by step."
+    negative_shots: int = at_least(0, 0)  # number of the task's answers not to give, shown after `negatives`
+    explanations: bool = False  # show the explanations of demonstrations and negatives
+    request: str = ""  # after the input, such as "Let's think step by step."
 
     @property
     def per_row(self) -> bool:
-        """Whether every row has demonstrations of its own."""
+        """Whether rows differ in their demonstrations."""
         return bool(self.shots) and not isinstance(self.select, First)
 
     def problems(self) -> Iterator[str]:
@@ -57,7 +57,7 @@ class Context:
             )
 
     def misfits(self, task: str, *, teacher: bool = False) -> Iterator[str]:
-        """A sentence for what is asked of a task where there is none, and for what only a teacher can be shown."""
+        """Yields a sentence for each field that needs a task, if there is none, or that only a teacher may have."""
         written = self.per_row and self.demonstrations
         for name, shots in (("shots", 0 if written else self.shots), ("negative_shots", self.negative_shots)):
             if shots and not task:
@@ -71,15 +71,15 @@ class Context:
 
 @dataclass(frozen=True)
 class Template:
-    """How a view becomes text: the tokenizer's chat template, or plain text."""
+    """How a view is rendered: by the tokenizer's chat template, or as plain text."""
 
     chat: bool = False
     system: str = "{instruction}\n\n"  # plain text only
-    positive: str = ""  # before each demonstration, as "Positive Example {number} -\n"
+    positive: str = ""  # before each demonstration, such as "Positive Example {number} -\n"
     negative: str = (
         "Negative Example {number} -\n"  # before each answer not to give; in a chat they follow the instruction
     )
-    ask: str = ""  # before the input itself, as "Now complete the following example -\n"
+    ask: str = ""  # before the input, such as "Now complete the following example -\n"
     question: str = "{input}\n"
     answer: str = "{output}\n"
     explanation: str = "Explanation: {explanation}\n"

@@ -16,7 +16,7 @@ from cdjax.tasks.task import Demonstration, Task
 from cdjax.views.context import DEFINITION, Context, Template
 from cdjax.views.select.first import First
 
-Tokenizer = Any  # transformers' PreTrainedTokenizerBase; to import it costs a second
+Tokenizer = Any  # transformers' PreTrainedTokenizerBase, which takes a second to import
 Message = dict[str, str]
 
 
@@ -30,9 +30,10 @@ def rows(context: Context, task: Task, inputs: Sequence[str]) -> list[Context]:
 
 
 def complete(context: Context, task: Task) -> Context:
-    """The context with its file read into the instruction, and what it takes from the task written out.
+    """The context with its file read into the instruction, and all that it takes from the task written out.
 
-    Where rows differ in their demonstrations, all that may be selected are written out.
+    If rows differ in their demonstrations, all that may be selected are written out. Raises UserError if the task has
+    fewer demonstrations than `shots`, no explanation or no definition, or the file cannot be read.
     """
     if context.file and context.instruction:
         raise UserError(f"a context has an instruction and the file {context.file!r} in its place; give one of them")
@@ -61,9 +62,9 @@ def complete(context: Context, task: Task) -> Context:
 
 
 def members(context: Context) -> tuple[Context, ...]:
-    """The contexts of an ensemble's prompts, made of a complete one; of a context without an ensemble itself alone.
+    """The contexts of an ensemble's prompts, from a complete context; without an ensemble, that context alone.
 
-    A larger ensemble begins with the prompts of a smaller one.
+    A larger ensemble begins with the prompts of a smaller ensemble.
     """
 
     def member(number: int) -> Context:
@@ -74,24 +75,24 @@ def members(context: Context) -> tuple[Context, ...]:
 
 
 def question(template: Template, text: str) -> str:
-    """How the template asks one input."""
+    """The input as the template asks it."""
     return template.question.replace("{input}", text)
 
 
 def answer(template: Template, output: str) -> str:
-    """How the template answers."""
+    """The output as the template's answer."""
     return template.answer.replace("{output}", output)
 
 
 def prompt(tokenizer: Tokenizer, template: Template, context: Context, text: str) -> str:
-    """The input under a complete context, as the template asks: ends where the answer begins."""
+    """The text of an input's prompt under a complete context, up to where the answer begins."""
     if template.chat:
         return chat(tokenizer, messages(template, context, text))
     return plain(template, context, text)
 
 
 def plain(template: Template, context: Context, text: str) -> str:
-    """The input under a complete context as plain text."""
+    """The prompt as plain text."""
     parts = [template.system.replace("{instruction}", context.instruction)] if context.instruction else []
     for pair in _solved(template, context):
         parts += pair
@@ -99,12 +100,12 @@ def plain(template: Template, context: Context, text: str) -> str:
 
 
 def messages(template: Template, context: Context, text: str) -> list[Message]:
-    """The input under a complete context as a conversation: system, then user and assistant in turn.
+    """The prompt as a conversation: system, then user and assistant in turn.
 
     Answers not to give stand in the system message: the assistant never says them.
     """
-    told = "\n\n".join(part for part in (context.instruction, "".join(_negatives(template, context))) if part)
-    turns = [("system", told)] if told else []
+    system = "\n\n".join(part for part in (context.instruction, "".join(_negatives(template, context))) if part)
+    turns = [("system", system)] if system else []
     for asked, answered in _solved(template, context):
         turns += [("user", asked), ("assistant", answered)]
     turns.append(("user", _asked(template, context, text)))
@@ -112,9 +113,10 @@ def messages(template: Template, context: Context, text: str) -> list[Message]:
 
 
 def chat(tokenizer: Tokenizer, conversation: list[Message]) -> str:
-    """The conversation by the tokenizer's chat template, up to and with the marker that opens the answer.
+    """The conversation rendered by the tokenizer's chat template, up to and with the marker that opens the answer.
 
     A template that refuses a system message, or leaves it out, gets the instruction at the head of the first question.
+    Raises UserError if the tokenizer has no chat template, or it refuses the conversation.
     """
     if not tokenizer.chat_template:
         raise UserError("the model's tokenizer has no chat template; set template.chat=False")
@@ -133,15 +135,15 @@ def chat(tokenizer: Tokenizer, conversation: list[Message]) -> str:
     raise UserError(f"the model's chat template refused the conversation ({problem}); set template.chat=False")
 
 
-def _check(field: str, count: int, own: tuple[Demonstration, ...], task: Task, skip: int = 0) -> None:
-    """Raises UserError if the task has fewer than are asked for."""
-    if skip + count > len(own):
+def _check(field: str, count: int, known: tuple[Demonstration, ...], task: Task, skip: int = 0) -> None:
+    """Raises UserError if the task has fewer demonstrations than `count` after the skipped ones."""
+    if skip + count > len(known):
         kind, after = (
             field.replace("shots", "demonstrations").replace("_", " "),
             f" after {skip} skipped" if skip else "",
         )
         raise UserError(
-            f"context.{field} is {count}{after}, but task {task.name!r} has {len(own)} {kind}; "
+            f"context.{field} is {count}{after}, but task {task.name!r} has {len(known)} {kind}; "
             "ask for fewer or write them out in the context"
         )
 
@@ -152,20 +154,22 @@ def _asked(template: Template, context: Context, text: str) -> str:
 
 def _solved(template: Template, context: Context) -> list[tuple[str, str]]:
     """Each demonstration as a question and its answer."""
-    return [_pair(template, context, template.positive, i, one) for i, one in enumerate(context.demonstrations, 1)]
+    numbered = enumerate(context.demonstrations, 1)
+    return [_pair(template, context, template.positive, number, example) for number, example in numbered]
 
 
 def _negatives(template: Template, context: Context) -> list[str]:
     """Each answer not to give, with its question."""
-    shown = (_pair(template, context, template.negative, i, one) for i, one in enumerate(context.negatives, 1))
-    return [asked + answered for asked, answered in shown]
+    numbered = enumerate(context.negatives, 1)
+    pairs = (_pair(template, context, template.negative, number, example) for number, example in numbered)
+    return [asked + answered for asked, answered in pairs]
 
 
-def _pair(template: Template, context: Context, head: str, number: int, one: Demonstration) -> tuple[str, str]:
-    explained = context.explanations and one.explanation
-    explanation = template.explanation.replace("{explanation}", one.explanation) if explained else ""
-    asked = head.replace("{number}", str(number)) + question(template, one.input)
-    return asked, answer(template, one.output) + explanation
+def _pair(template: Template, context: Context, head: str, number: int, example: Demonstration) -> tuple[str, str]:
+    explained = context.explanations and example.explanation
+    explanation = template.explanation.replace("{explanation}", example.explanation) if explained else ""
+    asked = head.replace("{number}", str(number)) + question(template, example.input)
+    return asked, answer(template, example.output) + explanation
 
 
 def _read(path: str) -> str:

@@ -1,4 +1,4 @@
-"""How a side is spoken to, and what it is shown of a task: T_teacher and T_student of the paper (section 2.1).
+"""A side's format and its view of a task: T_teacher and T_student of the paper (section 2.1).
 
 In: a tokenizer, Template, Context, Task. Out: Prompts of inputs, ids of written answers, the text of answers.
 """
@@ -26,7 +26,7 @@ class Format:
     stops: Int32[np.ndarray, "_"]
 
     def body(self, ids: Int[np.ndarray, "_"]) -> str:
-        """An answer's text up to the stop; in a last token such as ").\\n", what stands before the stop counts."""
+        """An answer's text up to the stop, with the part of its last token before the stop, as in ").\\n"."""
         if not len(ids) or ids[-1] not in self.stops:
             return encode.decode(self.tokenizer, ids)
         before, whole = encode.decode(self.tokenizer, ids[:-1]), encode.decode(self.tokenizer, ids)
@@ -40,7 +40,7 @@ class Format:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What one side is shown around every input of a task, in at most `budget` tokens."""
+    """The format and context that a side reads a task's inputs in, with prompts of at most `budget` tokens."""
 
     format: Format
     context: Context
@@ -49,7 +49,7 @@ class View:
     overflow: Literal["error", "drop"] = "error"
 
     def prompts(self, inputs: Sequence[str]) -> tuple[Prompts, list[str]]:
-        """The prompts of the inputs, and the inputs dropped because theirs is too long; see `encode.prompts`."""
+        """The prompts of the inputs, and the inputs dropped because their prompt is too long; see `encode.prompts`."""
         return encode.prompts(
             self.format.tokenizer,
             self.format.template,
@@ -67,11 +67,11 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """The same inputs as all sides see them, in the same order."""
+    """Every side's prompts of the same inputs, in the same order."""
 
     teacher: Prompts
     student: Prompts
-    dropped: int  # inputs left out because a view was over its budget
+    dropped: int  # number of inputs without prompts, because a view of them is over its budget
     others: tuple[Prompts, ...] = ()  # of teachers after the first
 
     def rows(self, indices: Sequence[int]) -> "Shown":
@@ -82,31 +82,32 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """How all sides are shown the inputs of one task."""
+    """Every side's view of a task."""
 
     teacher: View
     student: View
-    bare: View  # what the student is shown, as the teacher would read it
+    bare: View  # the student's context in the teacher's format
     others: tuple[View, ...] = ()  # of teachers after the first
 
     def prompts(self, inputs: Sequence[str]) -> Shown:
         """Every side's prompts of the inputs that fit all budgets."""
-        views, fitting, made = (self.teacher, self.student, *self.others), tuple(inputs), []
+        views, fitting, tried = (self.teacher, self.student, *self.others), tuple(inputs), []
         for view in views:
-            made.append(view.prompts(fitting)[0])
-            fitting = made[-1].inputs
+            tried.append(view.prompts(fitting)[0])
+            fitting = tried[-1].inputs
+        # Prompts that still hold an input which a later view dropped are made again.
         teacher, student, *others = (
             prompts if prompts.inputs == fitting else view.prompts(fitting)[0]
-            for view, prompts in zip(views, made, strict=True)
+            for view, prompts in zip(views, tried, strict=True)
         )
         return Shown(teacher, student, len(inputs) - len(fitting), tuple(others))
 
     @property
     def one_vocabulary(self) -> bool:
-        """Whether the student's tokens are every teacher's, and end answers for it where they do for a teacher."""
-        mine = self.student.format
+        """Whether the student has every teacher's vocabulary, and its stops include every teacher's stops."""
+        student = self.student.format
         formats = [view.format for view in (self.teacher, *self.others)]
         return all(
-            encode.same_vocabulary(format.tokenizer, mine.tokenizer) and np.isin(format.stops, mine.stops).all()
+            encode.same_vocabulary(format.tokenizer, student.tokenizer) and np.isin(format.stops, student.stops).all()
             for format in formats
         )

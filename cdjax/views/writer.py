@@ -18,8 +18,8 @@ ASK = "Here are some inputs of a task, one a line. Write one more, different fro
 def texts(tokenizer: Tokenizer, template: Template, task: Task, cfg: Inputs, seed: int) -> list[str]:
     """`cfg.written` texts, each with its own permutation of `cfg.written_shots` known inputs.
 
-    In plain text the task's demonstrations stand there with their answers, which says more of the task than
-    a list of inputs, and the text ends where the next input begins. Raises UserError if no input is known.
+    In plain text the task's demonstrations are shown with their answers, which say more of the task than inputs alone,
+    and the text ends where the next input begins. Raises UserError if no input is known.
     """
     stop = template.stop or "\n"
     lines = [d.input for d in task.demonstrations] or list(task.pool)
@@ -33,12 +33,12 @@ def texts(tokenizer: Tokenizer, template: Template, task: Task, cfg: Inputs, see
     lists = ["".join(rng.sample(shown, min(cfg.written_shots, len(shown)))) for _ in range(cfg.written)]
     if template.chat:
         return [render.chat(tokenizer, [{"role": "user", "content": f"{ASK}\n\n{text.strip()}"}]) for text in lists]
-    # A space left at the end would stand before the token " word", which brings its own.
+    # Tokens of words, such as " word", begin with a space: the text must not end with another.
     return [text + _around(template)[0].rstrip(" ") for text in lists]
 
 
 def read(template: Template, text: str, stopped: bool) -> str:
-    """The input in what the model wrote, up to what follows a question's input; empty if it was cut off before."""
+    """The new input in the model's text, up to what follows an input in a question; empty if it is unfinished."""
     after = "" if template.chat else _around(template)[1].rstrip()
     if after and after in text:
         return text.partition(after)[0].strip()
@@ -46,6 +46,6 @@ def read(template: Template, text: str, stopped: bool) -> str:
 
 
 def _around(template: Template) -> tuple[str, str]:
-    """What a question says before its input and after it."""
+    """The text of a question before its input, and the text after it."""
     before, _, after = template.question.partition("{input}")
     return before, after

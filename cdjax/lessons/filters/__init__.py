@@ -35,7 +35,7 @@ class Kept:
     """An answer and the part of it that the student must produce."""
 
     rollout: Rollout
-    kept: Int32[np.ndarray, "C"]  # indices into the rollout's tokens, the stop token among them if the teacher stopped
+    indices: Int32[np.ndarray, "C"]  # into the rollout's tokens, the stop token among them if the teacher stopped
     text: str  # of these tokens, without the stop
 
 

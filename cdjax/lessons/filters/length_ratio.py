@@ -27,5 +27,5 @@ class LengthRatio:
 
     def refuse(self, answers: Sequence[Kept], evidence: Evidence) -> list[str | None]:
         bare = evidence.bare() if answers else {}
-        ratios = [len(answer.kept) / len(bare[answer.rollout.input].ids) for answer in answers]
+        ratios = [len(answer.indices) / len(bare[answer.rollout.input].ids) for answer in answers]
         return ["too_short" if ratio < self.least else "too_long" if ratio > self.most else None for ratio in ratios]

@@ -1,7 +1,7 @@
-"""Who writes what is learned, a file each; `source.py` says what a source has.
+"""Sources of the answers that are learned, a file each; source.py has their base class.
 
-Most give answers to the inputs of a `Request`, with the targets that it asks for, and are asked anew in every segment
-(`update.every`), each time with the student as it is then. Some have solved examples of their own.
+Most answer the inputs of a `Request`, with the targets that it asks for, anew in every segment (`update.every`) and
+with the student at that time. Others bring solved examples.
 """
 
 from typing import Annotated, Any

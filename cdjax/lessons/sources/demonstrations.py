@@ -1,4 +1,4 @@
-"""The demonstrations that the teacher is shown: the paper's baseline, gradient descent on the context itself."""
+"""The demonstrations of the teacher's context as a source: the paper's baseline, gradient descent on the context."""
 
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FromDemonstrations(Source):
-    """Every demonstration of each operation's context, under the student's view, with its written answer."""
+    """Every demonstration of each operation's context, under the student's view, with its output as the answer."""
 
     kind: ClassVar[str] = "demonstrations"
     own_inputs: ClassVar[bool] = True
 
     def solved(self, known: Known) -> "list[Solved]":
-        """Raises UserError for an operation whose context has none."""
+        """The demonstrations of all operations. Raises UserError for an operation whose context has none."""
         from cdjax.lessons.labelled import solved
         from cdjax.views import render
 

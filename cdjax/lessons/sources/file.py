@@ -1,4 +1,4 @@
-"""Answers out of the user's own file: whatever somebody, or another model, wrote to the inputs."""
+"""Answers from a file of the user, written by people or other models."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FromFile(Source):
-    """Every "output" that the JSON lines of `file` have to an input, with the teacher's targets of it.
+    """Every "output" of the JSON lines of `file` as an answer to the line's "input", with the teacher's targets.
 
-    A file may have several lines to one input; those to inputs that are not asked do not count.
+    A file may have several lines of an input; lines of inputs that are not asked do not count.
     """
 
     kind: ClassVar[str] = "file"
     file: str = ""
 
     def problems(self) -> Iterator[str]:
-        """No file."""
+        """A file that does not exist."""
         if not Path(self.file).is_file():
             yield f"file must be JSON lines with an input and an output, and {self.file!r} is no file"
 
     def answers(self, request: "Request") -> "list[Rollout]":
-        """Raises UserError for a file that answers none of the inputs."""
+        """The file's answers to inputs of the request. Raises UserError if there are none."""
         lines = files.read(self.file)
         answered = [Demonstration(line.input, line.output) for line in lines if line.output]
         if not {example.input for example in answered} & set(request.shown.student.inputs):

@@ -1,4 +1,4 @@
-"""The task's own answers, where it knows them: supervised fine-tuning under the student's view."""
+"""The task's known answers as a source: supervised fine-tuning under the student's view."""
 
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FromLabels(Source):
-    """What the task says to each input, one answer each; the teacher is asked for targets of it, if any are recorded.
+    """The answer that the task knows to each input, with the teacher's targets if any are recorded.
 
-    An input without a known answer has none; an answer of more tokens than `limits.completion` is cut there.
+    Inputs without a known answer are left out; an answer of more tokens than `limits.completion` is cut there.
     """
 
     kind: ClassVar[str] = "labels"
 
     def answers(self, request: "Request") -> "list[Rollout]":
-        """Raises UserError for a task that knows no answers."""
+        """The task's answers to inputs of the request. Raises UserError for a task that knows none."""
         solve = request.task.solve
         if solve is None:
             raise UserError(f"source.kind='labels' asks task {request.task.name!r} for answers, and it knows none")

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture(Source):
-    """Every input is answered by the student with probability `student`, GKD's lambda, drawn anew in every segment.
+    """The student answers each input with probability `student`, GKD's lambda, drawn anew in every segment.
 
-    0 is the source "teacher" and 1 the source "student", answer for answer.
+    With 0 and 1 the answers are those of the sources "teacher" and "student".
     """
 
     kind: ClassVar[str] = "mixture"

@@ -1,4 +1,4 @@
-"""Answers of an earlier run: what its models wrote once is learned again, with what the teacher says of it now."""
+"""Answers from an earlier run, with targets of this run's teacher."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from cdjax.lessons.request import Request
     from cdjax.sampling.store import Rollout
 
-WRITERS = ("", "teacher", "student")  # folders of an operation: of all that a model wrote, or of one side's share
+WRITERS = ("", "teacher", "student")  # an operation's folders: "" of a single writer, the others of a mixture
 
 
 @dataclasses.dataclass(frozen=True)
 class FromRollouts(Source):
-    """The answers of a round of a run with the same tokenizer, to the operation of the same number.
+    """The answers of a round of an earlier run with the same tokenizer, to the operation of the same number.
 
-    Their targets are the teacher's of this run, read anew; an answer to an input that is not asked does not count.
+    This run's teacher reads them for its targets; answers to inputs that are not asked do not count.
     """
 
     kind: ClassVar[str] = "rollouts"
@@ -29,21 +29,24 @@ class FromRollouts(Source):
     round: int = at_least(0, 0)
 
     def problems(self) -> Iterator[str]:
-        """No such run, or no answers in it."""
+        """A run that does not exist, or that has no answers."""
         if not self.files():
             yield f"run={self.run!r} must be the directory of a run with answers of a model in {self._folder()}"
 
     def files(self) -> list[str]:
-        """The shards of all operations and segments."""
+        """The shards of all operations and segments of the round."""
         return sorted(str(path) for path in self._folder().rglob("*.npz") if path.parent.name != "bare")
 
     def answers(self, request: "Request") -> "list[Rollout]":
-        """Raises UserError for answers to other inputs, and for tokens that the student does not have."""
+        """The run's answers to inputs of the request, in the order of the inputs.
+
+        Raises UserError if there are none, or an answer has a token that the student does not have.
+        """
         from cdjax.sampling.store import Store
 
         order = {text: number for number, text in enumerate(request.shown.student.inputs)}
-        places = (folder / writer for folder in self._operations(request.operation) for writer in WRITERS)
-        stores = [(Store(place), sorted(place.glob("*.npz"))) for place in places]
+        folders = (folder / writer for folder in self._operations(request.operation) for writer in WRITERS)
+        stores = [(Store(folder), sorted(folder.glob("*.npz"))) for folder in folders]
         written = [rollout for store, shards in stores for shard in shards for rollout in store.read(int(shard.stem))]
         rollouts = [rollout for rollout in written if rollout.input in order]
         rollouts.sort(key=lambda rollout: (order[rollout.input], rollout.sample))

@@ -1,4 +1,4 @@
-"""What every source has: it answers the inputs of operations, or it has solved examples of its own."""
+"""The base class of sources, which answer the inputs of operations, or bring solved examples."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """Where solved examples are found."""
+    """The solved examples that an experiment knows: those of its operations, and those of tasks."""
 
     operations: "Sequence[Assignment]"
-    views: "Sequence[View]"  # under which who learns is shown each of them
+    views: "Sequence[View]"  # the view of the model that learns, of each operation
     labelled: "Callable[[Labelled], list[Solved]]"  # a task's solved examples under their view
 
 
@@ -26,12 +26,12 @@ class Source:
 
     kind: ClassVar[str]
     writers: ClassVar[frozenset[str]] = frozenset()  # "teacher", "student": the models that write
-    own_inputs: ClassVar[bool] = False  # whether it has solved examples instead of answers to inputs of operations
+    own_inputs: ClassVar[bool] = False  # whether it brings solved examples instead of answering inputs of operations
 
     def answers(self, request: "Request") -> "list[Rollout]":
         """Answers to inputs of the request, with the targets that it asks for."""
         raise NotImplementedError
 
     def solved(self, known: Known) -> "list[Solved]":
-        """Prompts and the answers written to them, all of which are learned: f and the filters do not see them."""
+        """Prompts with their answers, which are learned whole: f and the filters are not applied."""
         raise NotImplementedError

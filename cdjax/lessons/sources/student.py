@@ -1,4 +1,7 @@
-"""The student writes and the teacher corrects: on-policy distillation (GKD, arXiv 2306.13649; OPCD, SDFT, OPSD)."""
+"""The student as a source, whose answers the teacher grades: on-policy distillation (GKD, arXiv 2306.13649).
+
+Others have called it OPCD, SDFT or OPSD.
+"""
 
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
@@ -12,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FromStudent(Source):
-    """The student's answers under its own view, with the teacher's distribution under its view at each of their tokens.
+    """The student's answers under its view, with the teacher's distribution under its view at each of their tokens.
 
-    With `update.every` the student writes anew as it learns; in one segment it writes once, before the first update.
+    With `update.every` the student writes anew as it learns; otherwise it writes once, before the first update.
     """
 
     kind: ClassVar[str] = "student"

@@ -1,4 +1,4 @@
-"""The teacher writes: the paper's context distillation."""
+"""The teacher as a source: the paper's context distillation."""
 
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FromTeacher(Source):
-    """The teacher's answers under its own view; what its decode step knew are the targets."""
+    """The teacher's answers under its view, with targets recorded as it samples them."""
 
     kind: ClassVar[str] = "teacher"
     writers: ClassVar[frozenset[str]] = frozenset({"teacher"})

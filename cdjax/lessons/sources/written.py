@@ -1,4 +1,4 @@
-"""Solved examples of tasks: for fine-tuning on labels, and for replay beside other sources (paper, 4.3, transfer)."""
+"""Solved examples of tasks as a source, for fine-tuning on labels or replay beside other sources (paper, 4.3)."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Written(Source):
-    """Solved examples, of any task and under any view, all of them in every round.
+    """Solved examples of any task and under any view, all of them in every round.
 
-    Where a teacher's distribution is learned, a written answer is as if drawn from one that is certain of its tokens.
+    If a teacher's distribution is learned, a solved answer counts as drawn from a teacher that is certain of it.
     """
 
     kind: ClassVar[str] = "written"
@@ -23,10 +23,10 @@ class Written(Source):
     examples: tuple[Labelled, ...] = ()
 
     def problems(self) -> Iterator[str]:
-        """No examples at all."""
+        """A source without examples."""
         if not self.examples:
             yield "examples is empty: there is nothing to learn"
 
     def solved(self, known: Known) -> "list[Solved]":
-        """Raises UserError for a task with fewer examples than are asked for, or a prompt that is too long."""
+        """All the examples. Raises UserError for a task with fewer than `count`, or a prompt that is too long."""
         return [example for labelled in self.examples for example in known.labelled(labelled)]

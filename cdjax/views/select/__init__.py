@@ -1,7 +1,7 @@
-"""Selectors: which demonstrations each row is shown.
+"""Selectors, which choose the demonstrations that each row is shown, a file each.
 
 A selector is a frozen dataclass, called with demonstrations, the inputs of all rows and a number of shots. It returns
-for every input so many of the demonstrations, in the order in which they are shown.
+that number of demonstrations for each input, in the order in which they are shown.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,17 +21,17 @@ Selector: TypeAlias = Annotated[Any, SELECTORS]
 
 
 def others(demonstrations: Sequence[Demonstration], inputs: Sequence[str], shots: int) -> Iterator[list[int]]:
-    """For every input, which demonstrations are of another input: an answer is never shown to its own question.
+    """Yields for each input the indices of demonstrations of other inputs: a prompt never shows its own answer.
 
-    Raises UserError if they are fewer than `shots`.
+    Raises UserError if there are fewer than `shots`.
     """
     solved = [normalized(demonstration.input) for demonstration in demonstrations]
     for text in inputs:
         asked = normalized(text)
-        left = [number for number, known in enumerate(solved) if known != asked]
-        if len(left) < shots:
+        indices = [index for index, known in enumerate(solved) if known != asked]
+        if len(indices) < shots:
             raise UserError(
-                f"context.shots is {shots}, and for the input {text!r} there are {len(left)} other demonstrations to "
-                "select from; ask for fewer or write more of them out in the context"
+                f"context.shots is {shots}, and for the input {text!r} there are {len(indices)} other demonstrations "
+                "to select from; ask for fewer or write more of them out in the context"
             )
-        yield left
+        yield indices

@@ -12,13 +12,13 @@ from cdjax.views.select import others
 
 @dataclasses.dataclass(frozen=True)
 class BM25:
-    """Those of the context's and the task's whose inputs share most words with the row's, rare words above all.
+    """The demonstrations of context and task whose inputs share most words with the row's, rare words above all.
 
-    Of equally like ones the earlier counts as more like. Raises UserError where the package bm25s is not installed.
+    Of equal scores the earlier demonstration ranks higher. Raises UserError if the package bm25s is not installed.
     """
 
     kind: ClassVar[str] = "bm25"
-    nearest: Literal["last", "first"] = "last"  # where the most like one stands: beside the input, or far from it
+    nearest: Literal["last", "first"] = "last"  # place of the highest score: beside the input, or far from it
 
     def __call__(
         self, demonstrations: Sequence[Demonstration], inputs: Sequence[str], shots: int
@@ -30,14 +30,14 @@ class BM25:
         index, rows = Index(), []
         words = [_words(demonstration.input) for demonstration in demonstrations]
         index.index(words, create_empty_token=False, show_progress=False)  # its scores are not to be had (0.3.16)
-        for text, left in zip(inputs, others(demonstrations, inputs, shots), strict=True):
+        for text, indices in zip(inputs, others(demonstrations, inputs, shots), strict=True):
             scores = index.get_scores(_words(text))
-            nearest = sorted(left, key=scores.__getitem__, reverse=True)[:shots]  # stable: of equals the earlier first
+            nearest = sorted(indices, key=scores.__getitem__, reverse=True)[:shots]  # a stable sort
             shown = reversed(nearest) if self.nearest == "last" else nearest
             rows.append(tuple(demonstrations[number] for number in shown))
         return rows
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text; all of it is one where it has none, as in "+"."""
+    """The words of a text; a text without any, such as "+", is a word."""
     return re.findall(r"\w+", text.casefold()) or [text.strip()]

@@ -12,7 +12,7 @@ from cdjax.views.select import others
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A sample of the context's and the task's that depends on the input and the seed alone, in a random order."""
+    """A sample of the demonstrations of context and task, in a random order; it depends on input and seed alone."""
 
     kind: ClassVar[str] = "drawn"
     seed: int = at_least(0, 0)
@@ -21,6 +21,6 @@ class Drawn:
         self, demonstrations: Sequence[Demonstration], inputs: Sequence[str], shots: int
     ) -> list[tuple[Demonstration, ...]]:
         return [
-            tuple(demonstrations[number] for number in random.Random(f"drawn {self.seed} {text}").sample(left, shots))
-            for text, left in zip(inputs, others(demonstrations, inputs, shots), strict=True)
+            tuple(demonstrations[index] for index in random.Random(f"drawn {self.seed} {text}").sample(indices, shots))
+            for text, indices in zip(inputs, others(demonstrations, inputs, shots), strict=True)
         ]

@@ -10,7 +10,7 @@ from cdjax.tasks.task import Demonstration
 
 @dataclasses.dataclass(frozen=True)
 class First:
-    """Those written out in the context, all of them, and then so many of the task's: the first ones after `skip`."""
+    """All demonstrations of the context, and then the task's first ones after `skip`, as many as shots."""
 
     kind: ClassVar[str] = "first"
     skip: int = at_least(0, 0)

@@ -73,7 +73,7 @@ def prompt_tokens(cfg: config.Experiment, workdir: Path) -> dict[str, tuple[int,
         asked = [one.input for one in assignment.task.test[: cfg.score.examples]]
         some, _ = dataclasses.replace(view, overflow="drop").prompts(asked)
         whole, _ = dataclasses.replace(view, context=ALL, budget=2**31, overflow="error").prompts(asked)
-        longest = max(map(len, some.contexts)) + max(map(len, some.own))
+        longest = max(map(len, some.contexts)) + max(map(len, some.suffixes))
         sizes[assignment.name] = (longest, min(map(len, whole.whole)))
     return sizes
 
