@@ -27,7 +27,7 @@ def words():
 
 
 def logits(model, mesh, tokens):
-    """T tokens -> T V logits, in one pass."""
+    """The logits [T, V] of T tokens, in one pass."""
     with jax.set_mesh(mesh):
         return np.asarray(_forward(model, jnp.asarray(tokens)[None]))[0]
 
@@ -39,8 +39,8 @@ def _forward(model, tokens):
     return model.logits(hidden)
 
 
-def assert_same_weights(one, two):
-    for (name, a), (other, b) in zip(weights.named(one), weights.named(two), strict=True):
+def assert_same_weights(left, right):
+    for (name, a), (other, b) in zip(weights.named(left), weights.named(right), strict=True):
         assert name == other
         np.testing.assert_array_equal(a, b, err_msg=name)
 
@@ -48,10 +48,10 @@ def assert_same_weights(one, two):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_those_of_transformers(family, mesh):
     with np.load(FIXTURES / family / "reference.npz") as reference:
-        tokens, wanted = reference["tokens"], reference["logits"]
+        tokens, expected = reference["tokens"], reference["logits"]
     got = logits(huggingface.read(FIXTURES / family, mesh), mesh, tokens)
-    assert np.abs(wanted).max() > 1
-    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama2", "qwen3"])
@@ -106,14 +106,14 @@ def test_transformers_and_we_read_each_other(family, mesh, words, tmp_path):
             return model(torch.from_numpy(tokens)[None].long()).logits[0].numpy()
 
     tokens = np.random.default_rng(2).integers(0, 64, 24).astype(np.int32)
-    made = make_checkpoints.checkpoint(make_checkpoints.FAMILIES[family], seed=7)
-    made.save_pretrained(tmp_path / "theirs")
+    reference = make_checkpoints.checkpoint(make_checkpoints.FAMILIES[family], seed=7)
+    reference.save_pretrained(tmp_path / "theirs")
     model = huggingface.read(tmp_path / "theirs", mesh)
-    np.testing.assert_allclose(logits(model, mesh, tokens), theirs(made), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits(model, mesh, tokens), theirs(reference), rtol=1e-4, atol=1e-4)
     huggingface.write(model, words, tmp_path / "ours")
     loaded, report = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
-    np.testing.assert_allclose(theirs(loaded), theirs(made), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(theirs(loaded), theirs(reference), rtol=1e-5, atol=1e-5)
 
 
 def test_low_rank_weights_are_not_written_apart(mesh, words, tmp_path):

@@ -162,7 +162,7 @@ def test_the_page_needs_no_other_file(workdir):
 
 def test_scores_and_curves_are_drawn(workdir):
     html = page.write(workdir).read_text()
-    bars, curves = (re.sub(r"<[^>]*>", " ", one) for one in re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    bars, curves = (re.sub(r"<[^>]*>", " ", svg) for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert [bars.find(name) for name in ("teacher", "before", "after", "gradient descent")] == sorted(
         bars.find(name) for name in ("teacher", "before", "after", "gradient descent")
     )
@@ -220,9 +220,9 @@ def test_the_table_has_a_row_for_every_run(workdir, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text(config.to_json(config.override(CFG, {"name": "second"})))
-    header, rule, one, two = page.table([workdir, other]).splitlines()
-    assert len(header) == len(rule) == len(one) == len(two)
-    cells = [cell.strip() for cell in one.strip("|").split("|")]
+    header, rule, first, second = page.table([workdir, other]).splitlines()
+    assert len(header) == len(rule) == len(first) == len(second)
+    cells = [cell.strip() for cell in first.strip("|").split("|")]
     assert [cell.strip() for cell in header.strip("|").split("|")] == [
         *("run", "metric", "teacher", "before", "after", "gradient descent"),
         *("gap closed", "tokens a request", "minutes"),
@@ -231,7 +231,7 @@ def test_the_table_has_a_row_for_every_run(workdir, tmp_path):
         *("ten <shots>", "accuracy, n=160, 2 seeds", "0.900 [0.850, 0.950]", "0.100 [0.050, 0.150]"),
         *("0.750 [0.700, 0.800]", "0.500 [0.450, 0.550]", "81 %", "100 -> 10", "2.0"),
     ]
-    assert [cell.strip() for cell in two.strip("|").split("|")] == ["second", *"--------"]
+    assert [cell.strip() for cell in second.strip("|").split("|")] == ["second", *"--------"]
 
 
 def test_the_gap_is_closed_from_before_to_teacher():

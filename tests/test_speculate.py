@@ -36,7 +36,7 @@ STUDENTS = Prompts(
 
 
 def sharper(model, by=12.0):
-    """A new model is nearly uniform over its vocabulary; this one has opinions."""
+    """The model with larger logits: its distributions are far from uniform, unlike those of a new model."""
     model = jax.tree.map(lambda x: x, model)
     model.final_norm.scale[...] = model.final_norm.scale[...] * by
     return model
@@ -57,16 +57,16 @@ def sides8(sides, mesh8):
 
 def ask(models, mesh, *, draft=3, sampling=config.Sampling(batch=3), students=STUDENTS, **changes):
     """The stage's answers; without a draft the teacher writes them alone."""
-    wanted = dict(stops=STOPS, targets=BOTH, steps=9, seed=1) | changes
+    arguments = dict(stops=STOPS, targets=BOTH, steps=9, seed=1) | changes
     sampling = dataclasses.replace(sampling, draft=draft)
     teacher, student = map(Reader, models)
     return answers.sample(
-        teacher, mesh, TEACHERS, sampling=sampling, student=answers.Student(student, students), **wanted
+        teacher, mesh, TEACHERS, sampling=sampling, student=answers.Student(student, students), **arguments
     )
 
 
 def verdicts(rollouts):
-    return np.concatenate([one.verdicts for one in rollouts])
+    return np.concatenate([rollout.verdicts for rollout in rollouts])
 
 
 # --- the distribution -----------------------------------------------------------------------------------------------
@@ -76,13 +76,13 @@ END = 4
 
 
 def probabilities(logits, choice):
-    """The distribution that a choice asks for, written down again: [V] logits, all different."""
+    """The distribution of a choice over [V] logits, all different, in numpy: a reference."""
     order = np.argsort(-logits)[: choice.top_k or None]
     weights = np.exp(logits[order] / choice.temperature - logits.max() / choice.temperature)
     weights[1:][np.cumsum(weights)[:-1] >= choice.top_p * weights.sum()] = 0
-    found = np.zeros_like(logits)
-    found[order] = weights / weights.sum()
-    return found
+    kept_probabilities = np.zeros_like(logits)
+    kept_probabilities[order] = weights / weights.sum()
+    return kept_probabilities
 
 
 def all_answers(model, mesh, prompt, choice):
@@ -99,12 +99,12 @@ def all_answers(model, mesh, prompt, choice):
     after = {
         tuple(pair[:n]): probabilities(row[n], choice) for pair, row in zip(pairs, last, strict=True) for n in range(3)
     }
-    found = {}
+    probability_of = {}
     for answer in itertools.product(range(5), repeat=3):
         answer = answer[: answer.index(END) + 1] if END in answer else answer
-        found[answer] = np.prod([after[answer[:n]][one] for n, one in enumerate(answer)])
-    assert abs(sum(found.values()) - 1) < 1e-6
-    return found
+        probability_of[answer] = np.prod([after[answer[:n]][token] for n, token in enumerate(answer)])
+    assert abs(sum(probability_of.values()) - 1) < 1e-6
+    return probability_of
 
 
 def excess(seen, expected):
@@ -138,7 +138,7 @@ def test_answers_are_distributed_as_the_teachers_own(mesh, draft, choice):
         seed=0,
         student=answers.Student(Reader(second), views[1]),
     )
-    seen = Counter(tuple(one.ids.tolist()) for one in rollouts)
+    seen = Counter(tuple(rollout.ids.tolist()) for rollout in rollouts)
     assert abs(excess(seen, all_answers(first, mesh, views[0].suffixes[0], choice))) < 4
     assert 0.2 < np.mean(verdicts(rollouts) > 0) < 0.8
 
@@ -170,10 +170,10 @@ def never(verdict):
 def from_p(verdict):
     """After a refusal the token is drawn from p whole."""
 
-    def rule(drafts, of_student, of_teacher, verdict, own):
-        kept, _ = speculate.accept(drafts, of_student, of_teacher, verdict, own)
+    def rule(drafts, of_student, of_teacher, verdict, uniforms):
+        kept, _ = speculate.accept(drafts, of_student, of_teacher, verdict, uniforms)
         rows = jnp.arange(len(kept))
-        return kept, choose.draw(of_teacher[rows, kept], own[rows, kept][:, None])[:, 0]
+        return kept, choose.draw(of_teacher[rows, kept], uniforms[rows, kept][:, None])[:, 0]
 
     return rule, verdict
 
@@ -189,11 +189,11 @@ def test_the_rule_gives_the_teachers_distribution_and_others_do_not(rule):
     drafts = jax.vmap(lambda q, u: choose.draw(q, u[:, None])[:, 0], 1, 1)(q, numbers[:, :2, 0])
     right = rule is as_it_is
     rule, verdict = rule(numbers[..., 1])
-    kept, own = (np.asarray(x) for x in rule(drafts, q, p, verdict, numbers[..., 2]))
+    kept, chosen = (np.asarray(x) for x in rule(drafts, q, p, verdict, numbers[..., 2]))
     worst = 0.0
     for place in range(3):
         there = kept >= place
-        ids = np.where(kept > place, drafts[:, min(place, 1)], own)[there]
+        ids = np.where(kept > place, drafts[:, min(place, 1)], chosen)[there]
         if len(ids):
             worst = max(worst, abs(excess(Counter(ids.tolist()), dict(enumerate(np.asarray(p[0, place], float))))))
     assert worst < 4 if right else worst > 20
@@ -206,10 +206,10 @@ def test_the_rule_gives_the_teachers_distribution_and_others_do_not(rule):
 def test_greedy_answers_are_the_same(sides, mesh, draft):
     greedy = config.Sampling(temperature=0.0, batch=3)
     plain, drafted = (ask(sides, mesh, draft=n, sampling=greedy, targets=config.TopK(5)) for n in (0, draft))
-    blank = [dataclasses.replace(one, verdicts=one.ids * 0) for one in drafted]
+    blank = [dataclasses.replace(rollout, verdicts=rollout.ids * 0) for rollout in drafted]
     assert_same(plain, blank, atol=2e-5)
-    found = verdicts(drafted)
-    assert not verdicts(plain).any() and (found > 0).any() and (found < 0).any()
+    of_drafted = verdicts(drafted)
+    assert not verdicts(plain).any() and (of_drafted > 0).any() and (of_drafted < 0).any()
 
 
 def test_scoring_reproduces_what_was_recorded(sides, mesh):
@@ -218,33 +218,35 @@ def test_scoring_reproduces_what_was_recorded(sides, mesh):
         hidden = read.completion_hidden(Reader(model), *rows)
         return read.logprobs(Reader(model), *rows), jax.nn.log_softmax(model.logits(hidden) / BOTH.top_k.temperature)
 
-    for row, one in enumerate(ask(sides, mesh)[:4]):
+    for row, rollout in enumerate(ask(sides, mesh)[:4]):
         prompt = TEACHERS.whole[row]
-        rows = [jnp.asarray(x)[None] for x in (prompt, prompt >= 0, one.ids, one.ids >= 0)]
+        rows = [jnp.asarray(x)[None] for x in (prompt, prompt >= 0, rollout.ids, rollout.ids >= 0)]
         with jax.set_mesh(mesh):
-            scored, soft = (np.asarray(found[0]) for found in score(sides[0], *rows))
-        np.testing.assert_allclose(scored, one.logprobs, atol=2e-4)
-        found = np.take_along_axis(soft, one.targets["top_k.ids"], -1)
-        np.testing.assert_allclose(found, one.targets["top_k.logprobs"], atol=2e-4)
-        np.testing.assert_allclose(found, -np.sort(-soft, -1)[:, :5], atol=2e-4)
-        assert (np.take_along_axis(soft, one.targets["draws.ids"], -1) > -20).all()
+            scored, soft = (np.asarray(output[0]) for output in score(sides[0], *rows))
+        np.testing.assert_allclose(scored, rollout.logprobs, atol=2e-4)
+        expected = np.take_along_axis(soft, rollout.targets["top_k.ids"], -1)
+        np.testing.assert_allclose(expected, rollout.targets["top_k.logprobs"], atol=2e-4)
+        np.testing.assert_allclose(expected, -np.sort(-soft, -1)[:, :5], atol=2e-4)
+        assert (np.take_along_axis(soft, rollout.targets["draws.ids"], -1) > -20).all()
 
 
 def test_an_answer_ends_with_its_first_stop_token(sides, mesh):
     rollouts = ask(sides, mesh, draft=5, sampling=config.Sampling(per_input=16, batch=28))
-    for one in rollouts:
-        assert not set(one.ids[:-1].tolist()) & set(STOPS.tolist())
-        assert one.stopped == (one.ids[-1] in STOPS) and (one.stopped or len(one.ids) == 9)
-    inside = [one for one in rollouts if one.stopped and one.verdicts[-1] > 0]
-    assert inside and any(not one.stopped for one in rollouts)
+    for rollout in rollouts:
+        assert not set(rollout.ids[:-1].tolist()) & set(STOPS.tolist())
+        assert rollout.stopped == (rollout.ids[-1] in STOPS) and (rollout.stopped or len(rollout.ids) == 9)
+    inside = [rollout for rollout in rollouts if rollout.stopped and rollout.verdicts[-1] > 0]
+    assert inside and any(not rollout.stopped for rollout in rollouts)
 
 
 def test_the_student_itself_would_be_followed_everywhere(sides, mesh):
     """Equal models with equal prompts: q is p."""
     rollouts = ask((sides[0], sides[0]), mesh, students=TEACHERS, sampling=config.Sampling(per_input=16, batch=28))
     assert (verdicts(rollouts) >= 0).all()
-    for one in rollouts:
-        assert [place for place, verdict in enumerate(one.verdicts) if verdict == 0] == list(range(3, len(one.ids), 4))
+    for rollout in rollouts:
+        assert [place for place, verdict in enumerate(rollout.verdicts) if verdict == 0] == list(
+            range(3, len(rollout.ids), 4)
+        )
 
 
 # --- what an answer depends on --------------------------------------------------------------------------------------
@@ -262,16 +264,16 @@ def test_answers_do_not_depend_on_batch_or_mesh(sides, sides8, mesh, mesh8, capf
 
 
 def test_killed_and_resumed_equals_never_killed(sides, mesh, tmp_path):
-    wanted = dict(sampling=config.Sampling(per_input=2, batch=3))
-    never = ask(sides, mesh, **wanted)
+    arguments = dict(sampling=config.Sampling(per_input=2, batch=3))
+    never = ask(sides, mesh, **arguments)
 
     def kill(count):
         if len(list(tmp_path.glob("*.npz"))) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ask(sides, mesh, **wanted, store=Store(tmp_path), progress=kill)
-    assert_same(ask(sides, mesh, **wanted, store=Store(tmp_path)), never)
+        ask(sides, mesh, **arguments, store=Store(tmp_path), progress=kill)
+    assert_same(ask(sides, mesh, **arguments, store=Store(tmp_path)), never)
 
 
 def test_a_store_of_another_student_is_refused(sides, mesh, tmp_path):

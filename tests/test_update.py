@@ -34,7 +34,7 @@ def reader_on(mesh, seed=0):
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """What trains of this student are the keys and values before all rows; they begin as those of CONTEXT."""
+    """A student of keys and values before all rows, which begin as those of CONTEXT."""
 
     axes = ("layers", "length", "kv_heads", "length", "head_dim")
 
@@ -56,7 +56,7 @@ def compiled(mesh, targets=TOP_K, student=config.Whole()):
 
 
 def batch_of(mesh, pairs, size=8, micro_batches=1):
-    """All of them in one batch, with the teacher's rows."""
+    """The pairs in one batch, with the teacher's rows."""
     cfg = config.Update(batch=size, micro_batches=micro_batches)
     (batch,) = batches.Batches(pairs, cfg, 0, mesh, teacher=True)
     return batch
@@ -70,17 +70,17 @@ def step(mesh, batch, teacher=None, **parts):
     return jax.device_get(state.params), {name: float(a) / float(b) for name, (a, b) in metrics.items()}
 
 
-def assert_same(one, two, **tolerance):
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+def assert_same(left, right, **tolerance):
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
         np.testing.assert_allclose(a, b, **({"rtol": 1e-5, "atol": 1e-6} | tolerance))
 
 
-def differ(one, two):
-    return [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)]
+def differ(left, right):
+    return [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)]
 
 
 def test_micro_batches_equal_one_batch(mesh):
-    """Though the pieces hold different numbers of tokens, and one of them none."""
+    """The pieces hold different numbers of tokens, and one of them none."""
     pairs = make_pairs(7)
     pieces = batch_of(mesh, pairs, micro_batches=8)
     assert sorted((pieces.weight != 0).sum(1).tolist()) == sorted([0, *(len(pair.kept) for pair in pairs)])
@@ -90,10 +90,10 @@ def test_micro_batches_equal_one_batch(mesh):
 @pytest.mark.parametrize("student", [config.Whole(), Standing()], ids=["whole", "standing"])
 def test_one_device_equals_eight(student, mesh, mesh8, capfd):
     pairs, teacher = make_pairs(8), functools.partial(reader_on, seed=1)
-    one = step(mesh, batch_of(mesh, pairs), teacher(mesh), targets=FULL, student=student)
+    single = step(mesh, batch_of(mesh, pairs), teacher(mesh), targets=FULL, student=student)
     eight = step(mesh8, batch_of(mesh8, pairs, micro_batches=2), teacher(mesh8), targets=FULL, student=student)
-    assert one[1]["grad_norm"] > 1e-3
-    assert_same(one, eight, rtol=1e-4)
+    assert single[1]["grad_norm"] > 1e-3
+    assert_same(single, eight, rtol=1e-4)
     assert "rematerialization" not in capfd.readouterr().err
 
 
@@ -124,12 +124,12 @@ def test_a_pair_is_read_as_prompt_and_completion(mesh):
     with jax.set_mesh(mesh):
         packed = jax.jit(Reader.hidden)(Reader(model_on(mesh)), batch_of(mesh, [pair]).student)
         real = jnp.ones(prompt.shape, bool), jnp.ones(ids.shape, bool)
-        wanted = read.completion_hidden(reader_on(mesh), prompt, real[0], ids, real[1])
+        expected = read.completion_hidden(reader_on(mesh), prompt, real[0], ids, real[1])
         _, streams = jax.jit(functools.partial(Reader.states, layers=(0, -1)))(
             Reader(model_on(mesh)), batch_of(mesh, [pair]).student
         )
         last = model_on(mesh).final_norm(streams[-1])
-    np.testing.assert_allclose(packed[:, : ids.shape[1]], wanted, atol=1e-5)
+    np.testing.assert_allclose(packed[:, : ids.shape[1]], expected, atol=1e-5)
     np.testing.assert_allclose(last, packed, atol=1e-6)
     before = np.concatenate([pair.student_prompt[-1:], pair.rollout[pair.kept][:-1]])
     np.testing.assert_array_equal(streams[0][0, : len(before)], model_on(mesh).embedding[...][before])
@@ -172,9 +172,11 @@ def test_a_token_of_weight_0_is_not_kept(targets, mesh):
         )
         for pair in pairs
     ]
-    one, two = (step(mesh, batch_of(mesh, some), reader_on(mesh, 1), targets=targets) for some in (light, fewer))
-    assert_same(one, two)
-    assert all(differ(one[0], step(mesh, batch_of(mesh, pairs), reader_on(mesh, 1), targets=targets)[0]))
+    weighted, removed = (
+        step(mesh, batch_of(mesh, some), reader_on(mesh, 1), targets=targets) for some in (light, fewer)
+    )
+    assert_same(weighted, removed)
+    assert all(differ(weighted[0], step(mesh, batch_of(mesh, pairs), reader_on(mesh, 1), targets=targets)[0]))
 
 
 @pytest.mark.parametrize(("student", "leaves"), [(config.Whole(), 11), (config.LowRank(rank=2), 14)])
@@ -241,7 +243,7 @@ def test_each_pair_is_read_after_its_own_context(where, request):
     """Several contexts in one batch, in micro-batches: as if each stood in every row that reads it."""
     mesh = request.getfixturevalue(where)
     contexts = [np.array(ids, np.int32) for ids in ([5, 9, 44], [], [7, 2, 3, 11, 12])]
-    pairs = [dataclasses.replace(pair, context=at % 3) for at, pair in enumerate(make_pairs(24))]
+    pairs = [dataclasses.replace(pair, context=number % 3) for number, pair in enumerate(make_pairs(24))]
     whole = [
         dataclasses.replace(
             pair, teacher_prompt=np.concatenate([contexts[pair.context], pair.teacher_prompt]), context=0

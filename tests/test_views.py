@@ -105,7 +105,7 @@ def test_context_and_own_part_are_the_whole_text(template, context, inputs):
     assert [list(ids) for ids in prompts.whole] == [tokenizer(text)["input_ids"] for text in texts]
     assert prompts.inputs == tuple(inputs) and dropped == []
     if inputs:
-        assert min(map(len, prompts.suffixes)) == 1 or len({int(own[0]) for own in prompts.suffixes}) > 1
+        assert min(map(len, prompts.suffixes)) == 1 or len({int(suffix[0]) for suffix in prompts.suffixes}) > 1
 
 
 @pytest.mark.parametrize("adds_bos", [False, True])
@@ -177,8 +177,8 @@ def test_an_instruction_is_never_lost(template):
 @pytest.mark.parametrize("template", [None, "{{ raise_exception('not today') }}", "nothing"])
 def test_a_chat_template_that_cannot_serve_is_told(template):
     tokenizer = small_tokenizer.make(template=template)
-    told = {None: "has no chat template", "nothing": "leaves the instruction out"}.get(template, "not today")
-    with pytest.raises(config.UserError, match=told):
+    message = {None: "has no chat template", "nothing": "leaves the instruction out"}.get(template, "not today")
+    with pytest.raises(config.UserError, match=message):
         encoded(CHAT, TEACHER, ["cat"], tokenizer=tokenizer)
 
 
@@ -207,7 +207,7 @@ def test_a_context_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("context", "told"),
+    ("context", "message"),
     [
         ({"shots": 3}, "context.shots is 3, but task 'days' has 2 demonstrations"),
         ({"negative_shots": 3}, "context.negative_shots is 3, but task 'days' has 2 negative demonstrations"),
@@ -216,8 +216,8 @@ def test_a_context_from_a_file(tmp_path):
         ({"demonstrations": (config.Demonstration("a", "b"),), "explanations": True}, "no demonstration has an expl"),
     ],
 )
-def test_a_context_that_cannot_be_built_is_told(context, told):
-    with pytest.raises(config.UserError, match=told):
+def test_a_context_that_cannot_be_built_is_told(context, message):
+    with pytest.raises(config.UserError, match=message):
         encoded(PLAIN, config.Context(**context), ["cat"])
 
 
