@@ -1,4 +1,4 @@
-"""Each experiment of the paper runs by its own command, on a random model, and its numbers are what they must be."""
+"""Each experiment of the paper runs by its command, on a random model, and its page has the numbers of its runs."""
 
 import dataclasses
 import json
@@ -67,11 +67,11 @@ def test_a_command_measured_again_leaves_none_of_its_old_claims(tmp_path):
     claims.record([claim("other", "--digits 8")], tmp_path / "new")
     claims.record([claim("new", "--data-dir DIR")], tmp_path / "new")
     rows = json.loads((tmp_path / "new" / "claims.json").read_text())
-    assert [one["claim"] for one in rows] == ["new", "other"]
+    assert [row["claim"] for row in rows] == ["new", "other"]
     assert rows[0]["ci95"] == [50, 50] and rows[0]["holds"] and rows[0]["commit"] == "one, two, three"
     assert "- facts: small" in (tmp_path / "new" / "README.md").read_text()
-    told = claims.page([rows[0], rows[1] | {"reason": "few"}])
-    assert "- facts: " not in told and "- new: small" in told and "- other: few" in told
+    readme = claims.page([rows[0], rows[1] | {"reason": "few"}])
+    assert "- facts: " not in readme and "- new: small" in readme and "- other: few" in readme
 
 
 def test_the_table_is_of_the_claims():
@@ -123,28 +123,31 @@ def test_help_tells_of_what_only_this_command_takes(main, option, capsys):
 
 
 def test_association(tmp_path):
-    """Every round is asked under its own numbers, and every test input once under another task's."""
+    """The student of each round reads that round's numbers, and each test input once with another task's number."""
     cells = association.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
-    shown = [int(one.student_context.instruction.removeprefix("Task ")) for one in association.tiny("mixed").operations]
+    shown = [
+        int(operation.student_context.instruction.removeprefix("Task "))
+        for operation in association.tiny("mixed").operations
+    ]
     for kind in association.KINDS:
-        found = Journal(tmp_path / kind / "journal.json").results()
+        results = Journal(tmp_path / kind / "journal.json").results()
         for number, numbers in enumerate(((1, 2), (2, 1), (1, 2))):
-            scored = found[f"seed 0/round {number}/score"]
+            scored = results[f"seed 0/round {number}/score"]
             wrong, asked = (
                 scored["measures"]["wrong_association"],
                 set(zip(scored["operations"], scored["inputs"], strict=True)),
             )
             assert sorted(asked) == sorted(zip(wrong["operations"], wrong["inputs"], strict=True)) and len(asked) == 6
-            for own, view in zip(wrong["operations"], wrong["views"], strict=True):
-                assert shown[own] == numbers[own % 2] != shown[view] and view in scored["operations"]
+            for operation, view in zip(wrong["operations"], wrong["views"], strict=True):
+                assert shown[operation] == numbers[operation % 2] != shown[view] and view in scored["operations"]
             assert cells[kind, "wrong", number].grades == [wrong["grades"]]
-            joined = [found[f"seed 0/round {number}/operation {own}/inputs"]["tasks"] for own, _ in asked]
+            joined = [results[f"seed 0/round {number}/operation {operation}/inputs"]["tasks"] for operation, _ in asked]
             assert all(joined) if kind == "mixed" else not any(joined)
     assert len(json.loads((tmp_path / "claims.json").read_text())) == 4
 
 
 def test_demonstrations(tmp_path, monkeypatch):
-    """Both sides fit the seed's own demonstrations, and none of those is tested."""
+    """Student and baseline learn from the seed's demonstrations, none of which is tested."""
     monkeypatch.setattr(demonstrations.config, "TINY_TASKS", ("past tense",))
     grades = demonstrations.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
     cfg = json.loads((tmp_path / "past_tense_2" / "seed_0" / "config.json").read_text())
@@ -152,7 +155,9 @@ def test_demonstrations(tmp_path, monkeypatch):
     (solved,) = cfg["baselines"][1]["training"]["sources"][0]["examples"]
     assert shown == solved["demonstrations"] and len(shown) == 2
     task = tasks.load("past_tense")
-    assert not {one["input"] for one in shown} & {one.input for one in (*task.test, *task.validation[:32])}
+    assert not {example["input"] for example in shown} & {
+        example.input for example in (*task.test, *task.validation[:32])
+    }
     others = [demonstrations.config.demonstrations(task, 8, seed) for seed in range(3)]
     assert len(set(others)) == 3
     assert {side: len(rows) for side, rows in grades["past tense", 2, 0].items()} == dict.fromkeys(
@@ -162,12 +167,12 @@ def test_demonstrations(tmp_path, monkeypatch):
 
 
 def test_demonstrations_of_a_database_stand_beside_its_schema(tmp_path):
-    """Which the student and the baselines see, too. On a random model its command leaves a page of its own."""
+    """The schema is in the contexts of teacher, student and baselines; the command writes a separate page."""
     test_spider.write(tmp_path)
     asked = ["--tiny", "--seeds", "0", "--data-dir", str(tmp_path), "--databases", "library"]
     demonstrations.main([*asked, "--workdir", str(tmp_path / "run")])
-    (told,) = json.loads((tmp_path / "run" / "claims.json").read_text())[:1]
-    assert told["claim"].startswith("SPIDER: 2 demonstrations") and "--databases library" in told["command"]
+    (claim,) = json.loads((tmp_path / "run" / "claims.json").read_text())[:1]
+    assert claim["claim"].startswith("SPIDER: 2 demonstrations") and "--databases library" in claim["command"]
     assert "(paper, 4.2, Table 2)" in (tmp_path / "run" / "results_spider.md").read_text()
     cfg = demonstrations.config.get_config("library", 4, 0, str(tmp_path))
     validate(cfg)
@@ -178,43 +183,43 @@ def test_demonstrations_of_a_database_stand_beside_its_schema(tmp_path):
 
 
 def test_a_grid_whose_end_is_best_is_told():
-    """Whether a rate beyond it would have been better is not known."""
+    """A rate beyond the end of the grid might have been better."""
     middle, end = ({"lr": lr, "epochs": 3} for lr in demonstrations.config.LRS[1:])
     chosen = [{"round 0": end, "gradient_descent": middle}] * 2 + [{"round 0": middle, "gradient_descent": end}]
-    (told,) = demonstrations.ends(dict(enumerate(chosen)))
-    assert told.startswith("student after chose a learning rate at an end of the grid, 0.0001, 2 of 3 times")
+    (warning,) = demonstrations.ends(dict(enumerate(chosen)))
+    assert warning.startswith("student after chose a learning rate at an end of the grid, 0.0001, 2 of 3 times")
 
 
 def test_demonstrations_are_worth_more_only_if_the_interval_says_so():
-    found = {}
+    grades = {}
     for seed in range(2):
         for name, gain in (("past tense", 1.0), ("plural", 0.0)):
-            found[name, 4, seed] = dict.fromkeys(demonstrations.NAMES, [0.0] * 6) | {"after": [gain] * 6}
+            grades[name, 4, seed] = dict.fromkeys(demonstrations.NAMES, [0.0] * 6) | {"after": [gain] * 6}
     made = claims.made_by("demonstrations", (0, 1), RUNS)
-    alike, paper = demonstrations.judge(found, made, "another model")
+    alike, paper = demonstrations.judge(grades, made, "another model")
     assert alike.holds and paper.holds and alike.ours.startswith("50.0 and 0.0")
-    for one in found.values():
-        one |= {"gradient descent": [0.5] * 6, "teacher": [0.25] * 6}
-    alike, paper = demonstrations.judge(found, made, "another model")
+    for sides in grades.values():
+        sides |= {"gradient descent": [0.5] * 6, "teacher": [0.25] * 6}
+    alike, paper = demonstrations.judge(grades, made, "another model")
     assert not alike.holds and "at 50.0 it is no worse than the teacher, 25.0" in alike.reason
-    other = {key: one | {"gradient descent": [0.4] * 6} for key, one in found.items()}
+    other = {key: sides | {"gradient descent": [0.4] * 6} for key, sides in grades.items()}
     assert demonstrations.judge(other, made, "")[0].reason.startswith("the interval has both signs")
     assert alike.reason.endswith("another model") and paper.holds and paper.reason == "another model"
 
 
 def test_facts(tmp_path, capsys):
-    found = facts.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
+    measured = facts.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
     run = next(path for path in tmp_path.iterdir() if path.is_dir())
-    told = json.loads((run / "results.json").read_text())["scores"]
+    scores = json.loads((run / "results.json").read_text())["scores"]
     weights = {"paraphrase": 2, "neighbourhood": 2, "attribute": 1}  # prompts of a fact in the sample
     for side in facts.SIDES:
         for what, field, scale in (("score", "mean", 100), ("magnitude", "magnitude", 1)):
-            parts = [n * np.mean(found[part, side, what]) for part, n in weights.items()]
-            assert sum(parts) / 5 == pytest.approx(scale * told[side][field])
-    assert found["paraphrase", "after", "magnitude"] != found["paraphrase", "before", "magnitude"]
-    shown = f"magnitude {told['after']['magnitude']:+.1f}"
+            parts = [n * np.mean(measured[part, side, what]) for part, n in weights.items()]
+            assert sum(parts) / 5 == pytest.approx(scale * scores[side][field])
+    assert measured["paraphrase", "after", "magnitude"] != measured["paraphrase", "before", "magnitude"]
+    shown = f"magnitude {scores['after']['magnitude']:+.1f}"
     assert shown in (run / page.PAGE).read_text() and shown in page.table([run])
-    score = claims.percent((np.transpose(found["paraphrase", "after", "score"]) / 100).tolist())
+    score = claims.percent((np.transpose(measured["paraphrase", "after", "score"]) / 100).tolist())
     assert f"| paraphrase | after | {score} |" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "claims.json").read_text())) == 4
 
@@ -223,35 +228,35 @@ def test_claims_about_facts_are_decided_by_differences_within_a_fact():
     """Facts differ much, but each gains 10 to 20 points in every seed; neighbours' lose as often as they gain."""
     level = np.linspace(0, 75, 6)
     gain, turn = np.array([[10.0, 20.0]] * 6), np.array([[20.0, 0.0], [-20.0, 0.0]] * 3)
-    found = {}
+    measured = {}
     for part, change in (("paraphrase", gain), ("neighbourhood", turn)):
         for what in ("score", "magnitude"):
-            found[part, "teacher", what] = found[part, "before", what] = level[:, None].tolist()
-            found[part, "after", what] = (level[:, None] + change).tolist()
+            measured[part, "teacher", what] = measured[part, "before", what] = level[:, None].tolist()
+            measured[part, "after", what] = (level[:, None] + change).tolist()
     made = claims.made_by("facts", (0, 1), RUNS)
-    near, gained, surer, lost = facts.claimed(found, made)
+    near, gained, surer, lost = facts.claimed(measured, made)
     assert near.holds and gained.holds and surer.holds and not lost.holds
     assert gained.ci95 == (pytest.approx(10), pytest.approx(20))  # one seed twice: there is no spread over facts
     assert lost.ci95[0] < 0 < lost.ci95[1]
     assert (gained.seeds, gained.minutes, gained.commit) == ((0, 1), 3.0, "one, two, three")
-    found["paraphrase", "teacher", "score"] = (level[:, None] + 15 + facts.MARGIN + 1).tolist()
-    assert not facts.claimed(found, made)[0].holds
+    measured["paraphrase", "teacher", "score"] = (level[:, None] + 15 + facts.MARGIN + 1).tolist()
+    assert not facts.claimed(measured, made)[0].holds
 
 
 def prompts(workdir, side):
     """A run's test prompts, as text."""
     run = opening.open(config.load_config(workdir / "config.json"), workdir)
     (assignment,) = run.assignments
-    shown = getattr(assignment.views.prompts([one.input for one in assignment.task.test]), side)
+    shown = getattr(assignment.views.prompts([example.input for example in assignment.task.test]), side)
     return [encode.decode(run.format.tokenizer, ids) for ids in shown.whole]
 
 
 def test_instructions(tmp_path, capsys):
     """The teacher reads definition, examples and explanations, the student none of it, and the page has the run's."""
-    (one,) = instructions.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
-    told = json.loads((tmp_path / one.task / "results.json").read_text())
-    assert {side: one.mean(side) for side in instructions.SIDES} == pytest.approx(
-        {name: 100 * score["mean"] for name, score in told["scores"].items()}
+    (measured,) = instructions.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
+    results = json.loads((tmp_path / measured.task / "results.json").read_text())
+    assert {side: measured.mean(side) for side in instructions.SIDES} == pytest.approx(
+        {name: 100 * score["mean"] for name, score in results["scores"].items()}
     )
     task = tasks.load("natural_instructions:task01", data_dir=str(instructions.config.SAMPLE))
     shown = [
@@ -259,17 +264,20 @@ def test_instructions(tmp_path, capsys):
         *(text for d in task.demonstrations + task.negatives for text in (d.input, d.explanation)),
     ]
     for example, long, bare in zip(
-        task.test, prompts(tmp_path / one.task, "teacher"), prompts(tmp_path / one.task, "student"), strict=True
+        task.test,
+        prompts(tmp_path / measured.task, "teacher"),
+        prompts(tmp_path / measured.task, "student"),
+        strict=True,
     ):
         assert bare == f"Now complete the following example -\nInput: {example.input}\nOutput:"
         assert long.endswith(bare) and all(text in long for text in shown)
-    times = told["tokens_per_request"]["teacher"] / told["tokens_per_request"]["student"]
+    times = results["tokens_per_request"]["teacher"] / results["tokens_per_request"]["student"]
     assert f"{times:.1f} times" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "claims.json").read_text())) == 3
 
 
 def graded(task, **sides):
-    """A task measured with these grades in points of 100, [seeds][examples] or [examples] a side."""
+    """A measured task with the grades of each side in points of 100, [seeds][examples] or [examples]."""
     grades = {side: (np.atleast_2d(np.array(many, float)) / 100).tolist() for side, many in sides.items()}
     return Measured(task, grades, {"teacher": 300.0, "before": 40.0, "after": 30.0}, {})
 
@@ -277,18 +285,18 @@ def graded(task, **sides):
 def test_what_a_student_closes_of_the_gap_is_decided_over_tasks():
     made = claims.made_by("instructions", (0, 1), RUNS)
     names = list(instructions.config.TASKS)
-    found = [
-        graded(name, teacher=[40, 40 + 2 * at], before=[at, at], after=[[30, 34], [30, 34 + 2 * at]])
-        for at, name in enumerate(names)
+    measured = [
+        graded(name, teacher=[40, 40 + 2 * number], before=[number, number], after=[[30, 34], [30, 34 + 2 * number]])
+        for number, name in enumerate(names)
     ]
-    gain, share, fewer = instructions.claimed(found, made)
-    means = {side: np.mean([one.mean(side) for one in found]) for side in instructions.SIDES}
+    gain, share, fewer = instructions.claimed(measured, made)
+    means = {side: np.mean([of_task.mean(side) for of_task in measured]) for side in instructions.SIDES}
     expected = (means["after"] - means["before"]) / (means["teacher"] - means["before"])
     assert share.ours.startswith(f"{100 * expected:.0f} %") and share.ci95[0] < 100 * expected < share.ci95[1]
     assert gain.holds and share.holds and fewer.holds and fewer.ci95 == (10, 10)
     poor = [
-        graded(one.task, **{s: 100 * np.array(g) for s, g in (one.grades | {"after": [[0.1, 0.1]]}).items()})
-        for one in found
+        graded(of_task.task, **{s: 100 * np.array(g) for s, g in (of_task.grades | {"after": [[0.1, 0.1]]}).items()})
+        for of_task in measured
     ]
     gain, share, _ = instructions.claimed(poor, made)
     assert gain.holds and not share.holds
@@ -302,10 +310,10 @@ def test_what_a_student_closes_of_the_gap_is_decided_over_tasks():
 
 def test_explanations(tmp_path):
     """The two sides differ in the explanations alone."""
-    (one,) = explanations.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
+    (measured,) = explanations.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
     task = tasks.load("natural_instructions:task01", data_dir=str(instructions.config.SAMPLE))
     said = [f"Explanation: {d.explanation}\n" for d in task.demonstrations + task.negatives]
-    for long, short in zip(*(prompts(tmp_path / one.task, side) for side in ("teacher", "student")), strict=True):
+    for long, short in zip(*(prompts(tmp_path / measured.task, side) for side in ("teacher", "student")), strict=True):
         assert all(text in long for text in said) and task.definition in short
         for text in said:
             long = long.replace(text, "")
@@ -317,34 +325,34 @@ def test_noise_that_both_margins_share_makes_no_correlation_between_halves():
     """Grades without any effect: the model's own noise correlates the margins, but not those of different halves."""
     rng, names = np.random.default_rng(3), list(instructions.config.TASKS)
     noise = [graded(name, **{side: rng.uniform(0, 100, 80) for side in instructions.SIDES}) for name in names]
-    found = explanations.correlation(noise)
-    assert found.r - found.halves > 0.3 and found.shuffled > 0.05
+    correlation = explanations.correlation(noise)
+    assert correlation.r - correlation.halves > 0.3 and correlation.shuffled > 0.05
     effect = [
-        graded(name, before=(base := rng.uniform(0, 50, 80)), teacher=base + 4 * at, after=base + 2 * at + 1)
-        for at, name in enumerate(names)
+        graded(name, before=(base := rng.uniform(0, 50, 80)), teacher=base + 4 * number, after=base + 2 * number + 1)
+        for number, name in enumerate(names)
     ]
-    found = explanations.correlation(effect)
+    correlation = explanations.correlation(effect)
     made = claims.made_by("explanations", (0, 1), RUNS)
-    assert found.r > 0.99 and found.halves > 0.99 and explanations.claimed(found, 10, made).holds
-    assert not explanations.claimed(dataclasses.replace(found, shuffled=0.06), 10, made).holds
+    assert correlation.r > 0.99 and correlation.halves > 0.99 and explanations.claimed(correlation, 10, made).holds
+    assert not explanations.claimed(dataclasses.replace(correlation, shuffled=0.06), 10, made).holds
     assert explanations.margin(effect[3], "teacher").mean == pytest.approx(12)
 
 
 def test_scratchpad(tmp_path, capsys):
     grades = scratchpad.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
     run = tmp_path / "digits_1" / "seed_0" / "run"
-    told = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text())
     assert list(grades) == list(scratchpad.PAPER) and {np.shape(rows) for rows in grades.values()} == {(1, 12)}
     assert {name: np.mean(rows) for name, rows in grades.items()} == pytest.approx(
-        {name: score["mean"] for name, score in told["scores"].items()}
+        {name: score["mean"] for name, score in results["scores"].items()}
     )
     stages = json.loads((run / "journal.json").read_text())
     assert all("#" not in answer for answer in stages["teacher"]["result"]["answers"])  # f took it out
     lines = next(run.glob("rollouts/seed_0/**/samples.jsonl")).read_text().splitlines()
     pads = [text for line in lines if re.search("#(.+)#", text := json.loads(line)["text"])]
-    assert len(pads) >= told["rollouts"]["kept"] > 0  # the teacher has learned the form of a scratch-pad
+    assert len(pads) >= results["rollouts"]["kept"] > 0  # the teacher has learned the form of a scratch-pad
     assert grades["before"] == [[0.0] * 12]  # a scratch-pad is no direct answer
-    teacher, student = scratchpad.requests([told])
+    teacher, student = scratchpad.requests([results])
     assert f"{teacher / student:.1f} times fewer" in capsys.readouterr().out
     near, better, fewer = json.loads((tmp_path / "claims.json").read_text())[:3]
     assert [near["holds"], better["holds"]] == [
@@ -359,7 +367,7 @@ def test_accuracy_by_digits_adds_up_to_the_whole():
     rows = [[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]]
     parts = {length: scratchpad.part(rows, lengths, length) for length in (1, 2, 3)}
     assert parts[2] == [[0.0, 1.0], [0.0, 1.0]]
-    assert sum(np.mean(own) * len(own[0]) for own in parts.values()) / 4 == pytest.approx(np.mean(rows))
+    assert sum(np.mean(grades) * len(grades[0]) for grades in parts.values()) / 4 == pytest.approx(np.mean(rows))
 
 
 def test_questions(tmp_path, monkeypatch):
@@ -379,14 +387,16 @@ def test_questions(tmp_path, monkeypatch):
         monkeypatch.setitem(questions.QUESTIONS, name, dataclasses.replace(question, variants=changed))
     answers = questions.main(["--tiny", "--seeds", "0", "--only", ",".join(few), "--workdir", str(tmp_path)])
     runs = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    assert runs == {"base", "targets_hard"} | {f"{name}_{one}" for name in ("order", "teacher") for one in few[name]}
+    assert runs == {"base", "targets_hard"} | {
+        f"{name}_{variant}" for name in ("order", "teacher") for variant in few[name]
+    }
     kl = {
         variant: [scored[0]["measures"]["held_out_kl"]["mean"] for scored in rounds]
         for variant, rounds in answers["teacher"].items()
     }
     assert kl["frozen"][0] == kl["live"][0] and kl["frozen"][1] != kl["live"][1]
-    told = json.loads((tmp_path / "teacher_live" / "results.json").read_text())
-    last = told["measures"]["held_out_kl"]["after"]["mean"]
+    results = json.loads((tmp_path / "teacher_live" / "results.json").read_text())
+    last = results["measures"]["held_out_kl"]["after"]["mean"]
     assert kl["live"][1] == last and f"{last:.3f}" in (tmp_path / "results.md").read_text()
     assert [len(rounds) for rounds in answers["order"].values()] == [2, 1]  # both tasks in one
     last = answers["order"]["simultaneous"][0][0]["measures"]["held_out_kl"]["mean"]
@@ -407,37 +417,41 @@ def test_every_question_can_be_asked_and_its_claim_compares_two_of_its_variants(
 @pytest.mark.parametrize("measure, holds", [("accuracy", True), ("held_out_kl", False)])
 def test_an_open_question_is_decided_by_its_interval(measure, holds):
     """Accuracy over seeds and examples, a divergence over seeds, of which two that disagree decide nothing."""
-    one = [{"grades": [1.0, 1.0, 1.0, 0.0] * 3, "measures": {"held_out_kl": {"mean": kl}}} for kl in (0.3, 0.9)]
+    first = [{"grades": [1.0, 1.0, 1.0, 0.0] * 3, "measures": {"held_out_kl": {"mean": kl}}} for kl in (0.3, 0.9)]
     other = [{"grades": [0.0] * 12, "measures": {"held_out_kl": {"mean": kl}}} for kl in (0.2, 0.1)]
     question = questions.Question("", {}, Claim("", measure, "one", "other"), found="this was found")
     made = claims.made_by("questions", (0, 1), RUNS)
-    found = questions.judged(question, {"one": [one], "other": [other]}, made)
-    assert found.holds == holds and found.reason == "this was found"
+    judged = questions.judged(question, {"one": [first], "other": [other]}, made)
+    assert judged.holds == holds and judged.reason == "this was found"
 
 
 def test_transfer(tmp_path):
     """Both students begin as the model, only one replays, and each is asked for what it was not taught."""
     grades = transfer.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
-    told = {}
+    updates = {}
     for kind in ("with", "without"):
-        told[kind] = Journal(tmp_path / f"{kind}_replay" / "journal.json").results()["seed 0/round 0/update"]
-    assert (told["with"]["solved"], told["without"]["solved"]) == (4, 0)
+        updates[kind] = Journal(tmp_path / f"{kind}_replay" / "journal.json").results()["seed 0/round 0/update"]
+    assert (updates["with"]["solved"], updates["without"]["solved"]) == (4, 0)
     asked = Journal(tmp_path / "with_replay" / "journal.json").results()["before"]
     before = load_model("tiny:0").generate(
-        [f"Add the two numbers.\n\nInput: {one}\nOutput:\n" for one in asked["inputs"]], max_new_tokens=96
+        [f"Add the two numbers.\n\nInput: {text}\nOutput:\n" for text in asked["inputs"]], max_new_tokens=96
     )
     assert asked["answers"] == [text.split("\n")[0].strip() for text in before]  # of the model, not of the teacher
-    assert told["with"]["pairs"] == told["without"]["pairs"] + 4
+    assert updates["with"]["pairs"] == updates["without"]["pairs"] + 4
     for skill in transfer.config.TRANSFER:
         assert [np.shape(grades[skill, side]) for side in ("before", *transfer.SIDES.values())] == [(1, 2)] * 3
     assert len(json.loads((tmp_path / "claims.json").read_text())) == 2
 
 
 def test_instructions_are_kept_if_those_of_tasks_unlike_the_replayed_ones_are():
-    """What replay brings to a task like a replayed one does not count."""
+    """Gains from replay on tasks like the replayed ones do not count."""
     alone, mixed = transfer.SIDES.values()
     grades = {("addition", "teacher, with the scratch-pad"): [[1.0] * 4]}
-    for name in ("addition", "word_problem", *(one for many in transfer.config.INSTRUCTIONS.values() for one in many)):
+    for name in (
+        "addition",
+        "word_problem",
+        *(task for of_kind in transfer.config.INSTRUCTIONS.values() for task in of_kind),
+    ):
         likened = name not in transfer.config.INSTRUCTIONS["unlike"]
         for side, grade in (("before", 0.25), (alone, 0.1), (mixed, 1.0 if likened else 0.22)):
             grades[name, side] = [[grade] * 4] * (1 if side == "before" else 2)
@@ -449,7 +463,7 @@ def test_instructions_are_kept_if_those_of_tasks_unlike_the_replayed_ones_are():
     page = transfer.page(grades, dict.fromkeys((alone, mixed), 0.1), made)
     assert "| task1687, sentiment of a tweet | 25.0 [25.0, 25.0] | 10.0 [10.0, 10.0] | 100.0 [100.0, 100.0] |" in page
     grades |= {(name, mixed): [[0.19] * 4] * 2 for name in transfer.config.INSTRUCTIONS["unlike"]}
-    assert [one.holds for one in transfer.judge(grades, made)] == [True, True, False, True]
+    assert [claim.holds for claim in transfer.judge(grades, made)] == [True, True, False, True]
 
 
 def test_generation(tmp_path, monkeypatch):
@@ -463,13 +477,15 @@ def test_generation(tmp_path, monkeypatch):
     monkeypatch.setattr(generation.Judge, "__call__", judge)
     cells = generation.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
     for tone in generation.config.TEACHERS:
-        found = Journal(tmp_path / tone / "journal.json").results()
-        answers = found["seed 0/round 0/score"]["answers"]
+        results = Journal(tmp_path / tone / "journal.json").results()
+        answers = results["seed 0/round 0/score"]["answers"]
         assert answers in judged and cells[tone, "after"].positive == [[float(len(text) % 2) for text in answers]]
         assert cells[tone, "before"].positive == cells["positive", "before"].positive
     openings = [json.loads(line) for line in (tmp_path / "openings" / "reviews.jsonl").read_text().splitlines()]
-    known = {one.input: one.output for one in generation.config.reviews(generation.config.SAMPLE)}
-    assert {known[f"{one['input']} {one['output']}"] for one in openings} == {"negative"} and len(openings) >= 10
+    known = {review.input: review.output for review in generation.config.reviews(generation.config.SAMPLE)}
+    assert {known[f"{review['input']} {review['output']}"] for review in openings} == {"negative"} and len(
+        openings
+    ) >= 10
     assert len(json.loads((tmp_path / "claims.json").read_text())) == 3
 
 
@@ -482,35 +498,39 @@ def test_a_students_seeds_are_not_students():
     """Two that agree are as sure however often each is run, where nothing is drawn: four demonstrations, or eight."""
     rng, first = np.random.default_rng(0), window.STUDENTS
     teacher, before = rng.integers(2, size=(2, 40)).astype(float).tolist()
-    found = [
+    results = [
         window.Found(
-            {(one, side): rows for one in first for side, rows in (("teacher", [teacher]), ("before", [before]))}
-            | {(one, "after"): [teacher] * seeds for one in first},
-            [("relation", str(at)) for at in range(40)],
+            {
+                (student, side): rows
+                for student in first
+                for side, rows in (("teacher", [teacher]), ("before", [before]))
+            }
+            | {(student, "after"): [teacher] * seeds for student in first},
+            [("relation", str(number)) for number in range(40)],
             {},
             56,
         )
         for seeds in (1, 5)
     ]
     made = claims.made_by("window", (0,), RUNS)
-    once, often = (window.judge(one, made) for one in found)
-    assert [one.ci95 for one in once] == [one.ci95 for one in often]
-    assert np.shape(found[1].side("after")) == (2, 40)
+    once, often = (window.judge(result, made) for result in results)
+    assert [claim.ci95 for claim in once] == [claim.ci95 for claim in often]
+    assert np.shape(results[1].side("after")) == (2, 40)
 
 
 def test_window(tmp_path, capsys):
     """Four demonstrations fit and eight do not; both students learn from the same ensemble, with their own four."""
-    found = window.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
-    assert all(some <= found.window < whole for some, whole in found.tokens.values()) and found.tokens
+    result = window.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
+    assert all(some <= result.window < whole for some, whole in result.tokens.values()) and result.tokens
     first, last = (tmp_path / name for name in ("first_four", "last_four"))
     stages = [Journal(run / "journal.json").results() for run in (first, last)]
-    assert found.side("teacher") == [one["teacher"]["grades"] for one in stages]
-    assert found.side("after") == [one["seed 0/round 0/score"]["grades"] for one in stages]
-    assert [text for _, text in found.inputs] == stages[1]["before"]["inputs"]
+    assert result.side("teacher") == [run_stages["teacher"]["grades"] for run_stages in stages]
+    assert result.side("after") == [run_stages["seed 0/round 0/score"]["grades"] for run_stages in stages]
+    assert [text for _, text in result.inputs] == stages[1]["before"]["inputs"]
     samples = [sorted(run.glob("rollouts/seed_0/**/samples.jsonl")) for run in (first, last)]
-    assert [one.read_text() for one in samples[0]] == [one.read_text() for one in samples[1]] and samples[0]
+    assert [path.read_text() for path in samples[0]] == [path.read_text() for path in samples[1]] and samples[0]
     assert stages[0]["teacher"]["answers"] == stages[1]["teacher"]["answers"]
     assert stages[0]["before"]["tokens"] != stages[1]["before"]["tokens"]
     assert stages[0]["teacher"]["tokens"] > 7 * stages[0]["before"]["tokens"]  # eight prompts are read
-    assert f"The window is {found.window} tokens" in capsys.readouterr().out
+    assert f"The window is {result.window} tokens" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "claims.json").read_text())) == 2

@@ -54,16 +54,16 @@ def experiment(**changes) -> config.Experiment:
 
 
 def outcome(workdir):
-    """All that a run says, but for times and the machine."""
-    told = json.loads((workdir / "results.json").read_text())
+    """The results and metrics of a run, without times and the machine."""
+    results = json.loads((workdir / "results.json").read_text())
     for name in ("seconds", "commit", "versions"):
-        del told[name]
-    return told, metrics.read(workdir / "metrics.jsonl")
+        del results[name]
+    return results, metrics.read(workdir / "metrics.jsonl")
 
 
-def kl(told, stage):
+def kl(results, stage):
     """Held-out KL of the student before or after."""
-    return told["measures"]["held_out_kl"][stage]["mean"]
+    return results["measures"]["held_out_kl"][stage]["mean"]
 
 
 def weights(workdir, seed=0):
@@ -71,10 +71,10 @@ def weights(workdir, seed=0):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(rounds.last_student(run, seed))]
 
 
-def assert_same_end(one, other):
-    """Both runs say the same and leave the same weights, bit for bit."""
-    assert outcome(one) == outcome(other)
-    for ours, theirs in zip(weights(one), weights(other), strict=True):
+def assert_same_end(left, right):
+    """Asserts that two runs have the same results and, bit for bit, the same weights."""
+    assert outcome(left) == outcome(right)
+    for ours, theirs in zip(weights(left), weights(right), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -164,8 +164,8 @@ def test_killed_when_the_last_checkpoint_is_written_resumes_from_its_weights_alo
 
 
 def test_the_student_comes_closer_to_the_teacher(whole):
-    told, _ = outcome(whole)
-    assert kl(told, "after") < kl(told, "before")
+    results, _ = outcome(whole)
+    assert kl(results, "after") < kl(results, "before")
 
 
 def test_samples_are_all_accounted_for(whole):
@@ -186,8 +186,8 @@ def test_a_directory_keeps_to_its_experiment(whole):
 
 def test_seeds_can_be_added_to_a_run(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "more")
-    told = rounds.run(experiment(seeds=(0, 1)), tmp_path / "more")
-    assert told["seeds"] == [0, 1] and told["rollouts"]["sampled"] == 24
+    results = rounds.run(experiment(seeds=(0, 1)), tmp_path / "more")
+    assert results["seeds"] == [0, 1] and results["rollouts"]["sampled"] == 24
     for ours, theirs in zip(weights(tmp_path / "more"), weights(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert any((a != b).any() for a, b in zip(weights(tmp_path / "more", 1), weights(whole), strict=True))
@@ -211,7 +211,9 @@ OPERATIONS = (
     config.Operation("past_tense", config.Inputs(pool=True, limit=8), config.Context(shots=3), name="past"),
     config.Operation("plural", config.Inputs(pool=True, limit=8), config.Context(shots=3)),
 )
-OPERATIONS = tuple(dataclasses.replace(one, keep=config.Keep(filters=(config.NonEmpty(),))) for one in OPERATIONS)
+OPERATIONS = tuple(
+    dataclasses.replace(operation, keep=config.Keep(filters=(config.NonEmpty(),))) for operation in OPERATIONS
+)
 
 
 @pytest.mark.parametrize("order", ["simultaneous", "sequential", "recursive"])
@@ -220,11 +222,11 @@ def test_operations_combine_as_the_paper_says(order, tmp_path, monkeypatch):
     teachers = []
     original = stages.ask
 
-    def told(round, place, teacher, *rest):
+    def recorded_ask(round, place, teacher, *rest):
         teachers.append((round.number, *place, *round.run.teaching(teacher)))
         return original(round, place, teacher, *rest)
 
-    monkeypatch.setattr(stages, "ask", told)
+    monkeypatch.setattr(stages, "ask", recorded_ask)
     rounds.run(experiment(operations=OPERATIONS, plan=config.Plan(order)), tmp_path)
     first, second = teachers
     assert (first[:2], second[:2]) == ((0, 0), (0 if order == "simultaneous" else 1, 1))
@@ -238,14 +240,14 @@ def test_killed_in_a_later_round_resumes_with_the_right_teacher(ema, tmp_path, m
     cfg = experiment(plan=config.Plan("recursive", repeat=3, ema=ema), update=config.Update(epochs=1, batch=4))
     teachers, students, learn = [], [], updates.learn
 
-    def told(round, student, teacher, *rest):
+    def recorded_learn(round, student, teacher, *rest):
         teachers.append(round.run.teaching(teacher)[0].decoder)
         state = learn(round, student, teacher, *rest)
         students.append(state.params)
         return state
 
     with monkeypatch.context() as patch:
-        patch.setattr(updates, "learn", told)
+        patch.setattr(updates, "learn", recorded_learn)
         rounds.run(cfg, tmp_path / "whole")
     for before, after, student in zip(teachers, teachers[1:], students, strict=False):
         mean = jax.tree.map(lambda old, new: ema * old + (1 - ema) * new, before, student)
@@ -268,7 +270,9 @@ def indexed(index: int, operation: config.Operation) -> config.Operation:
 FIRST, SECOND = ("past 1", "plural 2"), ("past 2", "plural 1")
 GROUPS = config.Plan("sequential", rounds=(FIRST, SECOND, FIRST))
 INDEXED = tuple(
-    indexed(index, one) for shift in (0, 1) for one, index in zip(OPERATIONS, (1 + shift, 2 - shift), strict=True)
+    indexed(index, operation)
+    for shift in (0, 1)
+    for operation, index in zip(OPERATIONS, (1 + shift, 2 - shift), strict=True)
 )
 
 
@@ -277,7 +281,7 @@ def test_rounds_of_groups_are_scored_on_their_own_operations_and_resume(tmp_path
     score = config.Score(examples=4, measures=(config.HeldOutKL(4), config.WrongAssociation()))
     cfg, teachers, sample = experiment(operations=INDEXED, plan=GROUPS, score=score), [], stages.ask
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "ask", lambda *given: teachers.append(given[:3]) or sample(*given))
+        patch.setattr(stages, "ask", lambda *args: teachers.append(args[:3]) or sample(*args))
         rounds.run(cfg, tmp_path / "whole")
     assert [(round.number, *place) for round, place, _ in teachers] == [
         (0, 0),
@@ -289,11 +293,15 @@ def test_rounds_of_groups_are_scored_on_their_own_operations_and_resume(tmp_path
     ]
     assert all(jax.tree.leaves(jax.tree.map(lambda *all: all[0] is all[-1], *(params for *_, params in teachers))))
     journal = json.loads((tmp_path / "whole" / "journal.json").read_text())
-    found = [journal[f"seed 0/round {number}/score"]["result"] for number in range(3)]
-    assert [sorted(set(one["operations"])) for one in found] == [[0, 1], [2, 3], [0, 1]]
-    assert [sorted(set(one["measures"]["wrong_association"]["views"])) for one in found] == [[0, 1], [2, 3], [0, 1]]
-    assert found[1]["inputs"] == found[0]["inputs"]
-    assert sorted(found[0]["inputs"]) == sorted(found[0]["measures"]["wrong_association"]["inputs"])
+    scored = [journal[f"seed 0/round {number}/score"]["result"] for number in range(3)]
+    assert [sorted(set(result["operations"])) for result in scored] == [[0, 1], [2, 3], [0, 1]]
+    assert [sorted(set(result["measures"]["wrong_association"]["views"])) for result in scored] == [
+        [0, 1],
+        [2, 3],
+        [0, 1],
+    ]
+    assert scored[1]["inputs"] == scored[0]["inputs"]
+    assert sorted(scored[0]["inputs"]) == sorted(scored[0]["measures"]["wrong_association"]["inputs"])
     assert set(outcome(tmp_path / "whole")[0]["measures"]["wrong_association"]) == {
         "title",
         "before",
@@ -304,7 +312,7 @@ def test_rounds_of_groups_are_scored_on_their_own_operations_and_resume(tmp_path
     }
     learn = updates.learn
     with monkeypatch.context() as patch:
-        patch.setattr(updates, "learn", lambda *given: learn(*given) if given[0].number < 2 else die())
+        patch.setattr(updates, "learn", lambda *args: learn(*args) if args[0].number < 2 else die())
         with pytest.raises(Killed):
             rounds.run(cfg, tmp_path / "again")
     rounds.run(cfg, tmp_path / "again")
@@ -317,17 +325,17 @@ def test_a_student_that_drafts_changes_no_greedy_answer_and_its_acceptance_is_to
         cfg = experiment(sampling=config.Sampling(temperature=0.0, batch=8, draft=draft, weights="int8"))
         runs.append(rounds.run(cfg, tmp_path / str(draft)))
     texts = [(tmp_path / draft / "rollouts/seed_0/round_0/operation_0/samples.jsonl").read_text() for draft in "02"]
-    told = [[json.loads(line)["text"] for line in text.splitlines()] for text in texts]
-    assert told[0] == told[1]
+    answers = [[json.loads(line)["text"] for line in text.splitlines()] for text in texts]
+    assert answers[0] == answers[1]
     assert "acceptance" not in runs[0] and 0 < runs[1]["acceptance"]["round 0"] < 1
     assert all(0 < run["rollouts"]["int8_kl"][0] < 0.1 for run in runs)
 
 
 def test_a_baseline_that_diverges_costs_a_grid_point_and_no_run(tmp_path):
-    told = rounds.run(experiment(baselines=(config.gradient_descent((1e-3, 1e30), 4, 2, 3),)), tmp_path)
+    results = rounds.run(experiment(baselines=(config.gradient_descent((1e-3, 1e30), 4, 2, 3),)), tmp_path)
     descent = Journal(tmp_path / "journal.json").results()["seed 0/baseline gradient_descent/update"]
     assert descent["diverged"] == [1e30] and descent["chosen"]["lr"] == 1e-3
-    assert told["scores"]["gradient_descent"]["n"] == 4
+    assert results["scores"]["gradient_descent"]["n"] == 4
 
 
 @pytest.mark.parametrize(
@@ -368,32 +376,36 @@ def test_low_rank_weights_learn_and_the_base_stays(tmp_path):
 
 
 def test_student_and_baseline_are_tuned_alike_on_validation_alone(tmp_path, monkeypatch):
-    """What counts is the third of four points, where the right answers are: those weights and no others are tested."""
+    """Only the third of four points answers right on validation: the test scores are of its weights."""
     graded, weights_of = [], {}
     original = Exam.grade
 
-    def spy(exam, model, side, wanted, *, title):
-        graded.append((title, {one.input for many in wanted for one in many}))
+    def spy(exam, model, side, examples, *, title):
+        graded.append((title, {example.input for of_operation in examples for example in of_operation}))
         weights_of[title] = np.asarray(model.decoder.embedding[...])
         right = float(title.endswith("lr 0.01, epoch 2"))
-        found = original(exam, model, side, wanted, title=title)
-        return found | ({"grades": [right] * len(found["grades"])} if "epoch" in title else {})
+        result = original(exam, model, side, examples, title=title)
+        return result | ({"grades": [right] * len(result["grades"])} if "epoch" in title else {})
 
     monkeypatch.setattr(Exam, "grade", spy)
     descent = config.gradient_descent((1e-3, 1e-2), 4, 2, 3)
     cfg = experiment(baselines=(descent,), tune=config.Tune((1e-3, 1e-2), 2), update=config.Update(epochs=4, batch=4))
-    told = rounds.run(cfg, tmp_path)
-    found = Journal(tmp_path / "journal.json").results()
+    results = rounds.run(cfg, tmp_path)
+    stage_results = Journal(tmp_path / "journal.json").results()
     for stage in ("seed 0/round 0/update", "seed 0/baseline gradient_descent/update"):
-        points = [(point["lr"], point["epochs"]) for point in found[stage]["grid"]]
+        points = [(point["lr"], point["epochs"]) for point in stage_results[stage]["grid"]]
         assert points == [(1e-3, 2), (1e-3, 4), (1e-2, 2), (1e-2, 4)]
-        assert found[stage]["chosen"] == max(found[stage]["grid"], key=lambda point: point["validation"])
-        assert told["chosen"][stage.removesuffix("/update")] == found[stage]["chosen"]
-    assert told["scores"]["gradient_descent"]["n"] == 4
+        assert stage_results[stage]["chosen"] == max(
+            stage_results[stage]["grid"], key=lambda point: point["validation"]
+        )
+        assert results["chosen"][stage.removesuffix("/update")] == stage_results[stage]["chosen"]
+    assert results["scores"]["gradient_descent"]["n"] == 4
     task, seen = tasks.load("past_tense"), dict(graded)
     for title in ("teacher", "before", "after", "gradient_descent"):
-        assert seen.pop(title) == {one.input for one in task.test[:4]}
-    assert len(seen) == 8 and all(inputs == {one.input for one in task.validation[:4]} for inputs in seen.values())
+        assert seen.pop(title) == {example.input for example in task.test[:4]}
+    assert len(seen) == 8 and all(
+        inputs == {example.input for example in task.validation[:4]} for inputs in seen.values()
+    )
     for last, tuned in (("after", "student, seed 0"), ("gradient_descent", "seed 0, baseline gradient_descent")):
         np.testing.assert_array_equal(weights_of[last], weights_of[f"{tuned}, lr 0.01, epoch 2"])
         assert (weights_of[last] != weights_of[f"{tuned}, lr 0.01, epoch 4"]).any()
@@ -434,10 +446,10 @@ def test_exported_students_answer_the_same(whole, tmp_path):
 
 
 def test_scores_without_training_are_the_first_stages_of_a_run(tmp_path):
-    """`evaluate` leaves what a later `run` continues from; what is not asked for is None."""
+    """A later `run` continues from the stages that `evaluate` has done."""
     cfg = experiment(score=config.Score(examples=4, measures=()))
-    told = rounds.evaluate(cfg, tmp_path)
-    assert set(told["scores"]) == {"teacher", "before"} and told["measures"] == {}
+    results = rounds.evaluate(cfg, tmp_path)
+    assert set(results["scores"]) == {"teacher", "before"} and results["measures"] == {}
     assert set(rounds.run(cfg, tmp_path)["scores"]) == {"teacher", "before", "after"}
     assert list(json.loads((tmp_path / "journal.json").read_text()))[:2] == ["teacher", "before"]
 
