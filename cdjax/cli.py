@@ -31,8 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _complain(
-            f"the device is out of memory: {error}; lower sampling.batch or update.batch, raise update.micro_batches, "
-            "set remat=full, or give mesh.fsdp more devices; what has been done is kept"
+            f"the device is out of memory: {error}; lower training.sampling.batch or "
+            "training.update.batch, raise training.update.micro_batches, set devices.remat=full, or give "
+            "devices.mesh.fsdp more devices; what has been done is kept"
         )
         return 1
     return 0

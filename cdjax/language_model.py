@@ -52,7 +52,8 @@ def load_model(
     mesh = parallel.make_mesh() if mesh is None else mesh
     path = prefix.find(source)
     before = None if path is None else prefix.read(path)
-    model, tokenizer, about = origin.load(source if before is None else before.model, mesh, dtype=dtype, remat=remat)
+    place, layers = (source, ()) if before is None else (before.model, before.layers)
+    model, tokenizer, about = origin.load(place, mesh, dtype=dtype, remat=remat, layers=layers)
     if before is None:
         return LanguageModel(Reader(model), tokenizer, mesh, tuple(about["stop_ids"]), about["source"])
     with jax.set_mesh(mesh):

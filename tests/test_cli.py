@@ -136,7 +136,7 @@ def test_a_device_that_is_full_is_one_line(path, calls, monkeypatch, capsys):
         else:
             assert cli.main(["run", str(path)]) == 1
             told = capsys.readouterr().err
-            assert "99 bytes; lower sampling.batch" in told and told.count("\n") == 1
+            assert "99 bytes; lower training.sampling.batch" in told and told.count("\n") == 1
 
 
 def test_an_interrupted_run_says_how_to_go_on(path, calls, monkeypatch, capsys):

@@ -354,9 +354,11 @@ def test_all_problems_are_told_at_once():
         )
 
 
-@pytest.mark.parametrize("old", ["task", "optim", "replay", "dtype"])
+@pytest.mark.parametrize("old", ["task", "optim", "replay", "dtype", "plan.operations", "score.baseline"])
 def test_an_experiment_of_before_the_recut_is_told_where_its_fields_are(old, tmp_path):
-    fields = json.loads(config.to_json(CFG)) | {old: {}}
+    fields = json.loads(config.to_json(CFG))
+    place, _, name = old.rpartition(".")
+    (fields[place] if place else fields)[name] = {}
     (tmp_path / "config.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match=f"config.json: .* older cdjax, whose fields have moved: {old} is now"):
         config.load_config(tmp_path / "config.json")

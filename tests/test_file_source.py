@@ -1,14 +1,17 @@
 """A file as a source: what its lines say to the inputs is learned, with the teacher's targets."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from cdjax import cli, config, tasks
-from cdjax.distill import opening, stages
+from cdjax.distill import opening, rounds, stages
 from cdjax.distill import round as place
+from cdjax.workdir import metrics
+from cdjax.workdir.journal import Journal
 from tests.test_rounds import experiment
 
 
@@ -63,3 +66,31 @@ def test_it_is_chosen_on_the_command_line(lines, tmp_path):
     sets = [word for change in changes for word in ("--set", change)]
     assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path / "run")]) == 0
     assert json.loads((tmp_path / "run" / "results.json").read_text())["rollouts"]["sampled"] == 16
+
+
+def test_in_segments_an_input_is_learned_once_an_epoch_with_all_its_answers(lines, tmp_path):
+    """24 answers an epoch, two epochs: as many updates as are planned, whose learning rates never run out."""
+    update = config.Update(epochs=2, batch=4, every=3)
+    cfg = experiment(sources=(config.FromFile(lines),), update=update, score=config.Score(4, measures=()))
+    rounds.run(config.override(cfg, {"training.optim.schedule": "linear"}), tmp_path)
+    told = Journal(tmp_path / "journal.json").results()
+    logged = metrics.read(tmp_path / "metrics.jsonl")
+    segments = [stage for name, stage in told.items() if name.endswith("/update")]
+    assert sum(segment["pairs"] for segment in segments) == 48
+    assert len(logged) == told["seed 0/round 0/segments"]["planned"] and all(line["lr"] > 0 for line in logged)
+
+
+def test_a_segment_may_have_no_answer_of_a_source_or_of_an_operation(lines, tmp_path):
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(Path(lines).read_text().splitlines(keepends=True)[:2]))
+    sources = (config.FromTeacher(), config.FromFile(str(few)))
+    operations = experiment().operations
+    small = config.override(experiment(), {"operations.0.inputs.limit": 2, "operations.0.name": "small"}).operations
+    cfg = experiment(
+        operations=(*operations, *small),
+        sources=sources,
+        update=config.Update(batch=4, every=1),
+        score=config.Score(2, measures=()),
+    )
+    told = rounds.run(cfg, tmp_path / "run")
+    assert told["rollouts"]["sampled"] >= 14

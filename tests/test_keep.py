@@ -159,7 +159,7 @@ def test_votes_count_only_answers_that_passed():
 
 
 def test_nothing_kept_is_an_error_with_the_counts():
-    with pytest.raises(config.UserError, match=r"none of 2 teacher answers was kept \(unfinished 1, empty 1\)"):
+    with pytest.raises(config.UserError, match=r"none of 2 answers was kept \(unfinished 1, empty 1\)"):
         keep([rollout("12", stop=""), rollout("")], FORMAT, config.Keep())
     with pytest.raises(config.UserError, match="there were none"):
         keep([], FORMAT, config.Keep())

@@ -128,3 +128,12 @@ def test_it_is_chosen_on_the_command_line(tmp_path):
         "file": "",
         "freeze_first": False,
     }
+
+
+def test_a_prefix_of_some_layers_is_exported_and_loaded_with_them(tmp_path):
+    cfg = experiment(layers=(1,), student=config.KVPrefix(tokens=8), score=config.Score(2, measures=()))
+    rounds.run(cfg, tmp_path / "run")
+    rounds.export(tmp_path / "run", tmp_path / "student", 0)
+    loaded = cdjax.load_model(str(tmp_path / "student"))
+    assert loaded.spec.layers == 1 and loaded.reader.prefix.k.shape[0] == 1
+    assert loaded.generate("go ->", max_new_tokens=2)

@@ -60,5 +60,5 @@ def test_a_task_without_answers_is_refused(tmp_path):
             "operations.0.context": {},
         },
     )
-    with pytest.raises(config.UserError, match="for answers, and it knows none"):
+    with pytest.raises(config.UserError, match="asks of task .* its answers .source labels., and it knows none"):
         answered(opening.open(cfg, tmp_path / "run"))

@@ -57,3 +57,10 @@ def test_it_is_chosen_on_the_command_line(tmp_path):
         sets = [word for change in [*changes, *more] for word in ("--set", change)]
         assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path / name)]) == 0
     assert json.loads((tmp_path / "second" / "results.json").read_text())["rollouts"]["sampled"] == 8
+
+
+def test_the_answers_of_all_sources_of_the_earlier_run_are_read(tmp_path):
+    two = experiment(sources=(config.FromLabels(), config.FromTeacher()), score=config.Score(4, measures=()))
+    rounds.run(two, tmp_path / "two")
+    rollouts = answered(opening.open(experiment(sources=(config.FromRollouts(str(tmp_path / "two")),)), tmp_path))
+    assert len(rollouts) == 12

@@ -455,5 +455,5 @@ def test_scores_without_training_are_the_first_stages_of_a_run(tmp_path):
 
 
 def test_answers_that_never_survive_f_are_told(tmp_path):
-    with pytest.raises(config.UserError, match="none of .* teacher answers was kept"):
+    with pytest.raises(config.UserError, match="none of .* answers was kept"):
         rounds.run(experiment(keep=config.Keep("after", "no such marker")), tmp_path)

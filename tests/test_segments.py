@@ -113,6 +113,10 @@ def test_the_schedule_has_an_update_for_every_batch_of_every_segment(tmp_path):
         ({"training.update.every": 2, "training.tune.lrs": "1e-3"}, "choose one learning rate, without tune.lrs"),
         ({"plan.ema": 1.5}, "plan.ema must be between 0 and 1, got 1.5"),
         ({"plan.ema": 0.5, "plan.ema_every": "segment"}, "with plan.ema_every='segment' for training.update.every"),
+        (
+            {"plan.ema": 0.5, "plan.ema_every": "segment", "training.update.every": 2, "plan.repeat": 2},
+            "averages inside a round, and the plan has several",
+        ),
         ({"plan.order": "recursive", "plan.ema": 0.5, "student.kind": "kv_prefix"}, "sides that are unlike"),
     ],
 )

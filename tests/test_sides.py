@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,15 +11,19 @@ from cdjax import config, parallel
 from cdjax.config import Teacher, check
 from cdjax.distill import opening, rounds
 from cdjax.learn import update
+from cdjax.lessons.crossing import crossed
 from cdjax.model import decoder
 from cdjax.model.files import huggingface, tokenizer
 from cdjax.model.files.source import DATA, TINY
-from cdjax.sampling.store import Store
+from cdjax.sampling import answers
+from cdjax.sampling.store import Rollout, Store
+from cdjax.views import encode
 from cdjax.workdir import metrics
 from cdjax.workdir.journal import Journal
 from tests.test_rounds import Killed, assert_same_end, die, experiment, kl, outcome
 
 TEXT = {"targets": config.Labels(), "losses": (config.CrossEntropy(),), "score": config.Score(4, measures=())}
+SOLVED = (config.Demonstration("walk", "walked"), config.Demonstration("go", "  went away"))
 WIDE = dataclasses.replace(TINY, embed=96, layers=3, mlp=160)
 
 
@@ -227,3 +232,41 @@ def test_a_student_of_fewer_layers_learns_the_streams_of_the_layers_that_it_is_t
     rounds.run(cfg, tmp_path)
     lines = [line["hidden_mse"] for line in metrics.read(tmp_path / "metrics.jsonl")]
     assert 0 < lines[-1] < lines[0]
+
+
+def test_an_answer_crosses_as_the_text_that_the_other_template_has_for_it(tmp_path):
+    """Between equal tokenizers and templates nothing changes; another template puts its own text around the output."""
+    run = opening.open(experiment(), tmp_path)
+    view = run.assignments[0].views.teacher
+    ids = encode.answers(view.format.tokenizer, view.format.template, view.context, view.task, SOLVED)
+    rollouts = [
+        Rollout(solved.input, 0, row, np.zeros(len(row), np.float32), True, {}, np.zeros(len(row), np.int32))
+        for solved, row in zip(SOLVED, ids, strict=True)
+    ]
+    for same, rollout in zip(crossed(rollouts, view, view, steps=64), rollouts, strict=True):
+        np.testing.assert_array_equal(same.ids, rollout.ids)
+    other = config.Template(question="{input}:", answer="<{output}>\n")
+    theirs = dataclasses.replace(view, format=dataclasses.replace(view.format, template=other))
+    texts = [view.format.tokenizer.decode(rollout.ids) for rollout in crossed(rollouts, view, theirs, steps=64)]
+    assert texts == ["<walked>\n", "<  went away>\n"]
+    cut = crossed(rollouts, view, view, steps=2)
+    assert [len(rollout.ids) for rollout in cut] == [2, 2] and not any(rollout.stopped for rollout in cut)
+
+
+def test_every_teacher_that_is_trained_has_its_own_template_context_and_seed(tmp_path):
+    theirs = config.Template(question="Q: {input}\nA:", answer=" {output}\n")
+    training = config.supervised(config.FromDemonstrations(), update=config.Update(batch=3))
+    teachers = (
+        Teacher("tiny:1", trains=config.LowRank(2), training=training),
+        Teacher("tiny:1", trains=config.LowRank(2), training=training, template=theirs),
+        Teacher("tiny:1", trains=config.KVPrefix(8), training=training),
+    )
+    run = opening.open(experiment(teachers=teachers), tmp_path)
+    decode = run.format.tokenizer.decode
+    for teacher, prompt in zip(run.teachers, (" ->", "\nA:", " ->"), strict=True):
+        assert all(decode(shown).endswith(prompt) for shown, _ in training.sources[0].solved(run.known(teacher)))
+    assert "Q: " in decode(run.teachers[1].side.context) and len(set(run.teachers[2].side.context.tolist())) > 8
+    alike = opening.open(experiment(teachers=(teachers[0],) * 2), tmp_path / "alike")
+    with jax.set_mesh(alike.mesh):
+        first, second = (answers.identity(teacher.reader) for teacher in rounds.with_teachers(alike).teachers)
+    assert first != second

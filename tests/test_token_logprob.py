@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cdjax import cli, config
+from cdjax.config import check
 from cdjax.losses import divergence
 from cdjax.workdir import metrics
+from tests.test_rounds import experiment
 
 RNG = np.random.default_rng(0)
 TEACHER, STUDENT = (jnp.asarray(RNG.normal(size=11), jnp.float32) for _ in "pq")
@@ -49,3 +52,12 @@ def test_it_is_chosen_on_the_command_line(tmp_path):
     assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path)]) == 0
     lines = metrics.read(tmp_path / "metrics.jsonl")
     assert len(lines) == 12 and all(np.isfinite(line["loss"]) for line in lines)
+
+
+@pytest.mark.parametrize("sources", ["teacher", "student,labels", "mixture"])
+def test_what_the_student_did_not_write_is_refused(sources):
+    changes = {"training.targets": "token_logprob", "training.losses": "policy_gradient", "training.sources": sources}
+    with pytest.raises(
+        config.UserError, match="policy_gradient is for tokens that the student wrote, .* use sources=student"
+    ):
+        check.validate(config.override(experiment(), changes))

@@ -65,7 +65,7 @@ def _trainings(cfg: Experiment) -> Iterator[str]:
 
 
 def _sides(cfg: Experiment) -> Iterator[str]:
-    """What only like sides can do, and what only one teacher can."""
+    """A sentence for everything that asks for sides which are alike, or for a single teacher."""
     plan, first, others = cfg.plan, cfg.teachers[0], cfg.teachers[1:]
     unlike = [number for number, teacher in enumerate(cfg.teachers) if not cfg.alike(teacher)]
     whose = f"teachers.{unlike[0]} has a model, layers, template or weights of its own" if unlike else ""
@@ -75,6 +75,9 @@ def _sides(cfg: Experiment) -> Iterator[str]:
             f"plan.ema={plan.ema:g} is for plan.order='recursive', or with plan.ema_every='segment' for "
             "training.update.every"
         )
+    several = plan.repeat > 1 or plan.rounds or (plan.order != "simultaneous" and len(cfg.operations) > 1)
+    if plan.ema and plan.ema_every == "segment" and several:
+        yield "plan.ema_every='segment' averages inside a round, and the plan has several: leave it 'round'"
     if plan.order == "recursive" or plan.ema:
         asked = f"plan.ema={plan.ema:g}" if plan.ema else "plan.order='recursive'"
         if whose:

@@ -54,7 +54,10 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Another way to train the same student, in one round over all operations, scored as the student is."""
+    """Another way to train the same student, in one round over all operations, scored as the student is.
+
+    A baseline that asks a model draws with the seeds of the student's first round: the same answers, if it asks alike.
+    """
 
     name: str  # in the results
     training: Training

@@ -20,7 +20,7 @@ MOVED = {
     "student_context": "operations.0.student_context",
     "keep": "operations.0.keep",
     "teacher": "teachers.0.training",
-    "start": "training.start",
+    "start": "training.start, which is 'model' unless it is given",
     "replay": "training.sources, as a source of kind 'written'",
     "source": "training.sources",
     "sampling": "training.sampling",
@@ -34,6 +34,9 @@ MOVED = {
     "mesh": "devices.mesh",
     "dtype": "devices.dtype",
     "remat": "devices.remat",
+    "plan.operations": "operations",
+    "score.baseline": "baselines, see config.gradient_descent",
+    "score.supervised": "baselines",
 }
 
 
@@ -73,9 +76,9 @@ def override(cfg: Experiment, changes: Mapping[str, Any]) -> Experiment:
     A value may be text as on the command line. A dict stands for a whole part: what it leaves out takes its default.
     """
     for path, value in changes.items():
-        head = path.partition(".")[0]
-        if head in MOVED:
-            raise UserError(f"{head} is now {MOVED[head]}: an experiment has no field {path!r}")
+        for old, new in MOVED.items():
+            if f"{path}.".startswith(f"{old}."):
+                raise UserError(f"{old} is now {new}: an experiment has no field {path!r}")
         cfg = read.assign(Experiment, cfg, path.split("."), value)
     return cfg
 
@@ -91,7 +94,9 @@ def from_json(text: str) -> Experiment:
         fields = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"an experiment must be JSON, and this is not: {error}") from None
-    if isinstance(fields, dict) and (old := [name for name in fields if name in MOVED]):
+    names = list(fields) if isinstance(fields, dict) else []
+    names += [f"{name}.{inner}" for name in names if isinstance(fields[name], dict) for inner in fields[name]]
+    if old := [name for name in names if name in MOVED]:
         moved = "; ".join(f"{name} is now {MOVED[name]}" for name in old)
         raise UserError(f"this experiment was written by an older cdjax, whose fields have moved: {moved}")
     return read.convert(Experiment, fields, "")

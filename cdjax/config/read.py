@@ -143,9 +143,8 @@ def _fields(kind: Any, names: Any, where: str) -> dict[str, Any]:
             near = difflib.get_close_matches(str(name), hints, 1)
             guess = f" (did you mean {near[0]!r}?)" if near else ""
             of_kind = f" of kind {kind.kind}" if hasattr(kind, "kind") else ""
-            raise UserError(
-                f"{where or kind.__name__}{of_kind} has no field {name!r}{guess}; it has {', '.join(sorted(hints))}"
-            )
+            known = ", ".join(sorted(hints)) or "none"
+            raise UserError(f"{where or kind.__name__}{of_kind} has no field {name!r}{guess}; it has {known}")
     return hints
 
 

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Int32
 
 from cdjax import compiled, config, parallel
 from cdjax.config import Experiment, Operation, check, load_config
@@ -78,7 +77,9 @@ class Run:
 
     def known(self, teacher: Teacher | None = None) -> Known:
         """Where sources find solved examples for the student, or for a teacher that is trained."""
-        views = [assignment.views.bare if teacher else assignment.views.student for assignment in self.assignments]
+        views = [assignment.views.student for assignment in self.assignments]
+        if teacher:
+            views = [dataclasses.replace(each.views.bare, format=teacher.format) for each in self.assignments]
         format, budget = teacher.format if teacher else self.format, self.cfg.limits.teacher_prompt
 
         def find(examples: Labelled) -> list[Solved]:
@@ -184,13 +185,19 @@ def _views(run: Run, operation: Operation, task: Task) -> Views:
 
 
 def _in_context(run: Run) -> Run:
-    """The run whose student knows what the first operation's teacher reads before every input, in its own tokens."""
+    """The run whose sides know what the first operation's teacher reads before every input, in tokens of their own."""
     first = run.assignments[0]
-    view = dataclasses.replace(first.views.teacher, format=run.format)
-    context: Int32[np.ndarray, P] = view.prompts([example.input for example in first.task.test])[0].context
-    student = dataclasses.replace(run.student, context=context)
+
+    def read_by(side: Side, format: Format) -> Side:
+        view = dataclasses.replace(first.views.teacher, format=format)
+        context = view.prompts([example.input for example in first.task.test])[0].context
+        return dataclasses.replace(side, context=context)
+
+    student = read_by(run.student, run.format)
     teachers = (
-        dataclasses.replace(teacher, side=student) if teacher.side is run.student else teacher
+        dataclasses.replace(
+            teacher, side=student if teacher.side is run.student else read_by(teacher.side, teacher.format)
+        )
         for teacher in run.teachers
     )
     return dataclasses.replace(run, student=student, teachers=tuple(teachers))
@@ -200,9 +207,11 @@ def _check_task(cfg: Experiment, operation: Operation, task: Task, others: Seque
     """Raises UserError for what the operation asks of a task that does not have it."""
     inputs.check(task, operation.inputs, others)
     asks_answers = "correct" in {part.kind for part in operation.keep.filters}
+    asked = {source.kind for training in cfg.trainings().values() for source in training.asks if source.needs}
     tuned = [path for path, training in cfg.trainings().items() if training.tune.lrs]
     wrong = {
         "the filter 'correct', but its answers are not known": asks_answers and not task.solve,
+        f"its answers (source {', '.join(sorted(asked))}), and it knows none": bool(asked) and not task.solve,
         f"{' and '.join(tuned)} a learning rate (tune.lrs), but it has no labelled validation examples": bool(tuned)
         and not task.validation,
     }

@@ -106,4 +106,4 @@ def teacher(run: Run, number: int, training: Training) -> Round:
     """The one round in which a teacher is made out of its model."""
     made = run.teachers[number]
     learner = Learner(training, made.side, (("teacher", number),), made)
-    return Round(run, 0, 0, tuple(range(len(run.assignments))), learner)
+    return Round(run, number, 0, tuple(range(len(run.assignments))), learner)

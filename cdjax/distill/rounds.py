@@ -53,7 +53,7 @@ def with_teachers(run: Run) -> Run:
     for number, teacher in enumerate(run.cfg.teachers):
         if teacher.training is not None:
             made = round.teacher(run, number, teacher.training)
-            params = stages.distil(made, None, made.learner.side.fresh(0))
+            params = stages.distil(made, None, made.learner.side.fresh(number))
             trained = dataclasses.replace(run.teachers[number], params=params)
             run = dataclasses.replace(run, teachers=(*run.teachers[:number], trained, *run.teachers[number + 1 :]))
     return run
@@ -100,6 +100,7 @@ def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
             tokenizer=run.format.tokenizer,
             stop_ids=run.ends,
             source=run.cfg.model,
+            layers=run.cfg.layers,
         )
 
 

@@ -50,7 +50,8 @@ def distil(round: Round, teacher: Trainable | None, student: Trainable) -> Train
     for segment in segments[len(ended) :]:
         rows = {operation: dealt(segment, operation, shown[operation], len(segments)) for operation in shown}
         lessons = [teach(segment, operation, rows[operation], teacher, student) for operation in asked]
-        state = updates.learn(segment, student, teacher, lessons, state, planned)
+        taught = [lesson for lesson in lessons if lesson.pairs]
+        state = updates.learn(segment, student, teacher, taught, state, planned)
         student = state.params
         if segment is not segments[-1]:
             teacher = succession.follow(segment, teacher, student)
@@ -103,7 +104,8 @@ def plan_segments(round: Round, shown: Mapping[int, Shown]) -> int:
     0 where the round has one segment: then it has as many updates as its pairs make.
     """
     training, counts = round.training, [len(prompts.student.inputs) for prompts in shown.values()]
-    update, answers_each = training.update, training.sampling.per_input * len(training.asks)
+    update = training.update
+    answers_each = sum(source.most(training.sampling.per_input) for source in training.asks)
     count = update.epochs * -(-sum(counts) * answers_each // update.batch)
     if not update.every or count <= update.every:
         return 0
@@ -163,6 +165,7 @@ def ask(
         steps=run.cfg.limits.completion,
         seed=segment.fold("sample", *place),
         folder=segment.folder("rollouts", *place),
+        whole=segment.segment is None,
     )
 
     rollouts: list[Rollout] | None = None
@@ -178,9 +181,9 @@ def ask(
             rollouts = source.answers(told)
         Store(request.folder).write_text(rollouts, functools.partial(encode.decode, run.format.tokenizer))
         result: dict[str, Any] = {"sampled": len(rollouts), "over_budget": 0 if place[1:] else shown.dropped}
-        if sampling.weights == "int8":
+        if sampling.weights == "int8" and rollouts:
             result["int8_kl"] = _int8_kl(segment, request.teachers[0], shown, rollouts)
-        if sampling.draft:
+        if sampling.draft and rollouts:
             verdicts = np.concatenate([rollout.verdicts for rollout in rollouts])
             result |= {"accepted": int((verdicts > 0).sum()), "refused": int((verdicts < 0).sum())}
         return result
@@ -209,7 +212,7 @@ def keep_answers(
     evidence = Evidence(assignment.task, functools.partial(bare_answers, round, place, teacher, shown))
 
     def judge() -> dict[str, Any]:
-        reasons = keep.judge(cut, assignment.keep.filters, evidence)
+        reasons = keep.judge(cut, assignment.keep.filters, evidence, some=round.segment is None)
         return {"kept": reasons.count(None), "dropped": keep.counts(reasons), "reasons": reasons}
 
     return keep.surviving(cut, round.run.journal.once(round.stage("keep", *place), judge)["reasons"])

@@ -62,6 +62,13 @@ class Training:
             yield "losses is empty: there is nothing to learn by"
         yield from unmet(self.losses, self.targets)
         yield from self._certain()
+        others = [source.kind for source in self.sources if source.writers != {"student"}]
+        for number, loss in enumerate(self.losses):
+            if loss.on_policy and others:
+                yield (
+                    f"losses.{number}: {loss.kind} is for tokens that the student wrote, and sources are "
+                    f"{', '.join(others)}; use sources=student"
+                )
         if any(source.writers != {"teacher"} for source in self.asks):
             for name, value, usual in (("draft", self.sampling.draft, 0), ("weights", self.sampling.weights, "full")):
                 if value != usual:

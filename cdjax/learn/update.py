@@ -188,8 +188,9 @@ def _report(step: int, metrics: Metrics, on_step: Callable[[int, dict[str, float
         values = {name: float(total) / float(count) for name, (total, count) in jax.device_get(metrics).items()}
     if not all(math.isfinite(values[name]) for name in ("loss", "grad_norm")):
         raise Diverged(
-            f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; lower optim.lr, "
-            "raise optim.warmup, or set optim.clip, in another --workdir. Checkpoints of earlier steps are untouched."
+            f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; lower training.optim.lr, "
+            "raise training.optim.warmup, or set training.optim.clip, in another --workdir. Checkpoints of earlier "
+            "steps are untouched."
         )
     on_step(step, values)
 

@@ -16,7 +16,7 @@ def crossed(rollouts: Sequence[Rollout], writer: View, reader: View, *, steps: i
     A finished answer gets the stop of the reader's template; an unfinished answer, or one that is cut at `steps`
     tokens, has none. Raises UserError for an answer that does not begin at a token under the reader's view.
     """
-    texts = [Demonstration(rollout.input, writer.format.body(rollout.ids)) for rollout in rollouts]
+    texts = [Demonstration(rollout.input, writer.format.output(rollout.ids)) for rollout in rollouts]
     return [
         _in_tokens(rollout, ids, reader, steps) for rollout, ids in zip(rollouts, reader.answers(texts), strict=True)
     ]

@@ -56,10 +56,12 @@ def apply_f(rollouts: Sequence[Rollout], format: Format, cfg: Keep) -> list[Kept
     return [_apply_f(rollout, format.body(rollout.ids), format.tokenizer, cfg) for rollout in rollouts]
 
 
-def judge(answers: Sequence[Kept | str], filters: Sequence[Filter], evidence: Evidence) -> list[str | None]:
+def judge(
+    answers: Sequence[Kept | str], filters: Sequence[Filter], evidence: Evidence, *, some: bool = True
+) -> list[str | None]:
     """The reason to drop each answer, from f or from the first filter that refuses it, or None.
 
-    Raises UserError when no answer is left.
+    Raises UserError when no answer is left, where `some` must be.
     """
     reasons = [answer if isinstance(answer, str) else None for answer in answers]
     for filter in filters:
@@ -67,9 +69,11 @@ def judge(answers: Sequence[Kept | str], filters: Sequence[Filter], evidence: Ev
         verdicts = filter.refuse(surviving(answers, reasons), evidence)
         for number, verdict in zip(numbers, verdicts, strict=True):
             reasons[number] = verdict
-    if None not in reasons:
+    if some and None not in reasons:
         dropped = ", ".join(f"{reason} {count}" for reason, count in counts(reasons).items()) or "there were none"
-        raise UserError(f"none of {len(answers)} teacher answers was kept ({dropped}); see keep and limits.completion")
+        raise UserError(
+            f"none of {len(answers)} answers was kept ({dropped}); see the operation's keep, and limits.completion"
+        )
     return reasons
 
 

@@ -4,7 +4,7 @@ In: every side's prompts and models. Out: `Rollout`s; those that a model writes 
 """
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -39,6 +39,7 @@ class Request:
     steps: int
     seed: int
     folder: Path
+    whole: bool = True  # whether these are all inputs of the operation, not a segment's share
     progress: Callable[[int], object] = lambda done: None
 
     def sample(self, side: Literal["teacher", "student"], rows: Sequence[int] | None = None) -> list[Rollout]:
@@ -76,9 +77,11 @@ class Request:
         Their log-probabilities are unknown, and recorded as 0. Answers to other inputs do not count; an answer of more
         than `steps` tokens is cut there, as a model's would be, and has not stopped.
         """
-        asked, counts = set(self.shown.student.inputs), Counter[str]()
-        solved = [example for example in solved if example.input in asked]
-        rollouts = []
+        to_input: dict[str, list[Demonstration]] = defaultdict(list)
+        for example in solved:
+            to_input[example.input].append(example)
+        solved = [example for text in self.shown.student.inputs for example in to_input[text]]
+        counts, rollouts = Counter[str](), []
         for example, ids in zip(solved, self.views.student.answers(solved), strict=True):
             sample, stopped = counts[example.input], len(ids) <= self.steps
             counts[example.input] += 1

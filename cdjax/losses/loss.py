@@ -19,6 +19,7 @@ class Term:
 
     kind: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()  # any of these must be in the targets' `gives`; empty: no targets
+    on_policy: ClassVar[bool] = False  # whether it is for tokens that the student wrote itself
     weight: float
 
     def misfits(self, student: DecoderSpec, teacher: DecoderSpec) -> Iterator[str]:

@@ -19,6 +19,7 @@ class PolicyGradient(TokenLoss):
     """
 
     kind: ClassVar[str] = "policy_gradient"
+    on_policy: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"advantage"})
     weight: float = at_least(0, 1.0)
 

@@ -7,6 +7,7 @@ which needs no other file and no network. `report.jinja` is the page's template,
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +97,9 @@ def write(workdir: str | Path) -> Path:
 
 def table(workdirs: Sequence[str | Path]) -> str:
     """An aligned Markdown table with a row for each run: scores with intervals, the gap closed, tokens and minutes."""
-    rows = [_row(read(workdir)) for workdir in workdirs]
+    runs = [read(workdir) for workdir in workdirs]
+    names = Counter(run.cfg["name"] for run in runs)
+    rows = [_row(run) | ({"run": str(run.directory)} if names[run.cfg["name"]] > 1 else {}) for run in runs]
     header = list(dict.fromkeys(name for row in rows for name in row))
     cells = [header, *([row.get(name, "-") for name in header] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]

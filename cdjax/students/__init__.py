@@ -11,8 +11,8 @@ differentiated with respect to `trainable`.
 
 `base(trainable, frozen) -> Decoder`: the decoder that `init` was called with, from its results.
 
-`export(trainable, frozen, directory, *, tokenizer, stop_ids, source)`: writes a directory for `cdjax.load_model`;
-`source` is where the model came from.
+`export(trainable, frozen, directory, *, tokenizer, stop_ids, source, layers)`: writes a directory for
+`cdjax.load_model`; `source` is where the model came from, and `layers` those of its layers that it has (empty: all).
 """
 
 from typing import Annotated, Any, TypeAlias

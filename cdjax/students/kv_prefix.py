@@ -70,14 +70,22 @@ class KVPrefix:
         return frozen
 
     def export(
-        self, trainable: Any, frozen: Any, directory: Path, *, tokenizer: Any, stop_ids: Sequence[int], source: str
+        self,
+        trainable: Any,
+        frozen: Any,
+        directory: Path,
+        *,
+        tokenizer: Any,
+        stop_ids: Sequence[int],
+        source: str,
+        layers: Sequence[int] = (),
     ) -> None:
         """Writes a directory with the prefix alone, which `cdjax.load_model` puts before the model `source`."""
         from cdjax.model.files import prefix
 
         trained = self.reader(trainable, frozen).prefix
         k, v = (x[:, :, :, : self.tokens] for x in (trained.k, trained.v))
-        prefix.write(directory, k, v, model=source, stop_ids=stop_ids)
+        prefix.write(directory, k, v, model=source, stop_ids=stop_ids, layers=layers)
 
     def _start(self, decoder: Any, seed: int, context: Any) -> Any:
         from cdjax.model.files import prefix

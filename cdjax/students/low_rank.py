@@ -35,7 +35,15 @@ class LowRank:
         return frozen
 
     def export(
-        self, trainable: Any, frozen: Any, directory: Path, *, tokenizer: Any, stop_ids: Sequence[int], source: str
+        self,
+        trainable: Any,
+        frozen: Any,
+        directory: Path,
+        *,
+        tokenizer: Any,
+        stop_ids: Sequence[int],
+        source: str,
+        layers: Sequence[int] = (),
     ) -> None:
         """Writes a directory that transformers loads, with the low-rank weights merged."""
         from cdjax.model.files import huggingface

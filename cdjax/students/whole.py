@@ -32,7 +32,15 @@ class Whole:
         return nnx.merge(frozen, trainable)
 
     def export(
-        self, trainable: Any, frozen: Any, directory: Path, *, tokenizer: Any, stop_ids: Sequence[int], source: str
+        self,
+        trainable: Any,
+        frozen: Any,
+        directory: Path,
+        *,
+        tokenizer: Any,
+        stop_ids: Sequence[int],
+        source: str,
+        layers: Sequence[int] = (),
     ) -> None:
         """Writes a directory that transformers loads."""
         from cdjax.model.files import huggingface

@@ -37,6 +37,11 @@ class Format:
         """An answer's text up to the stop, without surrounding space."""
         return self.body(ids).strip()
 
+    def output(self, ids: Int[np.ndarray, "_"]) -> str:
+        """An answer's text up to the stop, without what the template puts around an output."""
+        before, _, after = ("", "", "") if self.template.chat else self.template.answer.partition("{output}")
+        return self.body(ids).removeprefix(before).removesuffix(after.partition(self.template.stop)[0])
+
 
 @dataclasses.dataclass(frozen=True)
 class View:

@@ -1,6 +1,7 @@
 """Answers from a file of the user, written by people or other models."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -30,11 +31,14 @@ class FromFile(Source):
         if not Path(self.file).is_file():
             yield f"file must be JSON lines with an input and an output, and {self.file!r} is no file"
 
+    def most(self, per_input: int) -> int:
+        return max(Counter(line.input for line in files.read(self.file)).values(), default=0)
+
     def answers(self, request: "Request") -> "list[Rollout]":
         """The file's answers to inputs of the request. Raises UserError if there are none."""
         lines = files.read(self.file)
         answered = [Demonstration(line.input, line.output) for line in lines if line.output]
-        if not {example.input for example in answered} & set(request.shown.student.inputs):
+        if request.whole and not {example.input for example in answered} & set(request.shown.student.inputs):
             raise UserError(
                 f"{self.file} has an answer to {len(answered)} inputs, and to none of the "
                 f"{len(request.shown.student.inputs)} that are asked, such as {request.shown.student.inputs[0]!r}"

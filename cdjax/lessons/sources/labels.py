@@ -20,11 +20,15 @@ class FromLabels(Source):
     """
 
     kind: ClassVar[str] = "labels"
+    needs: ClassVar[frozenset[str]] = frozenset({"known answers"})
+
+    def most(self, per_input: int) -> int:
+        return 1
 
     def answers(self, request: "Request") -> "list[Rollout]":
         """The task's answers to inputs of the request. Raises UserError for a task that knows none."""
         solve = request.task.solve
         if solve is None:
-            raise UserError(f"source.kind='labels' asks task {request.task.name!r} for answers, and it knows none")
+            raise UserError(f"the source 'labels' asks task {request.task.name!r} for answers, and it knows none")
         known = {text: solve(text) for text in request.shown.student.inputs}
         return request.written([Demonstration(text, example.output) for text, example in known.items() if example])

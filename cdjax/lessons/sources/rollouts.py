@@ -1,6 +1,7 @@
 """Answers from an earlier run, with targets of this run's teacher."""
 
 import dataclasses
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -34,24 +35,27 @@ class FromRollouts(Source):
             yield f"run={self.run!r} must be the directory of a run with answers of a model in {self._folder()}"
 
     def files(self) -> list[str]:
-        """The shards of all operations and segments of the round."""
-        return sorted(str(path) for path in self._folder().rglob("*.npz") if path.parent.name != "bare")
+        """The shards of all operations, sources and segments."""
+        return [str(path) for path in self._shards("operation_*")]
+
+    def most(self, per_input: int) -> int:
+        counts = Counter(
+            (path.parent, rollout.input) for path in self._shards("operation_*") for rollout in _read(path)
+        )
+        return max(counts.values(), default=0)
 
     def answers(self, request: "Request") -> "list[Rollout]":
-        """The run's answers to inputs of the request, in the order of the inputs.
-
-        Raises UserError if there are none, or an answer has a token that the student does not have.
-        """
-        from cdjax.sampling.store import Store
-
-        order = {text: number for number, text in enumerate(request.shown.student.inputs)}
-        folders = (folder / writer for folder in self._operations(request.operation) for writer in WRITERS)
-        stores = [(Store(folder), sorted(folder.glob("*.npz"))) for folder in folders]
-        written = [rollout for store, shards in stores for shard in shards for rollout in store.read(int(shard.stem))]
-        rollouts = [rollout for rollout in written if rollout.input in order]
-        rollouts.sort(key=lambda rollout: (order[rollout.input], rollout.sample))
+        """Raises UserError for answers to other inputs, and for tokens that the student does not have."""
+        written = [rollout for path in self._shards(f"operation_{request.operation}") for rollout in _read(path)]
+        to_input: dict[str, list[Rollout]] = defaultdict(list)
+        for rollout in sorted(written, key=lambda rollout: rollout.sample):
+            to_input[rollout.input].append(rollout)
+        inputs = request.shown.student.inputs
+        rollouts = [rollout for text in inputs for rollout in to_input[text]]
+        if not rollouts and request.whole:
+            raise UserError(f"{self._folder()} has {len(written)} answers, and none to the {len(inputs)} inputs asked")
         if not rollouts:
-            raise UserError(f"{self._folder()} has {len(written)} answers, and none to the {len(order)} inputs asked")
+            return []
         highest, vocab = (
             max(int(rollout.ids.max()) for rollout in rollouts),
             len(request.views.student.format.tokenizer),
@@ -63,6 +67,17 @@ class FromRollouts(Source):
     def _folder(self) -> Path:
         return Path(self.run) / "rollouts" / f"seed_{self.seed}" / f"round_{self.round}"
 
-    def _operations(self, number: int) -> list[Path]:
-        """The operation's folder of every segment."""
-        return sorted(self._folder().rglob(f"operation_{number}"))
+    def _shards(self, operations: str) -> list[Path]:
+        """The files of answers to these operations, by all sources, in every segment."""
+        folders = [
+            folder
+            for operation in self._folder().rglob(operations)
+            for folder in (operation, *operation.glob("source_*"))
+        ]
+        return sorted(path for folder in folders for writer in WRITERS for path in (folder / writer).glob("*.npz"))
+
+
+def _read(path: Path) -> "list[Rollout]":
+    from cdjax.sampling.store import Store
+
+    return Store(path.parent).read(int(path.stem))

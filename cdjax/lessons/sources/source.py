@@ -26,7 +26,12 @@ class Source:
 
     kind: ClassVar[str]
     writers: ClassVar[frozenset[str]] = frozenset()  # "teacher", "student": the models that write
+    needs: ClassVar[frozenset[str]] = frozenset()  # "known answers": of the task to its inputs
     own_inputs: ClassVar[bool] = False  # whether it brings solved examples instead of answering inputs of operations
+
+    def most(self, per_input: int) -> int:
+        """The most answers to an input, where models are asked for `per_input`: so many updates are planned."""
+        return per_input
 
     def answers(self, request: "Request") -> "list[Rollout]":
         """Answers to inputs of the request, with the targets that it asks for."""

@@ -1,8 +1,8 @@
 """Keys and values that stand before all that a model reads, as a file.
 
 `prefix.safetensors` has "k" and "v", float32 [L, T, K, H] of T positions from 0 on, rotary positions applied, and in
-its metadata "format" (cdjax prefix 1), "model" (the source of the decoder that reads after them) and "stop_ids" (a list
-of ids, comma between them).
+its metadata "format" (cdjax prefix 1), "model" (the source of the decoder that reads after them), and lists with commas
+between numbers: "stop_ids", and "layers", those of the model that the decoder has, in this order (empty: all).
 """
 
 from collections.abc import Sequence
@@ -31,6 +31,7 @@ class File(NamedTuple):
     v: Float[np.ndarray, "L T K H"]
     model: str
     stop_ids: tuple[int, ...]
+    layers: tuple[int, ...]  # of the model, in this order; empty: all
 
     def prefix(self, decoder: Decoder) -> Prefix:
         """The prefix in the decoder's dtype, on the mesh that the caller has entered.
@@ -49,13 +50,20 @@ class File(NamedTuple):
 
 
 def write(
-    directory: Path, k: Float[Array, "L 1 K T H"], v: Float[Array, "L 1 K T H"], *, model: str, stop_ids: Sequence[int]
+    directory: Path,
+    k: Float[Array, "L 1 K T H"],
+    v: Float[Array, "L 1 K T H"],
+    *,
+    model: str,
+    stop_ids: Sequence[int],
+    layers: Sequence[int] = (),
 ) -> None:
     """Writes the prefix of a single context into the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(jax.device_get(x), np.float32)[:, 0] for name, x in (("k", k), ("v", v))}
     arrays = {name: np.ascontiguousarray(np.moveaxis(x, 1, 2)) for name, x in arrays.items()}
-    metadata = {"format": FORMAT, "model": model, "stop_ids": ",".join(map(str, stop_ids))}
+    metadata = {"format": FORMAT, "model": model}
+    metadata |= {name: ",".join(map(str, ids)) for name, ids in (("stop_ids", stop_ids), ("layers", layers))}
     save_file(arrays, directory / NAME, metadata=metadata)
 
 
@@ -76,5 +84,7 @@ def read(path: Path) -> File:
         raise UserError(f"{path} cannot be read ({error}); export the student again") from error
     if metadata.get("format") != FORMAT or set(arrays) != {"k", "v"} or arrays["k"].ndim != 4:
         raise UserError(f"{path} is no prefix: wanted k and v of four axes, and the format {FORMAT!r} in its metadata")
-    stop_ids = tuple(int(part) for part in metadata["stop_ids"].split(",") if part)
-    return File(arrays["k"], arrays["v"], metadata["model"], stop_ids)
+    stop_ids, layers = (
+        tuple(int(part) for part in metadata.get(name, "").split(",") if part) for name in ("stop_ids", "layers")
+    )
+    return File(arrays["k"], arrays["v"], metadata["model"], stop_ids, layers)
