@@ -89,7 +89,7 @@ def test_a_segment_may_have_no_answer_of_a_source_or_of_an_operation(lines, tmp_
     cfg = experiment(
         operations=(*operations, *small),
         sources=sources,
-        update=config.Update(batch=4, every=1),
+        update=config.Update(batch=8, every=1),
         score=config.Score(2, measures=()),
     )
     told = rounds.run(cfg, tmp_path / "run")

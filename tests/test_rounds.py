@@ -241,9 +241,9 @@ def test_killed_in_a_later_round_resumes_with_the_right_teacher(ema, tmp_path, m
     teachers, students, learn = [], [], updates.learn
 
     def recorded_learn(round, student, teacher, *rest):
-        teachers.append(round.run.teaching(teacher)[0].decoder)
+        teachers.append(jax.tree.leaves(round.run.teaching(teacher)[0].decoder))
         state = learn(round, student, teacher, *rest)
-        students.append(state.params)
+        students.append(jax.tree.leaves(state.params))
         return state
 
     with monkeypatch.context() as patch:

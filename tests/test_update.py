@@ -303,7 +303,7 @@ def test_the_next_step_runs_while_a_state_is_saved(monkeypatch):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(bad):
     saved = []
-    with pytest.raises(update.Diverged, match="step 4.*lower optim.lr"):
+    with pytest.raises(update.Diverged, match="step 4.*lower training.optim.lr"):
         run_loop([5, 4, 3, bad, 2, 1], save=lambda state, n: saved.append(n), every=2)
     assert saved == [2]
 
