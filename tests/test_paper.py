@@ -12,7 +12,6 @@ from cdjax import config, tasks
 from cdjax.config.check import validate
 from cdjax.distill import opening
 from cdjax.errors import UserError
-from cdjax.language_model import load_model
 from cdjax.report import page
 from cdjax.views import encode
 from cdjax.workdir.journal import Journal
@@ -25,9 +24,7 @@ from experiments.paper.generation import __main__ as generation
 from experiments.paper.instructions import __main__ as instructions
 from experiments.paper.instructions.measured import Measured
 from experiments.paper.questions import __main__ as questions
-from experiments.paper.questions.config import Claim
 from experiments.paper.scratchpad import __main__ as scratchpad
-from experiments.paper.transfer import __main__ as transfer
 from experiments.paper.window import __main__ as window
 from tests import test_spider
 
@@ -368,102 +365,6 @@ def test_accuracy_by_digits_adds_up_to_the_whole():
     parts = {length: scratchpad.part(rows, lengths, length) for length in (1, 2, 3)}
     assert parts[2] == [[0.0, 1.0], [0.0, 1.0]]
     assert sum(np.mean(grades) * len(grades[0]) for grades in parts.values()) / 4 == pytest.approx(np.mean(rows))
-
-
-def test_questions(tmp_path, monkeypatch):
-    """Rounds are read in their order, a shared variant is run once, and the page has what the runs scored."""
-    few = {
-        "order": ("sequential", "simultaneous"),
-        "targets": ("top_k", "hard"),
-        "teacher": ("frozen", "live"),
-    }
-    for name, variants in few.items():
-        question = questions.QUESTIONS[name]
-        changed = {variant: dict(question.variants[variant]) for variant in variants}
-        for changes in changed.values():
-            if "plan" in changes:
-                plan = changes["plan"]
-                changes["plan"] = dataclasses.replace(plan, repeat=plan.repeat // 2)
-        monkeypatch.setitem(questions.QUESTIONS, name, dataclasses.replace(question, variants=changed))
-    answers = questions.main(["--tiny", "--seeds", "0", "--only", ",".join(few), "--workdir", str(tmp_path)])
-    runs = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    assert runs == {"base", "targets_hard"} | {
-        f"{name}_{variant}" for name in ("order", "teacher") for variant in few[name]
-    }
-    kl = {
-        variant: [scored[0]["measures"]["held_out_kl"]["mean"] for scored in rounds]
-        for variant, rounds in answers["teacher"].items()
-    }
-    assert kl["frozen"][0] == kl["live"][0] and kl["frozen"][1] != kl["live"][1]
-    results = json.loads((tmp_path / "teacher_live" / "results.json").read_text())
-    last = results["measures"]["held_out_kl"]["after"]["mean"]
-    assert kl["live"][1] == last and f"{last:.3f}" in (tmp_path / "results.md").read_text()
-    assert [len(rounds) for rounds in answers["order"].values()] == [2, 1]  # both tasks in one
-    last = answers["order"]["simultaneous"][0][0]["measures"]["held_out_kl"]["mean"]
-    assert (
-        f"| simultaneous: KL to the teacher on held-out inputs |  | {last:.3f} |"
-        in (tmp_path / "results.md").read_text()
-    )
-    assert len(json.loads((tmp_path / "claims.json").read_text())) == 3
-
-
-def test_every_question_can_be_asked_and_its_claim_compares_two_of_its_variants():
-    for question in questions.QUESTIONS.values():
-        assert {question.claim.one, question.claim.other} <= set(question.variants)
-        for changes in question.variants.values():
-            validate(questions.get_config(changes))
-
-
-@pytest.mark.parametrize("measure, holds", [("accuracy", True), ("held_out_kl", False)])
-def test_an_open_question_is_decided_by_its_interval(measure, holds):
-    """Accuracy over seeds and examples, a divergence over seeds, of which two that disagree decide nothing."""
-    first = [{"grades": [1.0, 1.0, 1.0, 0.0] * 3, "measures": {"held_out_kl": {"mean": kl}}} for kl in (0.3, 0.9)]
-    other = [{"grades": [0.0] * 12, "measures": {"held_out_kl": {"mean": kl}}} for kl in (0.2, 0.1)]
-    question = questions.Question("", {}, Claim("", measure, "one", "other"), found="this was found")
-    made = claims.made_by("questions", (0, 1), RUNS)
-    judged = questions.judged(question, {"one": [first], "other": [other]}, made)
-    assert judged.holds == holds and judged.reason == "this was found"
-
-
-def test_transfer(tmp_path):
-    """Both students begin as the model, only one replays, and each is asked for what it was not taught."""
-    grades = transfer.main(["--tiny", "--seeds", "0", "--workdir", str(tmp_path)])
-    updates = {}
-    for kind in ("with", "without"):
-        updates[kind] = Journal(tmp_path / f"{kind}_replay" / "journal.json").results()["seed 0/round 0/update"]
-    assert (updates["with"]["solved"], updates["without"]["solved"]) == (4, 0)
-    asked = Journal(tmp_path / "with_replay" / "journal.json").results()["before"]
-    before = load_model("tiny:0").generate(
-        [f"Add the two numbers.\n\nInput: {text}\nOutput:\n" for text in asked["inputs"]], max_new_tokens=96
-    )
-    assert asked["answers"] == [text.split("\n")[0].strip() for text in before]  # of the model, not of the teacher
-    assert updates["with"]["pairs"] == updates["without"]["pairs"] + 4
-    for skill in transfer.config.TRANSFER:
-        assert [np.shape(grades[skill, side]) for side in ("before", *transfer.SIDES.values())] == [(1, 2)] * 3
-    assert len(json.loads((tmp_path / "claims.json").read_text())) == 2
-
-
-def test_instructions_are_kept_if_those_of_tasks_unlike_the_replayed_ones_are():
-    """Gains from replay on tasks like the replayed ones do not count."""
-    alone, mixed = transfer.SIDES.values()
-    grades = {("addition", "teacher, with the scratch-pad"): [[1.0] * 4]}
-    for name in (
-        "addition",
-        "word_problem",
-        *(task for of_kind in transfer.config.INSTRUCTIONS.values() for task in of_kind),
-    ):
-        likened = name not in transfer.config.INSTRUCTIONS["unlike"]
-        for side, grade in (("before", 0.25), (alone, 0.1), (mixed, 1.0 if likened else 0.22)):
-            grades[name, side] = [[grade] * 4] * (1 if side == "before" else 2)
-    made = claims.made_by("transfer", (0, 1), RUNS)
-    adds, solves, keeps, helps = transfer.judge(grades, made)
-    assert adds.holds and solves.holds and keeps.holds and helps.holds
-    assert keeps.ours.startswith("22.0 and 25.0") and helps.ours.startswith("22.0 and 10.0")
-    assert np.shape(transfer.together(grades, "unlike", mixed)) == (2, 28)
-    page = transfer.page(grades, dict.fromkeys((alone, mixed), 0.1), made)
-    assert "| task1687, sentiment of a tweet | 25.0 [25.0, 25.0] | 10.0 [10.0, 10.0] | 100.0 [100.0, 100.0] |" in page
-    grades |= {(name, mixed): [[0.19] * 4] * 2 for name in transfer.config.INSTRUCTIONS["unlike"]}
-    assert [claim.holds for claim in transfer.judge(grades, made)] == [True, True, False, True]
 
 
 def test_generation(tmp_path, monkeypatch):

@@ -37,6 +37,14 @@ def wide(tmp_path_factory):
     return str(directory)
 
 
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    """A run whose teacher is the model itself."""
+    workdir = tmp_path_factory.mktemp("usual")
+    rounds.run(experiment(), workdir)
+    return workdir
+
+
 def samples(workdir):
     lines = (workdir / "rollouts/seed_0/round_0/operation_0/samples.jsonl").read_text().splitlines()
     return [json.loads(line)["text"] for line in lines]
@@ -66,10 +74,9 @@ def test_a_teacher_that_is_the_students_model_shares_its_arrays(tmp_path):
     assert run.teachers[0].side is run.student
 
 
-def test_a_teacher_with_its_own_name_for_the_same_model_is_the_usual_run(tmp_path):
-    rounds.run(experiment(), tmp_path / "usual")
-    rounds.run(experiment(teachers=(Teacher("tiny:0", template=experiment().template),)), tmp_path / "named")
-    assert_same_end(tmp_path / "usual", tmp_path / "named")
+def test_a_teacher_with_its_own_name_for_the_same_model_is_the_usual_run(usual, tmp_path):
+    rounds.run(experiment(teachers=(Teacher("tiny:0", template=experiment().template),)), tmp_path)
+    assert_same_end(usual, tmp_path)
 
 
 def test_each_side_has_its_own_template(tmp_path):
@@ -80,23 +87,21 @@ def test_each_side_has_its_own_template(tmp_path):
     assert decode(shown.teacher.whole[0]).endswith("Word: go\nPast:") and decode(shown.student.whole[0]) == "go ->"
 
 
-def test_targets_of_two_equal_teachers_are_those_of_one(tmp_path):
+def losses(workdir):
+    """The loss of every update."""
+    return [line["loss"] for line in metrics.read(workdir / "metrics.jsonl")]
+
+
+def test_targets_of_two_equal_teachers_are_those_of_one(usual, tmp_path):
     """They are read again instead of recorded as they answer: the same numbers but for rounding."""
-    for name, count in (("one", 1), ("two", 2)):
-        rounds.run(experiment(teachers=(Teacher(),) * count), tmp_path / name)
-    assert samples(tmp_path / "one") == samples(tmp_path / "two")
-    losses = [[line["loss"] for line in metrics.read(tmp_path / name / "metrics.jsonl")] for name in ("one", "two")]
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+    rounds.run(experiment(teachers=(Teacher(),) * 2), tmp_path)
+    assert samples(usual) == samples(tmp_path)
+    np.testing.assert_allclose(losses(usual), losses(tmp_path), rtol=1e-4)
 
 
-def test_of_two_teachers_the_first_writes_and_both_are_learned(wide, tmp_path):
-    for name, others in (("alone", ()), ("both", (Teacher(wide),))):
-        rounds.run(experiment(teachers=(Teacher(), *others)), tmp_path / name)
-    assert samples(tmp_path / "alone") == samples(tmp_path / "both")
-    first, second = (
-        [line["loss"] for line in metrics.read(tmp_path / name / "metrics.jsonl")] for name in ("alone", "both")
-    )
-    assert abs(first[0] - second[0]) > 1e-3
+def test_of_two_teachers_the_first_writes_and_both_are_learned(usual, wide, tmp_path):
+    rounds.run(experiment(teachers=(Teacher(), Teacher(wide))), tmp_path)
+    assert samples(usual) == samples(tmp_path) and abs(losses(usual)[0] - losses(tmp_path)[0]) > 1e-3
 
 
 def test_low_rank_weights_teach_beside_their_base(tmp_path):
