@@ -2,14 +2,13 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
-from cdjax import cli, config
+from cdjax import config
+from tests.command import run_tiny
 
 pytest.importorskip("bm25s", reason="pip install 'cdjax[select]'")
-TINY = str(Path(__file__).parent.parent / "configs" / "tiny.py")
 INPUTS = ("the cat sat", "the dog sat", "a cat and a dog", "7 + 5", "the", "+", "?", "The Cat")
 SHOWN = tuple(config.Demonstration(text, str(number)) for number, text in enumerate(INPUTS))
 
@@ -50,25 +49,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 
 
 def test_a_run_of_the_command_line_selects_by_it(tmp_path):
-    changes = [
-        "operations.0.context.select=bm25",
-        "operations.0.inputs.written=0",
-        "operations.0.inputs.limit=8",
-        "training.update.epochs=1",
-        "training.update.batch=8",
-    ]
-    changes += [
-        "score.examples=2",
-        "score.measures=",
-        "baselines=()",
-        "limits.completion=4",
-        "training.sampling.batch=8",
-    ]
-    sets = [part for change in changes for part in ("--set", change)]
-    assert cli.main(["run", TINY, *sets, "--workdir", str(tmp_path)]) == 0
-    told = json.loads((tmp_path / "results.json").read_text())["rollouts"]
+    told = run_tiny(tmp_path, operations__0__context__select="bm25")["rollouts"]
     assert told["sampled"] == 8 == told["kept"] + sum(told["dropped"].values())
-    assert json.loads((tmp_path / "config.json").read_text())["operations"][0]["context"]["select"] == {
-        "kind": "bm25",
-        "nearest": "last",
-    }
+    (operation,) = json.loads((tmp_path / "config.json").read_text())["operations"]
+    assert operation["context"]["select"] == {"kind": "bm25", "nearest": "last"}

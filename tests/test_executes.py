@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cdjax import cli, config, parts
+from cdjax import config, parts
 from cdjax.lessons.filters import Evidence, Kept
+from tests.command import run_tiny
 from tests.test_keep import FORMAT, TWELVE, keep, rollout
 
-TINY = str(Path(__file__).parent.parent / "configs" / "tiny.py")
 ALONE = shutil.which("unshare") and not subprocess.run(["unshare", "-rnp", "true"], capture_output=True).returncode
 SECRET = "not for programs"
 FAILED, STOPPED = "program_failed", "program_stopped"
@@ -187,21 +187,7 @@ def test_an_interpreter_that_cannot_run_them_is_no_fault_of_the_answers(monkeypa
 
 
 def test_a_run_of_the_command_line_drops_what_does_not_run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    program = "assert 'e' in r'''{answer}'''"
-    changes = [
-        "operations.0.keep.filters=" + json.dumps([{"kind": "executes", "program": program}]),
-        "operations.0.inputs.written=0",
-    ]
-    changes += [
-        "operations.0.inputs.limit=16",
-        "training.update.epochs=1",
-        "training.update.batch=8",
-        "score.examples=2",
-        "score.measures=",
-    ]
-    changes += ["baselines=()", "limits.completion=4", "training.sampling.batch=16"]
-    sets = [part for change in changes for part in ("--set", change)]
-    assert cli.main(["run", TINY, *sets, "--workdir", str(workdir)]) == 0
-    told = json.loads((workdir / "results.json").read_text())["rollouts"]
+    program = json.dumps([{"kind": "executes", "program": "assert 'e' in r'''{answer}'''"}])
+    workdir, inputs = tmp_path_factory.mktemp("run"), {"operations__0__inputs__limit": "16"}
+    told = run_tiny(workdir, operations__0__keep__filters=program, limits__completion="4", **inputs)["rollouts"]
     assert told["sampled"] == 16 == told["kept"] + told["dropped"][FAILED] and told["kept"]

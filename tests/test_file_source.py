@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from cdjax import cli, config, tasks
-from cdjax.distill import opening, rounds, stages
-from cdjax.distill import round as place
+from cdjax import config, tasks
+from cdjax.distill import opening, plan, rounds, stages
 from cdjax.workdir import metrics
 from cdjax.workdir.journal import Journal
+from tests.command import run_tiny
 from tests.test_rounds import experiment
 
 
@@ -27,7 +27,7 @@ def lines(tmp_path):
 
 def answered(run):
     with jax.set_mesh(run.mesh):
-        round = place.rounds(run, 0)[0]
+        round = plan.rounds(run, 0)[0]
         return stages.ask(round, (0,), None, run.student.base, stages.show(round, 0))
 
 
@@ -61,11 +61,7 @@ def test_a_file_without_answers_and_no_file_are_refused(tmp_path):
 
 def test_it_is_chosen_on_the_command_line(lines, tmp_path):
     source = json.dumps([{"kind": "file", "file": lines}])
-    changes = [f"training.sources={source}", "training.update.epochs=1", "operations.0.inputs.written=0"]
-    changes += ["operations.0.inputs.limit=8", "score.examples=2", "score.measures=()", "baselines=()"]
-    sets = [word for change in changes for word in ("--set", change)]
-    assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path / "run")]) == 0
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["rollouts"]["sampled"] == 16
+    assert run_tiny(tmp_path / "run", training__sources=source)["rollouts"]["sampled"] == 16
 
 
 def test_in_segments_an_input_is_learned_once_an_epoch_with_all_its_answers(lines, tmp_path):

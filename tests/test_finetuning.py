@@ -11,8 +11,7 @@ import pytest
 
 from cdjax import config, tasks
 from cdjax.config import FromTeacher, Labelled, Optim, Update, Written, check, supervised
-from cdjax.distill import opening, rounds, updates
-from cdjax.distill import round as place
+from cdjax.distill import opening, plan, rounds, updates
 from cdjax.learn import update
 from cdjax.lessons import batches
 from cdjax.workdir import metrics
@@ -166,7 +165,7 @@ def test_what_is_replayed_is_learned_beside_the_teachers_answers(tmp_path):
         changed = config.override(cfg, {"training.sources": (FromTeacher(), *replayed)})
         found = rounds.run(changed, tmp_path / name)
         run = opening.open(config.override(cfg, {"training": supervised(Written((plurals,)))}), tmp_path / "apart")
-        steps = batches.Batches(updates.solved(place.rounds(run, 0)[0]), Update(batch=6), 0, run.mesh)
+        steps = batches.Batches(updates.solved(plan.rounds(run, 0)[0]), Update(batch=6), 0, run.mesh)
         student = run.student.reader(rounds.last_student(opening.open(changed, tmp_path / name), 0))
         with jax.set_mesh(run.mesh):
             learned = functools.partial(update.batch_loss, targets=config.Labels(), losses=(config.CrossEntropy(),))

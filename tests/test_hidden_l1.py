@@ -1,5 +1,7 @@
 """L1 between residual streams, absolute or relative to the teacher's."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from cdjax import cli, config
 from cdjax.losses import states
 from cdjax.workdir import metrics
+from tests.command import run_tiny
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = ({1: jnp.asarray(RNG.normal(0, 3, (2, 5, 8)), jnp.float32)} for _ in range(2))
@@ -46,21 +49,9 @@ def test_relative_does_not_change_with_the_scale_of_the_streams():
 
 
 def test_it_is_chosen_on_the_command_line(tmp_path):
-    changes = [
-        "training.losses=forward_kl,hidden_l1",
-        "training.losses.1.layers=1,-1",
-        "training.losses.1.relative=true",
-        "training.losses.1.weight=0.5",
-    ]
-    changes += [
-        "training.targets.kind=full",
-        "training.update.epochs=4",
-        "operations.0.inputs.limit=32",
-        "operations.0.inputs.written=0",
-    ]
-    changes += ["score.examples=2", "score.measures=()", "baselines=()"]
-    sets = [word for change in changes for word in ("--set", change)]
-    assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path)]) == 0
+    learn = {"training__update__epochs": "4", "operations__0__inputs__limit": "32", "training__targets": "full"}
+    term = {"kind": "hidden_l1", "layers": [1, -1], "relative": True, "weight": 0.5}
+    run_tiny(tmp_path, training__losses=json.dumps([{"kind": "forward_kl"}, term]), **learn)
     first, *_, last = metrics.read(tmp_path / "metrics.jsonl")
     assert 0 < last["hidden_l1"] < first["hidden_l1"]
     assert last["loss"] == pytest.approx(last["forward_kl"] + 0.5 * last["hidden_l1"], rel=1e-5)

@@ -9,10 +9,11 @@ import optax
 import pytest
 
 import cdjax
-from cdjax import cli, config
+from cdjax import config
 from cdjax.distill import rounds
 from cdjax.learn import update
 from cdjax.model.reader import Reader
+from tests.command import run_tiny
 from tests.test_batches import make_pairs
 from tests.test_rounds import experiment
 from tests.test_update import batch_of, differ, model_on
@@ -110,24 +111,10 @@ def test_a_context_of_fewer_tokens_and_a_file_that_is_none_are_refused(mesh, tmp
 
 
 def test_it_is_chosen_on_the_command_line(tmp_path):
-    changes = [
-        "student.kind=kv_prefix",
-        "student.tokens=8",
-        "training.update.epochs=1",
-        "operations.0.inputs.limit=32",
-        "operations.0.inputs.written=0",
-    ]
-    changes += ["score.examples=2", "score.measures=held_out_kl", "score.measures.0.inputs=2", "baselines=()"]
-    sets = [word for change in changes for word in ("--set", change)]
-    assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path)]) == 0
-    told = json.loads((tmp_path / "results.json").read_text())
-    assert told["scores"]["after"]["n"] == 2 and json.loads((tmp_path / "config.json").read_text())["student"] == {
-        "kind": "kv_prefix",
-        "tokens": 8,
-        "start": "context",
-        "file": "",
-        "freeze_first": False,
-    }
+    told = run_tiny(tmp_path, student__kind="kv_prefix", student__tokens="8")
+    assert told["scores"]["after"]["n"] == 2
+    part = {"kind": "kv_prefix", "tokens": 8, "start": "context", "file": "", "freeze_first": False}
+    assert json.loads((tmp_path / "config.json").read_text())["student"] == part
 
 
 def test_a_prefix_of_some_layers_is_exported_and_loaded_with_them(tmp_path):

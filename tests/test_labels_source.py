@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from cdjax import config, tasks
-from cdjax.distill import opening, rounds, stages
-from cdjax.distill import round as place
+from cdjax.distill import opening, plan, rounds, stages
 from cdjax.workdir import metrics
 from tests.test_rounds import experiment
 
@@ -17,7 +16,7 @@ WRITTEN = experiment(sources=(config.FromLabels(),), limits=config.Limits(128, 6
 
 def answered(run):
     with jax.set_mesh(run.mesh):
-        round = place.rounds(run, 0)[0]
+        round = plan.rounds(run, 0)[0]
         return stages.ask(round, (0,), None, run.student.base, stages.show(round, 0))
 
 

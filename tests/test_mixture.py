@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 from cdjax import config
-from cdjax.distill import opening, stages
-from cdjax.distill import round as place
+from cdjax.distill import opening, plan, stages
 from tests.test_rounds import experiment
 
 
 def answered(tmp_path, source):
     """What the first segment's source answers on a run of another student than the model."""
     run = opening.open(experiment(sources=(source,)), tmp_path)
-    round = place.rounds(run, 0)[0]
+    round = plan.rounds(run, 0)[0]
     student = jax.tree.map(lambda x: 1.5 * x, run.student.base)
     with jax.set_mesh(run.mesh):
         return stages.ask(round, (0,), None, student, stages.show(round, 0))

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from cdjax import cli, config
+from cdjax import config
 from cdjax.distill import opening
 from cdjax.score.exam import Subject
 from cdjax.score.measures.pass_at_k import estimate
+from tests.command import run_tiny
 from tests.test_rounds import experiment
 
 
@@ -41,16 +42,7 @@ def test_more_answers_than_are_sampled_are_refused():
 
 
 def test_it_is_asked_for_on_the_command_line(tmp_path):
-    changes = [
-        "operations.0.inputs.limit=16",
-        "operations.0.inputs.written=0",
-        "training.update.epochs=1",
-        "score.examples=2",
-        "baselines=()",
-    ]
-    changes += ["score.measures=pass_at_k", "score.measures.0.k=2", "score.measures.0.examples=2"]
-    sets = [word for change in changes for word in ("--set", change)]
-    assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path)]) == 0
-    told = json.loads((tmp_path / "results.json").read_text())["measures"]["pass_at_k"]
+    measure = json.dumps([{"kind": "pass_at_k", "k": 2, "examples": 2}])
+    told = run_tiny(tmp_path, score__measures=measure)["measures"]["pass_at_k"]
     assert told["after"]["metric"] == "pass@2" and told["after"]["n"] == 2
     assert "pass@k: one of k sampled answers is right, pass@2" in (tmp_path / "report.html").read_text()

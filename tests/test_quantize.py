@@ -9,8 +9,7 @@ import pytest
 from flax import nnx
 
 from cdjax import config, parallel
-from cdjax.distill import opening, stages
-from cdjax.distill import round as place
+from cdjax.distill import opening, plan, stages
 from cdjax.model import decoder, quantize
 from cdjax.model.layers import Projection
 from cdjax.model.reader import Reader
@@ -143,7 +142,7 @@ def test_an_adapter_stays_as_it_is(tiny, mesh):
 def test_a_run_tells_how_far_its_int8_teacher_is(tmp_path):
     run = opening.open(experiment(sampling=config.Sampling(batch=8, weights="int8")), tmp_path)
     with jax.set_mesh(run.mesh):
-        round = place.rounds(run, 0)[0]
+        round = plan.rounds(run, 0)[0]
         stages.teach(round, 0, stages.show(round, 0), None, run.student.base)
     told = results.rollouts(run.journal.results())
     assert told["sampled"] == 12 and len(told["int8_kl"]) == 1 and 0 < told["int8_kl"][0] < 0.01

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from cdjax import cli, config
+from cdjax import config
 from cdjax.distill import opening, rounds
 from cdjax.sampling.store import Store
 from cdjax.workdir import metrics
+from tests.command import run_tiny
 from tests.test_file_source import answered
 from tests.test_rounds import experiment
 
@@ -50,13 +51,9 @@ def test_answers_of_another_operation_and_of_no_run_are_refused(earlier, tmp_pat
 
 
 def test_it_is_chosen_on_the_command_line(tmp_path):
-    changes = ["training.update.epochs=1", "operations.0.inputs.written=0", "operations.0.inputs.limit=8"]
-    changes += ["score.examples=2", "score.measures=()", "baselines=()"]
-    source = "training.sources=" + json.dumps([{"kind": "rollouts", "run": str(tmp_path / "first")}])
-    for name, more in (("first", []), ("second", [source])):
-        sets = [word for change in [*changes, *more] for word in ("--set", change)]
-        assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path / name)]) == 0
-    assert json.loads((tmp_path / "second" / "results.json").read_text())["rollouts"]["sampled"] == 8
+    run_tiny(tmp_path / "first")
+    source = json.dumps([{"kind": "rollouts", "run": str(tmp_path / "first")}])
+    assert run_tiny(tmp_path / "second", training__sources=source)["rollouts"]["sampled"] == 8
 
 
 def test_the_answers_of_all_sources_of_the_earlier_run_are_read(tmp_path):

@@ -1,16 +1,17 @@
 """A round in segments: answers written anew between updates, while the optimizer goes on."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from cdjax import config
-from cdjax.distill import opening, rounds, stages, succession, updates
+from cdjax.distill import opening, rounds, scores, stages, succession, updates
 from cdjax.learn import update
 from cdjax.workdir import metrics
 from cdjax.workdir.journal import Journal
-from tests.test_rounds import Killed, assert_same_end, die, experiment, outcome
+from tests.test_rounds import Killed, assert_same_end, die, experiment, outcome, weights
 
 EVERY = config.Update(epochs=2, batch=4, every=2, checkpoint_every=1)  # 12 inputs: 6 updates in 3 segments
 
@@ -109,6 +110,7 @@ def test_the_schedule_has_an_update_for_every_batch_of_every_segment(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"score.every": "segment"}, "is for rounds in segments: set training.update.every"),
         ({"training.update.every": -1}, "update.every must be at least 0, got -1"),
         ({"training.update.every": 2, "training.tune.lrs": "1e-3"}, "choose one learning rate, without tune.lrs"),
         ({"plan.ema": 1.5}, "plan.ema must be between 0 and 1, got 1.5"),
@@ -123,3 +125,36 @@ def test_the_schedule_has_an_update_for_every_batch_of_every_segment(tmp_path):
 def test_what_does_not_go_together_is_refused(changes, message):
     with pytest.raises(config.UserError, match=message):
         config.check.validate(config.override(experiment(), changes))
+
+
+def test_scores_inside_a_round_change_nothing_and_are_told(whole, tmp_path):
+    """After every segment but the last, whose score is the round's; weights and answers are those of a run without."""
+    plan, score = config.Plan(ema=0.5, ema_every="segment"), dataclasses.replace(experiment().score, every="segment")
+    rounds.run(experiment(update=EVERY, plan=plan, score=score), tmp_path)
+    without, with_segments = outcome(whole)[0], outcome(tmp_path)[0]
+    assert list(with_segments["segments"]) == ["round 0, segment 0", "round 0, segment 1"] and not without["segments"]
+    assert with_segments["scores"] == without["scores"] and with_segments["rollouts"] == without["rollouts"]
+    kl = with_segments["measures"]["held_out_kl"]
+    assert kl["round 0, segment 0"]["mean"] != kl["round 0, segment 1"]["mean"]
+    assert kl["after"] == without["measures"]["held_out_kl"]["after"]
+    for ours, theirs in zip(weights(tmp_path), weights(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert "round 0, segment 1" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_killed_while_a_student_is_scored_inside_a_round_and_resumed_equals_never_killed(call, tmp_path, monkeypatch):
+    score = config.Score(examples=4, measures=(), every="segment")
+    cfg, calls, original = experiment(update=EVERY, score=score), [], scores.score_student
+
+    def dying(*arguments):
+        calls.append(arguments)
+        return die() if len(calls) == call else original(*arguments)
+
+    rounds.run(cfg, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(scores, "score_student", dying)
+        with pytest.raises(Killed):
+            rounds.run(cfg, tmp_path / "again")
+    rounds.run(cfg, tmp_path / "again")
+    assert_same_end(tmp_path / "again", tmp_path / "whole")

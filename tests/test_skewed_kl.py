@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdjax import cli, config
+from cdjax import config
 from cdjax.losses import divergence
 from cdjax.workdir import metrics
+from tests.command import run_tiny
 from tests.test_rounds import experiment
 
 RNG = np.random.default_rng(0)
@@ -60,20 +61,8 @@ def test_what_cannot_be_computed_is_refused(changes, message):
 
 @pytest.mark.parametrize("targets", ["top_k", "full"])
 def test_it_is_chosen_on_the_command_line(targets, tmp_path):
-    changes = [
-        "training.losses=skewed_kl",
-        "training.losses.0.skew=0.2",
-        f"training.targets.kind={targets}",
-        "training.update.epochs=4",
-    ]
-    changes += [
-        "operations.0.inputs.limit=32",
-        "operations.0.inputs.written=0",
-        "score.examples=2",
-        "score.measures=()",
-        "baselines=()",
-    ]
-    sets = [word for change in changes for word in ("--set", change)]
-    assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path)]) == 0
+    learn = {"training__update__epochs": "4", "operations__0__inputs__limit": "32"}
+    loss = '[{"kind": "skewed_kl", "skew": 0.2}]'
+    run_tiny(tmp_path, training__losses=loss, training__targets=targets, **learn)
     losses = [line["loss"] for line in metrics.read(tmp_path / "metrics.jsonl")]
     assert losses[-1] < losses[0] and np.isfinite(losses).all()

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from cdjax import cli, config
+from cdjax import config
 from cdjax.distill import rounds, stages
 from cdjax.learn import update
 from cdjax.workdir import metrics
+from tests.command import run_tiny
 from tests.test_rounds import Killed, assert_same_end, die, experiment
 
 ON_POLICY = experiment(sources=(config.FromStudent(),), update=config.Update(epochs=2, batch=4, every=2))
@@ -52,15 +53,7 @@ def test_killed_inside_a_segment_and_resumed_equals_never_killed(step, whole, tm
 
 
 def test_it_is_chosen_on_the_command_line(tmp_path):
-    changes = [
-        "training.sources.0.kind=student",
-        "training.update.every=2",
-        "training.update.epochs=1",
-        "training.update.batch=8",
-        "operations.0.inputs.limit=32",
-    ]
-    changes += ["operations.0.inputs.written=0", "score.examples=2", "score.measures=()", "baselines=()"]
-    sets = [word for change in changes for word in ("--set", change)]
-    assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path)]) == 0
+    segments = {"training__update__every": "2", "training__update__batch": "2"}
+    run_tiny(tmp_path, training__sources="student", **segments)
     losses = [line["loss"] for line in metrics.read(tmp_path / "metrics.jsonl")]
     assert len(losses) == 4 and np.isfinite(losses).all()

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdjax import cli, config
+from cdjax import config
 from cdjax.config import check
 from cdjax.losses import divergence
 from cdjax.workdir import metrics
+from tests.command import run_tiny
 from tests.test_rounds import experiment
 
 RNG = np.random.default_rng(0)
@@ -44,12 +45,9 @@ def test_where_both_sides_agree_there_is_no_gradient():
 
 
 def test_it_is_chosen_on_the_command_line(tmp_path):
-    changes = ["training.sources=student", "training.targets=token_logprob", "training.losses=policy_gradient"]
-    changes += ["training.update.every=2", "training.update.epochs=2", "training.update.batch=32"]
-    changes += ["operations.0.inputs.written=0", "operations.0.inputs.limit=64", "operations.0.keep.filters="]
-    changes += ["score.examples=2", 'score.measures=[{"kind": "held_out_kl", "inputs": 8}]', "baselines=()"]
-    sets = [word for change in changes for word in ("--set", change)]
-    assert cli.main(["run", "configs/tiny.py", *sets, "--workdir", str(tmp_path)]) == 0
+    chosen = {"training__targets": "token_logprob", "training__losses": "policy_gradient"}
+    segments = {"training__update__every": "2", "training__update__batch": "2"}
+    run_tiny(tmp_path, training__sources="student", operations__0__keep__filters="", **chosen, **segments)
     lines = metrics.read(tmp_path / "metrics.jsonl")
     assert len(lines) == 4 and all(np.isfinite(line["loss"]) for line in lines)
 

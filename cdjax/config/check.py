@@ -41,9 +41,6 @@ def _rounds(cfg: Experiment) -> Iterator[str]:
             yield f"plan.rounds.{number}={list(group)} must be different names out of {', '.join(names)}"
     if plan.rounds and (unused := [name for name in names if name not in sum(plan.rounds, ())]):
         yield f"plan.rounds leave out {', '.join(unused)}"
-    baselines = [baseline.name for baseline in cfg.baselines]
-    if len(set(baselines)) < len(baselines):
-        yield f"baselines need different names, got {', '.join(baselines)}"
     for number, baseline in enumerate(cfg.baselines):
         learned = {source.kind for source in baseline.training.sources}
         if plan.rounds and learned != {"written"}:
@@ -51,7 +48,10 @@ def _rounds(cfg: Experiment) -> Iterator[str]:
 
 
 def _trainings(cfg: Experiment) -> Iterator[str]:
-    """What a training needs of devices and scores."""
+    """What trainings need of devices, of scores and of each other."""
+    baselines = [baseline.name for baseline in cfg.baselines]
+    if len(set(baselines)) < len(baselines):
+        yield f"baselines need different names, got {', '.join(baselines)}"
     devices = max(1, cfg.devices.mesh.data) * cfg.devices.mesh.fsdp  # with data=-1 counted when there is a mesh
     for path, training in cfg.trainings().items():
         update = training.update
@@ -60,6 +60,8 @@ def _trainings(cfg: Experiment) -> Iterator[str]:
                 f"{path}.update.batch={update.batch} cannot be cut into {update.micro_batches * devices} parts of one "
                 "pair or more (update.micro_batches times devices.mesh.data times devices.mesh.fsdp)"
             )
+        if path == "training" and cfg.score.every == "segment" and not update.every:
+            yield "score.every='segment' is for rounds in segments: set training.update.every"
         if training.tune.lrs and not cfg.score.validation:
             yield f"{path}.tune needs score.validation examples to choose its learning rate on"
 

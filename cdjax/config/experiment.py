@@ -119,6 +119,7 @@ class Score:
     examples: int = at_least(1, 128)  # test examples at most
     validation: int = at_least(0, 64)  # examples that choose points of a grid (`tune`); never test examples
     measures: tuple[Measure, ...] = (HeldOutKL(), Forgetting())  # of the student, beside its grades
+    every: Literal["round", "segment"] = "round"  # when a student is scored: after rounds, or inside them too
 
     def problems(self) -> Iterator[str]:
         """A kind of measure twice."""

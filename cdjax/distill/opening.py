@@ -26,7 +26,7 @@ from cdjax.model import decoder, precision
 from cdjax.model.files import prefix, source
 from cdjax.model.reader import Reader
 from cdjax.score.exam import Exam
-from cdjax.students import Trainable
+from cdjax.students import Origin, Trainable
 from cdjax.students.side import Side, side
 from cdjax.tasks import Task, inputs, load
 from cdjax.views.view import Format, View, Views
@@ -35,6 +35,7 @@ from cdjax.workdir.journal import Journal
 from cdjax.workdir.metrics import Metrics
 from cdjax.workdir.profile import Profile
 
+NO_LIMIT = 2**31  # tokens: what does not fit a prompt has been told
 Loaded: TypeAlias = tuple[decoder.Decoder, Any, dict[str, Any]]  # what `source.load` returns
 Load: TypeAlias = Callable[[str, tuple[int, ...]], Loaded]  # of a source's model with some of its layers
 
@@ -48,7 +49,7 @@ class Run:
     mesh: jax.sharding.Mesh
     student: Side
     format: Format  # of the student
-    ends: tuple[int, ...]  # the student's own end ids
+    origin: Origin  # of the student
     teachers: tuple[Teacher, ...]
     assignments: tuple[Assignment, ...]  # one an operation
     journal: Journal
@@ -150,7 +151,7 @@ def _load(cfg: Experiment, workdir: Path, profile: Profile) -> tuple[Run, Load]:
         mesh=mesh,
         student=side(model, cfg.student, unknown),
         format=sides.format(tokenizer, cfg.template, about["stop_ids"]),
-        ends=tuple(about["stop_ids"]),
+        origin=Origin(cfg.model, cfg.layers, tokenizer, tuple(about["stop_ids"])),
         teachers=(),
         assignments=(),
         journal=journal,
@@ -189,7 +190,7 @@ def _in_context(run: Run) -> Run:
     first = run.assignments[0]
 
     def read_by(side: Side, format: Format) -> Side:
-        view = dataclasses.replace(first.views.teacher, format=format)
+        view = dataclasses.replace(first.views.teacher, format=format, budget=NO_LIMIT)
         context = view.prompts([example.input for example in first.task.test])[0].context
         return dataclasses.replace(side, context=context)
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from cdjax.config import Experiment
-from cdjax.distill import opening, round, stages, succession, updates
+from cdjax.distill import opening, plan, stages, succession, updates
 from cdjax.distill.opening import Run
 from cdjax.distill.scores import expected, score_original, score_student
 from cdjax.errors import UserError
@@ -52,7 +52,7 @@ def with_teachers(run: Run) -> Run:
     """The run whose teachers have been trained, as far as the experiment says so."""
     for number, teacher in enumerate(run.cfg.teachers):
         if teacher.training is not None:
-            made = round.teacher(run, number, teacher.training)
+            made = plan.teacher(run, number, teacher.training)
             params = stages.distil(made, None, made.learner.side.fresh(number))
             trained = dataclasses.replace(run.teachers[number], params=params)
             run = dataclasses.replace(run, teachers=(*run.teachers[:number], trained, *run.teachers[number + 1 :]))
@@ -61,7 +61,7 @@ def with_teachers(run: Run) -> Run:
 
 def distil(run: Run, seed: int) -> None:
     """All rounds of the plan for one seed, from the first that has not been scored."""
-    planned = round.rounds(run, seed)
+    planned = plan.rounds(run, seed)
     remaining = [planned_round for planned_round in planned if not run.journal.done(planned_round.stage("score"))]
     if not remaining:
         return
@@ -79,7 +79,7 @@ def distil(run: Run, seed: int) -> None:
 
 def train_baseline(run: Run, seed: int, number: int) -> None:
     """Trains one of the baselines of a seed, and grades its test answers as the student's."""
-    baseline = round.baseline(run, seed, number)
+    baseline = plan.baseline(run, seed, number)
     if not run.journal.done(baseline.stage("score")):
         params = stages.distil(baseline, None, run.begin(seed, baseline.training.start))
         title = run.cfg.baselines[number].name
@@ -97,16 +97,13 @@ def export(workdir: str | Path, directory: str | Path, seed: int) -> None:
             last_student(run, seed),
             student.frozen,
             Path(directory),
-            tokenizer=run.format.tokenizer,
-            stop_ids=run.ends,
-            source=run.cfg.model,
-            layers=run.cfg.layers,
+            run.origin,
         )
 
 
 def last_student(run: Run, seed: int) -> Trainable:
     """The trainable state at the end of the last round of a seed that has been run."""
-    last = round.rounds(run, seed)[-1]
+    last = plan.rounds(run, seed)[-1]
     if seed not in run.cfg.seeds or not run.journal.done(last.last().stage("update")):
         raise UserError(
             f"{run.workdir} has no trained student of seed {seed} (seeds: {list(run.cfg.seeds)}); run it to its end"

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from cdjax.distill import succession, updates
-from cdjax.distill.round import Round
+from cdjax.distill import scores, succession, updates
+from cdjax.distill.plan import Round
 from cdjax.distill.updates import Lesson
 from cdjax.lessons import keep, pairs
 from cdjax.lessons.crossing import crossed
@@ -45,6 +45,7 @@ def distil(round: Round, teacher: Trainable | None, student: Trainable) -> Train
     state = updates.ended(ended[-1], student, planned) if ended else None
     if state is not None:
         student = state.params
+        score_segment(ended[-1], student)  # which a kill may have prevented
         for segment in ended[-2:]:  # the teacher of the last one is on disk, its successor may not be yet
             teacher = succession.follow(segment, teacher, student)
     for segment in segments[len(ended) :]:
@@ -54,8 +55,17 @@ def distil(round: Round, teacher: Trainable | None, student: Trainable) -> Train
         state = updates.learn(segment, student, teacher, taught, state, planned)
         student = state.params
         if segment is not segments[-1]:
+            score_segment(segment, student)
             teacher = succession.follow(segment, teacher, student)
     return student
+
+
+def score_segment(segment: Round, student: Trainable) -> None:
+    """Scores a student inside its round, if `score.every` says so; after the last segment the round's score comes."""
+    run = segment.run
+    if segment.student and run.cfg.score.every == "segment":
+        score = functools.partial(scores.score_student, run, student, run.cfg.scored(segment.number))
+        run.journal.once(segment.stage("score"), score)
 
 
 def show(round: Round, operation: int) -> Shown:

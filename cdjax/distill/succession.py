@@ -5,7 +5,7 @@ Only sides that are alike can follow one another, which is checked before anythi
 
 import jax
 
-from cdjax.distill.round import Round
+from cdjax.distill.plan import Round
 from cdjax.learn.checkpoint import Checkpoints
 from cdjax.students import Trainable
 

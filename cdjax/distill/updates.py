@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Int32
 
-from cdjax.distill.round import Round
+from cdjax.distill.plan import Round
 from cdjax.errors import UserError
 from cdjax.learn import optim, search, update
 from cdjax.lessons import batches, pairs

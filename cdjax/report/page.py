@@ -81,7 +81,7 @@ def write(workdir: str | Path) -> Path:
         tiles=list(_tiles(run)),
         sentences=list(_sentences(run.scores)),
         scores=Markup(plots.scores(run.scores)) if run.scores else "",
-        rounds=_rounds(run.results.get("rounds") or []),
+        rounds=_rounds(run.results.get("segments") or {}, run.results.get("rounds") or []),
         scores_note=_scores_note(run.scores),
         curves=_curves(run),
         share=lambda count: round(100 * count / max(run.results["rollouts"]["sampled"], 1), 1),
@@ -182,9 +182,9 @@ def _scores_note(scores: Mapping[str, Mapping[str, Any]]) -> str:
     return ""
 
 
-def _rounds(summaries: Sequence[Mapping[str, Any]]) -> Markup:
-    """A figure of the student's score after every round; empty for a single round."""
-    entries = {f"round {number}": entry for number, entry in enumerate(summaries)}
+def _rounds(segments: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]) -> Markup:
+    """A figure of the student's scores inside and after every round; empty for a single one."""
+    entries = {**segments} | {f"round {number}": entry for number, entry in enumerate(summaries)}
     return Markup(plots.scores(entries)) if len(entries) > 1 else Markup("")
 
 

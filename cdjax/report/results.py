@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
     stages = journal.results()
     graded = {name: [of_operations(stages[name], cfg.scored(-1))] for name in ("teacher", "before")}
     scored = by_round(cfg, stages)
-    last = (scored or [[]])[-1]
+    inside, last = by_segment(stages), (scored or [[]])[-1]
     if last:
         graded["after"] = last
     for name in (baseline.name for baseline in cfg.baselines):
@@ -45,7 +46,8 @@ def write(cfg: config.Experiment, metric: str, journal: Journal, workdir: Path) 
         },
         "inputs": inputs(of_student),
         "rollouts": rollouts(of_student),
-        "measures": measures(cfg, stages["before"], scored),
+        "measures": measures(cfg, stages["before"], inside, scored),
+        "segments": {name: summarize(metric, by_seed) for name, by_seed in inside.items()},
         "rounds": [summarize(metric, by_seed) for by_seed in scored],
         "seconds": seconds(journal),
     }
@@ -77,15 +79,27 @@ def by_round(cfg: config.Experiment, stages: dict[str, Any]) -> list[list[dict[s
     return [rounds[number] for number in sorted(rounds)]
 
 
+def by_segment(stages: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The graded students inside rounds, by "round R, segment S"; the last segment's score is the round's."""
+    segments: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for name, stage in stages.items():
+        if place := re.fullmatch(r"seed \d+/(round \d+)/(segment \d+)/score", name):
+            segments[", ".join(place.groups())].append(stage)
+    return dict(segments)
+
+
 def of_operations(graded: Graded, operations: Sequence[int]) -> Graded:
     """The rows of these operations."""
     rows = [row for row, number in enumerate(graded["operations"]) if number in operations]
     return graded | {name: [graded[name][row] for row in rows] for name in (*COLUMNS, "magnitudes") if name in graded}
 
 
-def measures(cfg: config.Experiment, before: Graded, scored: list[list[Graded]]) -> dict[str, Any]:
-    """Every measure of the student before and after each round, over seeds; `after` is the last round."""
-    students = {"before": [before]} | {f"round {number}": by_seed for number, by_seed in enumerate(scored)}
+def measures(
+    cfg: config.Experiment, before: Graded, inside: dict[str, list[Graded]], scored: list[list[Graded]]
+) -> dict[str, Any]:
+    """Every measure of the student before, inside and after each round, over seeds; `after` is the last round."""
+    students = {"before": [before]} | inside
+    students |= {f"round {number}": by_seed for number, by_seed in enumerate(scored)}
     if scored:
         students["after"] = scored[-1]
     entries: dict[str, Any] = {}

@@ -11,10 +11,10 @@ differentiated with respect to `trainable`.
 
 `base(trainable, frozen) -> Decoder`: the decoder that `init` was called with, from its results.
 
-`export(trainable, frozen, directory, *, tokenizer, stop_ids, source, layers)`: writes a directory for
-`cdjax.load_model`; `source` is where the model came from, and `layers` those of its layers that it has (empty: all).
+`export(trainable, frozen, directory, origin)`: writes a directory for `cdjax.load_model`.
 """
 
+import dataclasses
 from typing import Annotated, Any, TypeAlias
 
 from cdjax.parts import Kinds
@@ -26,4 +26,16 @@ STUDENTS = Kinds(
     kv_prefix="cdjax.students.kv_prefix:KVPrefix",
 )
 Student = Annotated[Any, STUDENTS]
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a student's model came from, and what an exported student needs beside its weights."""
+
+    source: str  # as for `cdjax.load_model`
+    layers: tuple[int, ...]  # those of the source's layers that the model has, in this order; empty: all
+    tokenizer: Any
+    stop_ids: tuple[int, ...]
+
+
 Trainable: TypeAlias = Any  # a pytree of nnx Variables, all of which an update changes

@@ -1,6 +1,6 @@
 """A student that is a prefix of keys and values in the place of the context; the decoder is frozen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -9,6 +9,7 @@ import numpy as np
 
 from cdjax.errors import UserError
 from cdjax.parts import at_least
+from cdjax.students import Origin
 
 AXES = ("layers", "length", "kv_heads", "length", "head_dim")
 
@@ -69,23 +70,13 @@ class KVPrefix:
         """The frozen decoder."""
         return frozen
 
-    def export(
-        self,
-        trainable: Any,
-        frozen: Any,
-        directory: Path,
-        *,
-        tokenizer: Any,
-        stop_ids: Sequence[int],
-        source: str,
-        layers: Sequence[int] = (),
-    ) -> None:
-        """Writes a directory with the prefix alone, which `cdjax.load_model` puts before the model `source`."""
+    def export(self, trainable: Any, frozen: Any, directory: Path, origin: Origin) -> None:
+        """Writes a directory with the prefix alone, which `cdjax.load_model` puts before the model it came from."""
         from cdjax.model.files import prefix
 
         trained = self.reader(trainable, frozen).prefix
         k, v = (x[:, :, :, : self.tokens] for x in (trained.k, trained.v))
-        prefix.write(directory, k, v, model=source, stop_ids=stop_ids, layers=layers)
+        prefix.write(directory, k, v, model=origin.source, stop_ids=origin.stop_ids, layers=origin.layers)
 
     def _start(self, decoder: Any, seed: int, context: Any) -> Any:
         from cdjax.model.files import prefix

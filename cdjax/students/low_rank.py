@@ -1,11 +1,11 @@
 """A student of low-rank weights beside every matrix; the matrices are frozen."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from cdjax.parts import above, at_least
+from cdjax.students import Origin
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,10 @@ class LowRank:
         """The decoder without the low-rank weights."""
         return frozen
 
-    def export(
-        self,
-        trainable: Any,
-        frozen: Any,
-        directory: Path,
-        *,
-        tokenizer: Any,
-        stop_ids: Sequence[int],
-        source: str,
-        layers: Sequence[int] = (),
-    ) -> None:
+    def export(self, trainable: Any, frozen: Any, directory: Path, origin: Origin) -> None:
         """Writes a directory that transformers loads, with the low-rank weights merged."""
         from cdjax.model.files import huggingface
         from cdjax.students import adapter
 
         merged = adapter.merge(self.reader(trainable, frozen).decoder)
-        huggingface.write(merged, tokenizer, directory, stop_ids=stop_ids)
+        huggingface.write(merged, origin.tokenizer, directory, stop_ids=origin.stop_ids)

@@ -1,9 +1,10 @@
 """A student whose weights all train."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+from cdjax.students import Origin
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,8 @@ class Whole:
 
         return nnx.merge(frozen, trainable)
 
-    def export(
-        self,
-        trainable: Any,
-        frozen: Any,
-        directory: Path,
-        *,
-        tokenizer: Any,
-        stop_ids: Sequence[int],
-        source: str,
-        layers: Sequence[int] = (),
-    ) -> None:
+    def export(self, trainable: Any, frozen: Any, directory: Path, origin: Origin) -> None:
         """Writes a directory that transformers loads."""
         from cdjax.model.files import huggingface
 
-        huggingface.write(self.base(trainable, frozen), tokenizer, directory, stop_ids=stop_ids)
+        huggingface.write(self.base(trainable, frozen), origin.tokenizer, directory, stop_ids=origin.stop_ids)

@@ -1,4 +1,4 @@
-"""Where in a run something happens: who learns, in which round and segment; names, folders and seeds follow from it."""
+"""The rounds of a run: who learns what in which of them. Names of stages, folders and seeds follow from it."""
 
 import dataclasses
 import zlib
